@@ -1,0 +1,82 @@
+"""Where does the gradient at a stage's output come from?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Flag, auto
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from dni.members import Members
+
+__all__ = ["GradientSource", "Need", "Signal"]
+
+
+class Need(Flag):
+    """What must have arrived at a stage before its source can act."""
+
+    NONE = 0
+    TARGET = auto()
+    """The labels of the microbatch."""
+    ERROR = auto()
+    """dL/dy, the loss's gradient at the network's output."""
+    LOSS = auto()
+    """The loss of each sample, (N,)."""
+    GRADIENT = auto()
+    """dL/dh from the stage above."""
+    INPUT = auto()
+    """The input of the whole network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal:
+    """What a stage knows about one microbatch beside its own output h.
+
+    Gradients are of the loss *summed* over the N samples of the microbatch. A field is None until it has
+    arrived.
+    """
+
+    step: int
+    """Index of the microbatch; schedules are functions of it."""
+    target: Tensor | None = None
+    """Labels of the microbatch, (N, ...)."""
+    gradient: Members | None = None
+    """dL/dh, shaped as h: a tensor, or a tuple with None where h is not floating-point."""
+    error: Tensor | None = None
+    """dL/dy at the network's output y, (N, C)."""
+    loss: Tensor | None = None
+    """The loss of each sample, (N,)."""
+    input: Tensor | None = None
+    """The input of the whole network, (N, ...)."""
+
+
+@runtime_checkable
+class GradientSource(Protocol):
+    """Supplies dL/dh at the output h of a stage, and may learn to do so better.
+
+    A source is an `nn.Module` that owns its optimiser: `state_dict()` must hold both, and `load_state_dict()`
+    must work on a source that was never built. The runtime copies the source it is given, one copy per
+    boundary. `h` is a tensor (N, *F) or a tuple of tensors; a source serves the floating-point members.
+    """
+
+    needs: Need
+    """What must be in the signal before `estimate`."""
+    learns_from: Need
+    """What must be in the signal before `learn`; `Need.NONE` if the source never learns."""
+
+    def build(self, h: Members, *, generator: torch.Generator) -> None:
+        """Make the parameters for outputs shaped as `h`, a real one; called once, draws from `generator`."""
+
+    def estimate(self, h: Members, signal: Signal) -> Members | None:
+        """dL/dh for this microbatch, shaped as `h`, or None: nothing is learned from this step."""
+
+    def learn(self, h: Members, signal: Signal) -> float:
+        """Take one step of the source's own regression; return its loss."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the source has learned, its optimiser included."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Become the source that `state_dict` was taken from."""

@@ -1,0 +1,185 @@
+"""Which runs stand beside the MNIST table of Jaderberg et al. 2017? One function per row.
+
+A name is method_layers: `cdni_5` is the network of 5 layers (output layer counted) with conditional synthetic
+gradients after each of its 4 hidden layers. A `p020` at the end: each stage learns from 20 % of the steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from torch import nn
+
+from dni import (
+    MLP,
+    Bernoulli,
+    ConditionalSyntheticGradient,
+    GradientSource,
+    NoGradient,
+    SyntheticGradient,
+    TrueGradient,
+)
+from experiments.datasets import mnist
+from pipeline import Adam, Config, Data, KeyedBatches
+
+BATCH_SIZE = 256
+STEPS = 8 * 235
+"""8 epochs of 60000 samples."""
+WIDTH = 256
+"""Of every hidden layer."""
+
+
+def no_bp_3() -> Config:
+    return _run(3, NoGradient())
+
+
+def no_bp_4() -> Config:
+    return _run(4, NoGradient())
+
+
+def no_bp_5() -> Config:
+    return _run(5, NoGradient())
+
+
+def no_bp_6() -> Config:
+    return _run(6, NoGradient())
+
+
+def bp_3() -> Config:
+    return _run(3, TrueGradient())
+
+
+def bp_4() -> Config:
+    return _run(4, TrueGradient())
+
+
+def bp_5() -> Config:
+    return _run(5, TrueGradient())
+
+
+def bp_6() -> Config:
+    return _run(6, TrueGradient())
+
+
+def dni_3() -> Config:
+    return _run(3, _dni(256))
+
+
+def dni_4() -> Config:
+    return _run(4, _dni(256))
+
+
+def dni_5() -> Config:
+    return _run(5, _dni(256))
+
+
+def dni_6() -> Config:
+    return _run(6, _dni(256))
+
+
+def dni_paper_3() -> Config:
+    return _run(3, _dni(1024, 1024))
+
+
+def dni_paper_4() -> Config:
+    return _run(4, _dni(1024, 1024))
+
+
+def dni_paper_5() -> Config:
+    return _run(5, _dni(1024, 1024))
+
+
+def dni_paper_6() -> Config:
+    return _run(6, _dni(1024, 1024))
+
+
+def cdni_3() -> Config:
+    return _run(3, _cdni())
+
+
+def cdni_4() -> Config:
+    return _run(4, _cdni())
+
+
+def cdni_5() -> Config:
+    return _run(5, _cdni())
+
+
+def cdni_6() -> Config:
+    return _run(6, _cdni())
+
+
+def cdni_sync_5() -> Config:
+    """One step in ten, drawn by chance, uses the true gradient all the way down."""
+    return replace(cdni_5(), sync=Bernoulli(0.1))
+
+
+def cdni_5_torchrun() -> Config:
+    """The same as `cdni_5`, a process per stage."""
+    return replace(cdni_5(), executor="distributed", num_ranks=5)
+
+
+def dni_4_p020() -> Config:
+    return _sometimes(dni_4(), 0.2)
+
+
+def cdni_4_p005() -> Config:
+    return _sometimes(cdni_4(), 0.05)
+
+
+def cdni_4_p010() -> Config:
+    return _sometimes(cdni_4(), 0.1)
+
+
+def cdni_4_p020() -> Config:
+    return _sometimes(cdni_4(), 0.2)
+
+
+def cdni_4_p050() -> Config:
+    return _sometimes(cdni_4(), 0.5)
+
+
+def _sometimes(config: Config, probability: float) -> Config:
+    """Each stage learns from a step by its own draw; as many steps more, so that it learns as often."""
+    return replace(config, update_probability=(probability,), steps=round(config.steps / probability))
+
+
+def _run(num_layers: int, source: GradientSource) -> Config:
+    return Config(
+        model=partial(_layers, num_layers),
+        data=_data,
+        loss=nn.CrossEntropyLoss(),
+        source=source,
+        steps=STEPS,
+        optimizer=Adam(lr=1e-3),
+        arrival="fixed",
+        delay=(2,),
+        device="cpu",
+    )
+
+
+def _dni(*hidden: int) -> SyntheticGradient:
+    return SyntheticGradient(MLP(hidden=hidden), optimizer=Adam(lr=1e-3))
+
+
+def _cdni() -> ConditionalSyntheticGradient:
+    return ConditionalSyntheticGradient(num_classes=10, synthesizer="linear", optimizer=Adam(lr=1e-3))
+
+
+def _layers(num_layers: int) -> list[nn.Module]:
+    """A stage per layer; a boundary after every hidden layer's activation."""
+    hidden = [_hidden(784 if index == 0 else WIDTH) for index in range(num_layers - 1)]
+    return [*hidden, nn.Linear(WIDTH, 10)]
+
+
+def _hidden(num_inputs: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(num_inputs, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU())
+
+
+def _data() -> Data:
+    digits = mnist()
+    return Data(
+        train=KeyedBatches(digits.train_x, digits.train_y, batch_size=BATCH_SIZE),
+        test=list(zip(digits.test_x.split(1000), digits.test_y.split(1000), strict=True)),
+    )

@@ -1,0 +1,230 @@
+"""How is a row measured? One row and one seed at a time, each appended to results.jsonl.
+
+python -m experiments.jaderberg2017_synthetic.run --rows bp_5 cdni_5 --seeds 0 1 2 --num-workers 2
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import queue
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from experiments.jaderberg2017_synthetic import config as rows_module
+from experiments.jaderberg2017_synthetic.results import FOLDER, RESULTS, Run, append_run, read_expected, read_runs
+from pipeline import Config, prepare, run_simulated
+
+__all__ = ["Job", "Options", "measure", "pending_jobs", "run_all", "training_flops"]
+
+_ROOT = FOLDER.parent.parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Measure rows of the table and append them to results.jsonl; what is already there is skipped."""
+
+    rows: tuple[str, ...] = ()
+    """Rows to measure, named as in config.py; none: all but those of --full."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds to measure each row with."""
+    steps: int | None = None
+    """Shorter runs, for a try: they are shown and not appended."""
+    full: bool = False
+    """Also measure the rows with the paper's large synthesizers (dni_paper), which take ten times as long."""
+    num_workers: int = 1
+    """Runs at the same time: a process of one thread each (the torchrun row starts five more)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row, one seed."""
+
+    row: str
+    seed: int
+    steps: int | None = None
+    """Instead of the row's own number of steps."""
+
+    def config(self) -> Config:
+        """The whole configuration of the run."""
+        config = getattr(rows_module, self.row)()
+        return replace(config, seed=self.seed, steps=self.steps or config.steps)
+
+
+def measure(job: Job, advance: Callable[[int], None] = lambda num_steps: None) -> Run:
+    """Carry out one run; `advance` hears of the steps as they are done."""
+    config = job.config()
+    prepared = prepare(config)
+    if config.executor == "distributed":
+        summary = _train_by_command_line(job, config)
+        advance(config.steps)
+    else:
+        summary = run_simulated(prepared, on_status=_telling(advance)).summary
+    return Run(
+        row=job.row,
+        seed=job.seed,
+        steps=summary["steps"],
+        test_error=summary["test_error"],
+        train_loss=summary["train_loss"],
+        wall_s=summary["wall_s"],
+        num_parameters=sum(plan.num_parameters for plan in prepared.plans),
+        synthesizer_parameters=sum(plan.source_parameters for plan in prepared.plans),
+        training_flops_per_sample=training_flops(prepared.plans, config) // rows_module.BATCH_SIZE,
+        commit=_commit(),
+        cpu=_cpu(),
+        torch=torch.__version__,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def training_flops(plans: Iterable[Any], config: Config) -> int:
+    """Expected FLOPs of a step, in matrix products only.
+
+    Stages: the forward once, the backward twice that, at the steps that are learned from. A dense synthesizer has
+    two FLOPs for each parameter and sample, once to predict and three times to learn.
+    """
+    (probability,) = config.update_probability
+    total = 0.0
+    for plan in plans:
+        learns = 0.0 if plan.source == "NoGradient" else probability
+        predicting = 2 * plan.source_parameters * rows_module.BATCH_SIZE
+        total += plan.forward_flops * (1 + 2 * learns) + 4 * learns * predicting
+    return round(total)
+
+
+def pending_jobs(options: Options, done: set[tuple[str, int]]) -> list[Job]:
+    """The (row, seed) pairs asked for that were not measured before.
+
+    Raises:
+        ValueError: there is no such row.
+    """
+    known = list(read_expected())
+    if unknown := sorted(set(options.rows) - set(known)):
+        raise ValueError(f"rows must be among {', '.join(known)}; found {', '.join(unknown)}.")
+    rows = options.rows or [row for row in known if options.full or not row.startswith("dni_paper")]
+    pairs = [(row, seed) for seed in options.seeds for row in rows]
+    return [Job(row, seed, options.steps) for row, seed in pairs if options.steps or (row, seed) not in done]
+
+
+def run_all(jobs: list[Job], *, num_workers: int, on_run: Callable[[Run], None], console: Console) -> list[str]:
+    """Measure jobs in processes of their own, and show how far they are; returns the failures in words."""
+    context = multiprocessing.get_context("spawn")
+    failures = []
+    with (
+        context.Manager() as manager,
+        _progress(console) as progress,
+        ProcessPoolExecutor(num_workers, mp_context=context, initializer=_one_thread) as pool,
+    ):
+        steps = manager.Queue()
+        bar = progress.add_task("steps", total=sum(job.config().steps for job in jobs))
+        futures = {pool.submit(measure, job, steps.put): job for job in jobs}
+        for future in _as_they_finish(futures, lambda: progress.advance(bar, _sum(steps))):
+            job, error = futures[future], future.exception()
+            if error is None:
+                on_run(future.result())
+            else:
+                failures.append(f"{job.row} seed {job.seed}: {type(error).__name__}: {error}")
+    return failures
+
+
+def main(options: Options) -> int:
+    """Run what is asked for; 1 if any run failed, 2 if the call is wrong."""
+    console = Console()
+    done = {(run.row, run.seed) for runs in read_runs().values() for run in runs}
+    try:
+        jobs = pending_jobs(options, done)
+    except ValueError as error:
+        console.print(error)
+        return 2
+
+    def on_run(run: Run) -> None:
+        if options.steps is None:
+            append_run(run)
+        console.print(
+            f"{run.row} seed {run.seed}: {100 * run.test_error:.2f} % test error, {run.steps} steps, {run.wall_s:.1f} s"
+        )
+
+    failures = run_all(jobs, num_workers=options.num_workers, on_run=on_run, console=console) if jobs else []
+    console.print(*failures, f"{len(jobs)} runs; results in {RESULTS.name}, then: table.py", sep="\n")
+    return 1 if failures else 0
+
+
+def _telling(advance: Callable[[int], None]) -> Callable[[Any], None]:
+    reached = 0
+
+    def on_status(statuses: Any) -> None:
+        nonlocal reached
+        step = min(status.step for status in statuses)
+        if step > reached:
+            advance(step - reached)
+            reached = step
+
+    return on_status
+
+
+def _train_by_command_line(job: Job, config: Config) -> dict[str, Any]:
+    """The summary of the same run under `dni train`, which starts torchrun."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pipeline", "train", f"{FOLDER / 'config.py'}:{job.row}"]
+        command += ["--seed", str(job.seed), "--steps", str(config.steps), "--name", "run", "--runs-dir", folder]
+        ended = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+        if ended.returncode != 0:
+            words = (ended.stdout + ended.stderr)[-4000:]
+            raise RuntimeError(f"{' '.join(command)} ended with exit code {ended.returncode}:\n{words}")
+        summary: dict[str, Any] = json.loads(Path(folder, "run", "summary.json").read_text())
+    return summary
+
+
+def _as_they_finish(futures: Iterable[Future[Run]], look: Callable[[], None]) -> Iterable[Future[Run]]:
+    pending = set(futures)
+    while pending:
+        finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+        look()
+        yield from finished
+
+
+def _sum(steps: queue.Queue[int]) -> int:
+    total = 0
+    while not steps.empty():
+        total += steps.get_nowait()
+    return total
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    described = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    return described.stdout.strip() or "none"
+
+
+def _cpu() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()} ({os.cpu_count()} CPUs)"
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options)))

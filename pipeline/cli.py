@@ -1,0 +1,281 @@
+"""The command line: `dni`, which is also `python -m pipeline`.
+
+Exit codes: 0 success, 2 a mistake in the call or configuration (nothing was started), 1 anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from rich.console import Console
+
+from pipeline import checkpoint
+from pipeline.clock import WallClock
+from pipeline.config import Config
+from pipeline.control import Control, World, world_from_environment
+from pipeline.display import LiveDisplay, plan_tables, summary_table
+from pipeline.distributed import place, run_rank
+from pipeline.errors import ConfigurationError, RemoteFailure, RunError
+from pipeline.folder import RunRecord, choose_folder, make_folder, read_record
+from pipeline.launch import launch
+from pipeline.loading import BUILT_IN, find_config, fingerprint
+from pipeline.messages import Drain
+from pipeline.run import Prepared, build_stage, prepare
+from pipeline.timeline import write_timeline
+from pipeline.training import Result, run_simulated
+
+__all__ = ["main"]
+
+_USAGE = f"""\
+usage: dni COMMAND ...
+
+Train a network as stages that do not wait for each other.
+
+  dni train  CONFIG [--options]      train; CONFIG is path/to/config.py:function, or built in: {", ".join(BUILT_IN)}
+  dni resume RUN [--steps N]         go on from the last whole checkpoint of a run folder
+  dni plan   CONFIG [--options]      show the stages and boundaries, or why they are impossible; start nothing
+  dni export RUN --out FILE          write the whole network's state dict, loadable into the unsplit model
+
+examples:
+  dni train quickstart
+  dni train quickstart --steps 300 --seed 1 --sync.probability 0.5
+  dni train experiments/jaderberg2017_synthetic/config.py:cdni_5 --executor simulate
+  torchrun --nproc-per-node 4 -m pipeline train quickstart
+  dni COMMAND --help                 the options of a command (of a configuration: dni train CONFIG --help)
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_USAGE, end="")
+        sys.exit(0 if words else 2)
+    command = _COMMANDS.get(words[0])
+    speaks = int(os.environ.get("RANK", "0")) == 0
+    try:
+        if command is None:
+            raise ConfigurationError(f"there is no command {words[0]!r}; there are: {', '.join(_COMMANDS)}.")
+        code = command(words[1:])
+    except ConfigurationError as error:
+        if speaks:
+            Console(stderr=True).print(f"dni: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        code = 2
+    sys.exit(code)
+
+
+def _train(words: list[str]) -> int:
+    reference, options = _split_config("train", words)
+    config = _parse_config(reference, options, command="train")
+    world = world_from_environment()
+    if world is not None:
+        return _train_as_rank(config, world, reference=reference, options=options)
+    prepared = prepare(config)
+    folder = choose_folder(config=reference, name=config.name, runs_dir=config.runs_dir)
+    make_folder(folder, _record(reference, options, config))
+    if config.executor == "distributed":
+        return _finish(launch(["train", reference, *options], num_ranks=prepared.num_ranks, folder=str(folder)), folder)
+    return _simulate(prepared, folder, resume=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ResumeOptions:
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    steps: int | None = None
+    """Train up to this many steps altogether, instead of as many as the run was started with."""
+
+
+def _resume(words: list[str]) -> int:
+    """Go on from the last whole checkpoint of a run.
+
+    For example: dni resume runs/quickstart-20260101-120000 --steps 3000
+    """
+    options = tyro.cli(_ResumeOptions, args=words, prog="dni resume", description=_resume.__doc__)
+    record, config = _recorded_config(options.run)
+    if options.steps is not None:
+        config = replace(config, steps=options.steps)
+    world = world_from_environment()
+    prepared = prepare(config, num_ranks=None if world is None else world.world_size)
+    if world is not None:
+        return _run_as_rank(prepared, Control(world), folder=options.run, resume=True)
+    _check_resumable(prepared, options.run)
+    if record.sha256 != fingerprint(record.config):
+        Console(stderr=True).print(f"note: {record.config} has changed since this run was started", style="yellow")
+    if config.executor == "distributed":
+        return _finish(launch(["resume", *words], num_ranks=prepared.num_ranks, folder=str(options.run)), options.run)
+    return _simulate(prepared, options.run, resume=True)
+
+
+def _plan(words: list[str]) -> int:
+    reference, options = _split_config("plan", words)
+    config = _parse_config(reference, options, command="plan")
+    prepared = prepare(config)
+    num_ranks = prepared.num_ranks if config.executor == "distributed" else 1
+    Console().print(plan_tables(prepared, place(prepared.num_stages, num_ranks)))
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ExportOptions:
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    out: Path
+    """File to write (torch.save)."""
+
+
+def _export(words: list[str]) -> int:
+    """Write the whole network's state dict, loadable into the unsplit model.
+
+    For example: dni export runs/quickstart-20260101-120000 --out network.pt
+    """
+    options = tyro.cli(_ExportOptions, args=words, prog="dni export", description=_export.__doc__)
+    _, config = _recorded_config(options.run)
+    prepared = prepare(config)
+    path, manifest = checkpoint.latest(options.run / "checkpoints")
+    stages = [build_stage(prepared, index, clock=WallClock()) for index in range(prepared.num_stages)]
+    checkpoint.load(path, stages, manifest)
+    for stage in stages:  # what the accumulators still hold belongs to the finished network
+        stage.handle(Drain(step=manifest.step, finish=manifest.finished))
+        stage.resume()
+    torch.save(Result(summary={}, cut=prepared.cut).export(), options.out)
+    Console().print(f"wrote {options.out}: the network at step {manifest.step:,} of {options.run}")
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "resume": _resume,
+    "plan": _plan,
+    "export": _export,
+}
+
+
+def _split_config(command: str, words: list[str]) -> tuple[str, list[str]]:
+    if not words or words[0].startswith("-"):
+        if words and words[0] in ("-h", "--help"):
+            print(_USAGE, end="")
+            sys.exit(0)
+        raise ConfigurationError(
+            f"say what to {command}: dni {command} CONFIG, with path/to/config.py:function or one of "
+            f"{', '.join(sorted(BUILT_IN))}."
+        )
+    return words[0], words[1:]
+
+
+def _parse_config(reference: str, options: list[str], *, command: str) -> Config:
+    default = find_config(reference)
+    description = f"For example: dni {command} {reference} --steps 300 --seed 1"
+    quiet = int(os.environ.get("RANK", "0")) != 0
+    return tyro.cli(
+        Annotated[Config, tyro.conf.arg(name="")],
+        default=default,
+        args=options,
+        prog=f"dni {command} {reference}",
+        description=description,
+        console_outputs=not quiet,
+    )
+
+
+def _recorded_config(run: Path) -> tuple[RunRecord, Config]:
+    record = read_record(run)
+    return record, _parse_config(record.config, record.options, command="train")
+
+
+def _record(reference: str, options: list[str], config: Config) -> RunRecord:
+    return RunRecord(
+        config=reference,
+        options=options,
+        sha256=fingerprint(reference),
+        num_threads=config.num_threads,
+        settings={
+            name: value for name, value in vars(config).items() if name not in ("model", "data", "loss", "source")
+        },
+    )
+
+
+def _check_resumable(prepared: Prepared, run: Path) -> None:
+    path, manifest = checkpoint.latest(run / "checkpoints")
+    stages = [build_stage(prepared, index, clock=WallClock()) for index in range(prepared.num_stages)]
+    checkpoint.load(path, stages, manifest)
+    if manifest.step >= prepared.config.steps:
+        raise ConfigurationError(
+            f"nothing is left to do: {run} has taken {manifest.step} of {prepared.config.steps} steps. "
+            f"To go on, ask for more: dni resume {run} --steps {2 * manifest.step}"
+        )
+
+
+def _simulate(prepared: Prepared, folder: Path, *, resume: bool) -> int:
+    console = Console()
+    try:
+        with LiveDisplay(console, steps=prepared.config.steps) as display:
+            result = run_simulated(prepared, folder=folder, resume=resume, on_status=display.show, stop_on_signal=True)
+    except RunError as error:
+        _say_failed(error, folder)
+        return 1
+    write_timeline(folder)
+    console.print(summary_table(result.summary, folder))
+    return 0 if result.summary["status"] == "finished" else 1
+
+
+def _train_as_rank(config: Config, world: World, *, reference: str, options: list[str]) -> int:
+    prepared = prepare(config, num_ranks=world.world_size)
+    control = Control(world)
+    given = os.environ.get("DNI_RUN_FOLDER")
+    if given is None:
+        given = _agree_on_folder(config, control, reference=reference, options=options)
+    return _run_as_rank(prepared, control, folder=Path(given), resume=False)
+
+
+def _agree_on_folder(config: Config, control: Control, *, reference: str, options: list[str]) -> str:
+    """Under a user's own torchrun, rank 0 makes the folder and the others learn of it."""
+    if control.world.rank == 0:
+        try:
+            folder = choose_folder(config=reference, name=config.name, runs_dir=config.runs_dir)
+            make_folder(folder, _record(reference, options, config))
+        except ConfigurationError:
+            control.put("folder", None)
+            raise
+        control.put("folder", str(folder))
+    (agreed,) = control.gather(["folder"])
+    if agreed is None:
+        raise ConfigurationError("rank 0 could not make the run's folder.")
+    return str(agreed)
+
+
+def _run_as_rank(prepared: Prepared, control: Control, *, folder: Path, resume: bool) -> int:
+    rank = control.world.rank
+    console = Console(quiet=rank != 0)
+    try:
+        with LiveDisplay(console, steps=prepared.config.steps) as display:
+            summary = run_rank(prepared, control, folder=folder, resume=resume, on_status=display.show)
+    except RunError as error:
+        what = error.record.message if isinstance(error, RemoteFailure) else str(error)
+        where = error.record.rank if isinstance(error, RemoteFailure) else rank
+        print(f"rank {rank}: stopped, because on rank {where} {what}", file=sys.stderr, flush=True)
+        return 1
+    if rank == 0:
+        write_timeline(folder)
+        console.print(summary_table(summary, folder))
+    return 0 if summary["status"] == "finished" else 1
+
+
+def _say_failed(error: RunError, folder: Path) -> None:
+    print(f"dni: {error}\ndni: the run's files and last checkpoint are in {folder}", file=sys.stderr, flush=True)
+
+
+def _finish(code: int, folder: Path) -> int:
+    if code and (folder / "error.json").exists():
+        print(
+            f"dni: the run failed; {folder / 'error.json'} has the stack trace of the first failure",
+            file=sys.stderr,
+            flush=True,
+        )
+    return code

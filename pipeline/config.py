@@ -1,0 +1,194 @@
+"""What is a run? All of its settings, in one frozen value.
+
+A run is a Python function that returns a `Config`; a variant calls another and uses `dataclasses.replace`. The fields
+that are Python objects (model, data, loss, source) are set there; the others are also command-line options.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeAlias
+
+import torch
+import tyro
+from torch import nn
+from torch.optim import Optimizer
+
+from dni import (
+    Constant,
+    GradientSource,
+    Never,
+    Periodic,
+    Schedule,
+    SyncPolicy,
+    TrueGradient,
+    UpdateProbability,
+)
+from pipeline.arrival import Arrival
+from pipeline.errors import ConfigurationError
+from pipeline.feed import Batch
+from pipeline.partition import Balance, Partition
+from pipeline.simulator import CostModel
+from pipeline.updater import OptimizerFactory
+
+__all__ = ["Adam", "Config", "Data", "Executor", "Sgd", "per_stage"]
+
+Executor: TypeAlias = Literal["simulate", "distributed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What a run learns from and is tested on."""
+
+    train: Any
+    """Training microbatches: `KeyedBatches`, or any iterable of (x, target)."""
+    test: Sequence[Batch] = ()
+    """Evaluation batches, in order; empty: nothing is evaluated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam:
+    """Adam, with the settings of `torch.optim.Adam`."""
+
+    lr: float = 1e-3
+    """Learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the running means of gradient and squared gradient."""
+    weight_decay: float = 0.0
+    """L2 penalty, added to the gradient."""
+
+    def __call__(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sgd:
+    """Stochastic gradient descent, with the settings of `torch.optim.SGD`."""
+
+    lr: float = 0.1
+    """Learning rate."""
+    momentum: float = 0.0
+    """Share of the last step kept."""
+    weight_decay: float = 0.0
+    """L2 penalty, added to the gradient."""
+
+    def __call__(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run."""
+
+    model: tyro.conf.Suppress[Callable[[], nn.Module | Partition | Sequence[nn.Module]]]
+    """Makes the network, under the run's seed: a chain of modules, a list of stages, or a `Partition`."""
+    data: tyro.conf.Suppress[Callable[[], Data]]
+    """Makes or loads the data."""
+    loss: tyro.conf.Suppress[Any]
+    """Loss module or function of (output, target): a mean or a sum over samples."""
+    source: tyro.conf.Suppress[GradientSource | tuple[GradientSource, ...]] = field(default_factory=TrueGradient)
+    """Where each stage's gradient comes from; one for every boundary, or one per boundary from the bottom up."""
+    name: str = ""
+    """Name of the run's folder; empty: made from the configuration's name and the UTC time."""
+    runs_dir: str = "runs"
+    """Folder that run folders are made in."""
+
+    steps: int
+    """Training microbatches of the whole run."""
+    seed: int = 0
+    """Of every draw: initial weights, shuffling, syncs, dropout."""
+    num_stages: int | None = None
+    """Stages to cut the network into; not needed for a list of stages or a `Partition`."""
+    at: tuple[str, ...] = ()
+    """Layers at which a new stage begins, instead of num_stages."""
+    balance: Balance = "count"
+    """What the cut balances: layers, parameters, or measured seconds."""
+
+    sync: tyro.conf.AvoidSubcommands[SyncPolicy] = field(default_factory=Never)
+    """When, and how far down, the true gradient is used instead of each stage's source."""
+    optimizer: tyro.conf.AvoidSubcommands[OptimizerFactory] = field(default_factory=Adam)
+    """Makes each stage's optimiser."""
+    schedule: tyro.conf.Suppress[Schedule] = field(default_factory=Constant)
+    """Factor of every stage's learning rate, as a function of the step."""
+    clip_norm: float = math.inf
+    """Largest norm of a stage's averaged gradient; inf: no clipping."""
+    cadence: tuple[int, ...] = (1,)
+    """Steps from one update to the next; one number for all stages, or one per stage."""
+    update_probability: tuple[float, ...] = (1.0,)
+    """Probability that a stage learns from a step; one number for all stages, or one per stage."""
+
+    executor: Executor = "simulate"
+    """simulate: one thread, virtual time. distributed: a process per rank, under torchrun."""
+    num_ranks: int | None = None
+    """Processes of the distributed executor; by default one per stage."""
+    arrival: Arrival = "fixed"
+    """fixed: the same order on any machine, exactly resumable. ready: whatever is there, faster."""
+    delay: tuple[int, ...] = (2,)
+    """With arrival fixed: F(s) is handled after G(s - delay). One number, or one per boundary."""
+    max_in_flight: tuple[int, ...] = (4,)
+    """With arrival ready: microbatches a stage may have sent on and not yet been answered for. One, or one per
+    boundary."""
+    costs: CostModel = field(default_factory=CostModel)
+    """Virtual seconds of the simulate executor."""
+    device: str = "auto"
+    """auto: a GPU per rank if there are any (ranks share them if there are fewer), else the CPU. Or cpu, cuda."""
+    num_threads: int = 1
+    """Intra-op threads of each process; results on CPU depend on it."""
+
+    evaluate_every: int = 0
+    """Steps from one evaluation to the next (drain, evaluate, go on); 0: at the end only."""
+    checkpoint_every: int = 0
+    """Steps from one checkpoint to the next; 0: at the end only."""
+    check_every: int = 100
+    """Steps from one scan of the parameters for NaN to the next; 0: at checkpoints only."""
+    log_every: int = 50
+    """Steps from one line of metrics to the next."""
+    measure_every: int = 10
+    """One in this many sync steps also compares parameter gradients (a second backward); 0: never."""
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if number is not None and number < least:
+                    raise ConfigurationError(f"{name} must be at least {least}, got {value}.")
+        if not self.clip_norm > 0:
+            raise ConfigurationError(f"clip_norm must be positive (inf: no clipping), got {self.clip_norm}.")
+        try:
+            tuple(map(Periodic, self.cadence))
+            tuple(map(UpdateProbability, self.update_probability))
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
+
+
+_LEAST = {
+    "steps": 1,
+    "num_stages": 1,
+    "num_ranks": 1,
+    "delay": 1,
+    "max_in_flight": 1,
+    "num_threads": 1,
+    "evaluate_every": 0,
+    "checkpoint_every": 0,
+    "check_every": 0,
+    "log_every": 1,
+    "measure_every": 0,
+}
+
+
+Number = Annotated[Any, "int, float or anything else that is set per stage"]
+
+
+def per_stage(values: Sequence[Number], count: int, *, name: str) -> list[Number]:
+    """One value for each of `count` stages or boundaries, from a single one or one each.
+
+    Raises:
+        ConfigurationError: there are neither one nor `count` of them.
+    """
+    if len(values) == 1:
+        return list(values) * count
+    if len(values) != count:
+        raise ConfigurationError(f"{name} takes 1 value or {count} (one each), got {len(values)}: {values}.")
+    return list(values)

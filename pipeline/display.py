@@ -1,0 +1,155 @@
+"""What does a person at the terminal see?"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pipeline.monitor import StageStatus
+from pipeline.run import Prepared
+
+__all__ = ["LiveDisplay", "plan_tables", "summary_table"]
+
+
+class LiveDisplay:
+    """Progress of every stage while a run goes on; use as a context manager.
+
+    On a terminal, a table that is drawn over; elsewhere, a line every ten seconds.
+
+    Args:
+        console: where to draw.
+        steps: of the whole run.
+    """
+
+    def __init__(self, console: Console, *, steps: int) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+        )
+        self._task = self._progress.add_task("steps", total=steps)
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._last_line_s = time.monotonic()
+        self._lock = threading.Lock()
+        self._last_drawn_s = 0.0
+
+    def __enter__(self) -> LiveDisplay:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def show(self, statuses: Sequence[StageStatus]) -> None:
+        """Draw the present."""
+        now_s = time.monotonic()
+        with self._lock:
+            self._progress.update(self._task, completed=min(status.step for status in statuses))
+            if self._console.is_terminal and now_s - self._last_drawn_s > 0.2:
+                self._last_drawn_s = now_s
+                self._live.update(Group(_status_table(statuses), self._progress), refresh=True)
+            elif not self._console.is_terminal and now_s - self._last_line_s > 10.0:
+                self._last_line_s = now_s
+                self._console.print(_status_line(statuses), highlight=False)
+
+
+def summary_table(summary: Mapping[str, Any], folder: Path) -> RenderableType:
+    """The end of a run: a row per stage, the result, where the files are and how to look at them."""
+    table = Table(title=f"{summary['status']}: {summary['steps']:,} steps, {summary['num_stages']} stages")
+    headings = ("stage", "parameters", "updates", "busy s", "waiting", "staleness", "source loss", "cosine at sync")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for stage in summary["stages"]:
+        total_s = stage["busy_s"] + stage["wait_s"]
+        table.add_row(
+            str(stage["index"]),
+            f"{stage['num_parameters']:,}",
+            f"{stage['updates']:,}",
+            f"{stage['busy_s']:.1f}",
+            f"{stage['wait_s'] / total_s:.0%}" if total_s else "-",
+            _number(stage["staleness_mean"]),
+            _number(stage["source_loss"]),
+            _number(stage["gradient_cosine"]),
+        )
+    lines = [
+        f"train loss {_number(summary['train_loss'])}, test loss {_number(summary['test_loss'])}, "
+        f"test accuracy {_number(summary['test_accuracy'])}",
+        f"{summary['samples_per_s']:,.0f} samples/s, {summary['wall_s']:.1f} s, {summary['world_size']} process(es)",
+        f"run folder   {folder}",
+        f"TensorBoard  tensorboard --logdir {folder / 'tensorboard'}",
+    ]
+    if summary["status"] == "interrupted":
+        exact = "exactly" if summary["resume_exact"] else "not bit for bit"
+        lines.append(f"go on        dni resume {folder}   (resumes {exact})")
+    return Group(table, *lines)
+
+
+def plan_tables(prepared: Prepared, placement: Sequence[int]) -> RenderableType:
+    """The stages and boundaries of a run that has not started."""
+    stages = Table(title=f"{prepared.num_stages} stages")
+    for heading in ("stage", "rank", "parameters", "forward MFLOP", "input", "output", "source", "+ parameters"):
+        stages.add_column(heading, justify="right" if heading in ("stage", "rank", "parameters") else "left")
+    for plan in prepared.plans:
+        stages.add_row(
+            str(plan.index),
+            str(placement[plan.index]),
+            f"{plan.num_parameters:,}",
+            f"{plan.forward_flops / 1e6:,.2f}",
+            "\n".join(plan.input_shapes),
+            "\n".join(plan.output_shapes),
+            plan.source,
+            f"{plan.source_parameters:,}",
+        )
+    boundaries = Table(title="boundaries")
+    waits = "delay" if prepared.config.arrival == "fixed" else "max in flight"
+    for heading in ("boundary", "KiB per microbatch", waits, "edge"):
+        boundaries.add_column(heading, justify="right")
+    for lower, bound in enumerate(prepared.bounds):
+        local = placement[lower] == placement[lower + 1]
+        size = f"{prepared.plans[lower].activation_bytes / 1024:,.1f}"
+        boundaries.add_row(f"{lower}-{lower + 1}", size, str(bound), "in process" if local else "gloo")
+    config = prepared.config
+    lines = [
+        f"executor {config.executor}, arrival {config.arrival}, {config.steps:,} steps, seed {config.seed}",
+        f"sync {config.sync}, cadence {config.cadence}, update probability {config.update_probability}",
+        f"optimiser {config.optimizer}",
+    ]
+    return Group(stages, boundaries, *lines)
+
+
+def _status_table(statuses: Sequence[StageStatus]) -> Table:
+    table = Table()
+    for heading in ("stage", "step", "loss", "source loss", "samples/s", "waiting", "staleness"):
+        table.add_column(heading, justify="right", min_width=9)
+    for status in statuses:
+        table.add_row(
+            str(status.stage),
+            f"{status.step:,}",
+            _number(status.loss),
+            _number(status.source_loss),
+            f"{status.samples_per_s:,.0f}",
+            f"{status.waiting_share:.0%}",
+            _number(status.staleness),
+        )
+    return table
+
+
+def _status_line(statuses: Sequence[StageStatus]) -> str:
+    first, last = statuses[0], statuses[-1]
+    return f"step {last.step:,}: loss {_number(last.loss)}, {first.samples_per_s:,.0f} samples/s"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

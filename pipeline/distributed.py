@@ -1,0 +1,372 @@
+"""What does one rank do in a run of several processes?
+
+Each rank holds a few neighbouring stages, handles their messages on one thread, and lets its edges' threads wait. A
+failure anywhere is published by whoever failed first and ends every rank with that name.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+import torch.distributed as dist
+
+from pipeline.arrival import Inbox
+from pipeline.clock import WallClock
+from pipeline.control import Control, World
+from pipeline.edge import Receiver, Sender
+from pipeline.errors import FailureRecord, LostEdge, RemoteFailure, StageFailure
+from pipeline.feed import Feed
+from pipeline.keyed import undisturbed
+from pipeline.messages import Message, Send, Stop
+from pipeline.monitor import StageStatus
+from pipeline.run import Prepared, build_stage, make_feed
+from pipeline.session import Session, on_signals, threads
+from pipeline.summary import summarize, write_summary
+
+__all__ = ["place", "run_rank"]
+
+_Delivery: TypeAlias = tuple[int, int, Message] | BaseException
+"""(from stage, to stage, message), or why this rank has to stop."""
+_FOREVER = timedelta(days=7)
+_STATUS_PERIOD_S = 0.4
+_SPARE_SLOTS = 4
+
+
+def place(num_stages: int, num_ranks: int) -> list[int]:
+    """The rank of each stage: neighbouring stages share a rank, as evenly as can be."""
+    return [stage * num_ranks // num_stages for stage in range(num_stages)]
+
+
+def run_rank(
+    prepared: Prepared,
+    control: Control,
+    *,
+    folder: Path | None,
+    resume: bool = False,
+    on_status: Callable[[Sequence[StageStatus]], None] = lambda statuses: None,
+) -> dict[str, Any]:
+    """Run this rank's stages until the run is over.
+
+    Args:
+        prepared: the run, the same on every rank.
+        control: this rank's way to the others; closed when the run is over.
+        folder: the run's folder, the same on every rank.
+        resume: go on from the folder's newest checkpoint.
+        on_status: called on rank 0, from a thread, with every stage's status a few times a second.
+
+    Returns:
+        The summary, the same on every rank; rank 0 has written it.
+
+    Raises:
+        StageFailure: a stage of this rank failed first.
+        RemoteFailure: another rank failed first; names stage, step and cause.
+    """
+    mailbox: queue.SimpleQueue[_Delivery] = queue.SimpleQueue()
+    control.watch(lambda record: mailbox.put(RemoteFailure(record)))
+    rank = _Rank(prepared, control, mailbox=mailbox, folder=folder, resume=resume)
+    try:
+        with threads(prepared.config.num_threads), undisturbed():
+            rank.run(on_status)
+            summary = rank.summarize()
+    except BaseException as error:
+        record = _publish(error, control, mailbox, folder=folder)
+        rank.abort()
+        if record.rank == control.world.rank:
+            raise
+        raise RemoteFailure(record) from error
+    control.close()
+    dist.destroy_process_group()
+    return summary
+
+
+class _Rank:
+    """The stages of one process, their inboxes and their edges."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        control: Control,
+        *,
+        mailbox: queue.SimpleQueue[_Delivery],
+        folder: Path | None,
+        resume: bool,
+    ) -> None:
+        world = control.world
+        self._prepared = prepared
+        self._control = control
+        self._mailbox = mailbox
+        self._folder = folder
+        self._placement = place(prepared.num_stages, world.world_size)
+        self._receivers: list[Receiver] = []
+        self._senders: dict[tuple[int, int], Sender] = {}
+        dist.init_process_group(
+            "gloo",
+            store=dist.PrefixStore("groups", control.client()),
+            rank=world.rank,
+            world_size=world.world_size,
+            timeout=_FOREVER,
+        )
+        self._connect()
+        clock = WallClock()
+        device = _device(prepared.config.device, world)
+        self._stages = {
+            index: build_stage(prepared, index, clock=clock, device=device)
+            for index, rank in enumerate(self._placement)
+            if rank == world.rank
+        }
+        self._inboxes = {index: Inbox(prepared.config.arrival) for index in self._stages}
+        self._session = Session(
+            prepared, list(self._stages.values()), folder=folder, resume=resume, count=control.count
+        )
+        self._feed: Feed | None = None
+        self._messages: Iterator[Message] = iter(())
+        if 0 in self._stages:
+            self._feed = make_feed(prepared, start=self._session.start)
+            self._messages = self._feed.messages()
+
+    def run(self, on_status: Callable[[Sequence[StageStatus]], None]) -> None:
+        """Handle messages until every stage here has finished."""
+        interrupted = threading.Event()
+        over = threading.Event()
+        for receiver in self._receivers:
+            receiver.start()
+        for index in self._stages:
+            self._control.put(f"status/{index}", asdict(StageStatus(stage=index)))
+        self._control.wait_everyone("start")
+        reporter = threading.Thread(
+            target=self._report, args=(over, interrupted, on_status), name="status", daemon=True
+        )
+        reporter.start()
+        try:
+            with on_signals(interrupted.set, active=threading.current_thread() is threading.main_thread()):
+                self._handle_all()
+                self._close_edges()
+        finally:
+            over.set()
+            reporter.join()
+            self._session.close()
+
+    def summarize(self) -> dict[str, Any]:
+        """Exchange the stages' entries; rank 0 writes summary.json."""
+        num_stages = self._prepared.num_stages
+        for index, entry in zip(self._stages, self._session.entries(), strict=True):
+            self._control.put(f"summary/{index}", entry)
+        if self._feed is not None:
+            self._control.put("stopped at", self._feed.stopped_at)
+        if num_stages - 1 in self._stages:
+            self._control.put("scalars", self._session.scalars())
+        scalars, stopped_at = self._control.gather(["scalars", "stopped at"])
+        summary = summarize(
+            self._prepared,
+            stages=self._control.gather([f"summary/{index}" for index in range(num_stages)]),
+            scalars=scalars,
+            world_size=self._control.world.world_size,
+            start=self._session.start,
+            stopped_at=stopped_at,
+            wall_s=self._session.wall_s,
+        )
+        if self._folder is not None and self._control.world.rank == 0:
+            write_summary(self._folder, summary)
+        return summary
+
+    def abort(self) -> None:
+        """Break every connection, so that no thread stays blocked. For a run that has failed."""
+        edges: list[Sender | Receiver] = [*self._senders.values(), *self._receivers]
+        for edge in edges:
+            edge.abort()
+        for receiver in self._receivers:
+            receiver.wait_stopped(timeout_s=1.0)
+        dist.destroy_process_group()
+
+    def _connect(self) -> None:
+        """Make a process group per directed edge between ranks; every rank makes all, in the same order."""
+        bounds = self._prepared.bounds
+        own = self._control.world.rank
+        for lower in range(self._prepared.num_stages - 1):
+            for sender, receiver in ((lower, lower + 1), (lower + 1, lower)):
+                ends = self._placement[sender], self._placement[receiver]
+                if ends[0] == ends[1]:
+                    continue
+                group = dist.new_group(list(ends), backend="gloo", timeout=_FOREVER)
+                if own == ends[0]:
+                    self._senders[sender, receiver] = Sender(
+                        sender=sender,
+                        receiver=receiver,
+                        peer=ends[1],
+                        group=group,
+                        num_slots=bounds[lower] + _SPARE_SLOTS,
+                    )
+                elif own == ends[1]:
+                    self._receivers.append(self._receiver(sender, receiver, peer=ends[0], group=group))
+
+    def _receiver(self, sender: int, receiver: int, *, peer: int, group: dist.ProcessGroup) -> Receiver:
+        def failed(error: BaseException) -> None:
+            lost = LostEdge(sender=sender, receiver=receiver, rank=peer, cause=error)
+            lost.__cause__ = error
+            self._mailbox.put(lost)
+
+        return Receiver(
+            sender=sender,
+            receiver=receiver,
+            peer=peer,
+            group=group,
+            deliver=lambda message: self._mailbox.put((sender, receiver, message)),
+            failed=failed,
+        )
+
+    def _handle_all(self) -> None:
+        order = sorted(self._stages, reverse=True)  # upper stages first: they let the lower ones go on
+        while not all(stage.finished for stage in self._stages.values()):
+            self._take_delivered()
+            turns = [self._take_turn(index) for index in order]
+            if not any(turns):
+                self._wait_delivered()
+
+    def _take_turn(self, index: int) -> bool:
+        stage, inbox = self._stages[index], self._inboxes[index]
+        if index == 0 and not inbox.below and stage.accepts_activation:
+            stage.recorder.begin()
+            inbox.below.extend((0.0, message) for message in _first(self._messages))
+            stage.recorder.end_untraced("data")
+        waiting = inbox.turn(stage)
+        if waiting is None:
+            return False
+        _, message = waiting.popleft()
+        for send in stage.handle(message):
+            self._route(index, send)
+        if (drain := stage.drained) is not None:
+            stage.recorder.begin()
+            self._session.drained(stage, drain)
+            stage.recorder.end_untraced("save")
+            stage.resume()
+        self._session.look(stage)
+        return True
+
+    def _route(self, sender: int, send: Send) -> None:
+        if send.to in self._inboxes:
+            self._put(sender, send.to, send.message)
+        else:
+            self._senders[sender, send.to].send(send.message)
+
+    def _put(self, sender: int, receiver: int, message: Message) -> None:
+        inbox = self._inboxes[receiver]
+        (inbox.below if sender < receiver else inbox.above).append((0.0, message))
+
+    def _take_delivered(self) -> None:
+        while not self._mailbox.empty():
+            self._accept(self._mailbox.get())
+
+    def _wait_delivered(self) -> None:
+        started_s = time.perf_counter()
+        self._accept(self._mailbox.get())
+        waited_s = time.perf_counter() - started_s
+        for stage in self._stages.values():
+            if not stage.finished:
+                stage.recorder.waited(waited_s)
+
+    def _accept(self, delivery: _Delivery) -> None:
+        if isinstance(delivery, BaseException):
+            raise delivery
+        sender, receiver, message = delivery
+        if sender > receiver and isinstance(message, Stop):
+            return  # closes the edge; a stage is stopped from below only
+        self._put(sender, receiver, message)
+
+    def _close_edges(self) -> None:
+        for (sender, receiver), edge in self._senders.items():
+            if sender > receiver:
+                edge.send(Stop(step=self._prepared.config.steps))
+        for receiving in self._receivers:
+            receiving.wait_stopped()
+        self._take_delivered()
+        for edge in self._senders.values():
+            edge.wait_sent()
+
+    def _report(
+        self,
+        over: threading.Event,
+        interrupted: threading.Event,
+        on_status: Callable[[Sequence[StageStatus]], None],
+    ) -> None:
+        """Publish this rank's statuses, pass signals to the feed, and let rank 0 show everybody's."""
+        control = self._control.for_thread()
+        keys = [f"status/{index}" for index in range(self._prepared.num_stages)]
+        while not over.wait(_STATUS_PERIOD_S):
+            for status in self._session.statuses():
+                control.put(f"status/{status.stage}", asdict(status))
+            if interrupted.is_set():
+                control.put("interrupt", self._control.world.rank)
+            if self._feed is not None and control.has("interrupt"):
+                self._feed.interrupt()
+            if self._control.world.rank == 0:
+                on_status([StageStatus(**status) for status in control.gather(keys)])
+
+
+def _first(messages: Iterator[Message]) -> list[Message]:
+    message = next(messages, None)
+    return [] if message is None else [message]
+
+
+def _publish(
+    error: BaseException,
+    control: Control,
+    mailbox: queue.SimpleQueue[_Delivery],
+    *,
+    folder: Path | None,
+) -> FailureRecord:
+    """Make the failure known everywhere; returns the first one. A lost connection may only be another's failure."""
+    if isinstance(error, LostEdge):
+        error = _wait_for_cause(error, mailbox)
+    if isinstance(error, RemoteFailure):
+        record = error.record
+    else:
+        own = _record(error, rank=control.world.rank)
+        record = control.fail(own)
+        if record == own and folder is not None:
+            (folder / "error.json").write_text(record.to_json())
+    control.wait_acknowledged(timeout_s=3.0)
+    return record
+
+
+def _wait_for_cause(error: BaseException, mailbox: queue.SimpleQueue[_Delivery]) -> BaseException:
+    """Give the rank that closed a connection half a second to say why."""
+    deadline_s = time.perf_counter() + 0.5
+    while (remaining_s := deadline_s - time.perf_counter()) > 0:
+        try:
+            delivery = mailbox.get(timeout=remaining_s)
+        except queue.Empty:
+            break
+        if isinstance(delivery, RemoteFailure):
+            return delivery
+    return error
+
+
+def _record(error: BaseException, *, rank: int) -> FailureRecord:
+    lines = "".join(traceback.format_exception(error))
+    if isinstance(error, StageFailure):
+        return FailureRecord(
+            rank=rank,
+            message=str(error),
+            stage=error.stage,
+            step=error.step,
+            phase=error.phase,
+            traceback=lines,
+        )
+    return FailureRecord(rank=rank, message=f"{type(error).__name__}: {error}", traceback=lines)
+
+
+def _device(wanted: str, world: World) -> torch.device:
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    device = torch.device("cuda", world.local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,242 @@
+"""How do messages get from a stage on one rank to a neighbour on another, over gloo?
+
+Facts this file rests on (torch 2.13): a receive buffer of the wrong size is filled in part or kills the process, so a
+header of fixed size comes first; a send buffer is read only when the receiver posts, so it is owned by the edge until
+its Work was waited for; polling does not work, so a thread blocks in `recv` (the interpreter lock is released); one
+expired wait closes every pair of its group, so each directed edge has a group of its own, no wait has a short timeout,
+and an expired wait is how a blocked receiver is woken when a run fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipeline.messages import Activation, Drain, Gradient, Message, Stop
+from pipeline.wire import HEADER_BYTES, Header, Schema, decode, encode_header, parts, read_header
+
+__all__ = ["Receiver", "Sender"]
+
+_UNUSED_TAG = 7
+
+
+@dataclass
+class _Slot:
+    """A send buffer of our own, and the sends that still read from it."""
+
+    header: Tensor = field(default_factory=lambda: torch.empty(HEADER_BYTES, dtype=torch.uint8))
+    payload: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
+    layout: tuple[Schema, int] | None = None
+    views: list[Tensor | None] = field(default_factory=list)
+    works: list[Any] = field(default_factory=list)
+
+    def wait_sent(self) -> None:
+        for work in self.works:
+            work.wait()
+        self.works.clear()
+
+    def lay_out(self, schema: Schema, num_samples: int, *, pin: bool) -> Tensor:
+        """The payload for N samples of `schema`; `views` are its members."""
+        if self.layout != (schema, num_samples):
+            self.payload = torch.empty(schema.payload_bytes(num_samples), dtype=torch.uint8, pin_memory=pin)
+            self.views = schema.views(self.payload, num_samples)
+            self.layout = (schema, num_samples)
+        return self.payload
+
+
+class Sender:
+    """The sending end of a directed edge. Used by one thread.
+
+    Args:
+        sender: index of the stage that sends.
+        receiver: index of the stage that receives.
+        peer: rank of the receiving stage.
+        group: the edge's own process group.
+        num_slots: messages that may be on their way before `send` waits for the oldest.
+    """
+
+    def __init__(self, *, sender: int, receiver: int, peer: int, group: dist.ProcessGroup, num_slots: int) -> None:
+        self._ends = (sender, receiver)
+        self._peer = peer
+        self._group = group
+        self._slots = [_Slot() for _ in range(num_slots)]
+        self._sequence = 0
+        self._schema: Schema | None = None
+        self._schema_number = 0
+        self.num_bytes = 0
+
+    def send(self, message: Message) -> None:
+        """Copy the message into a buffer of the edge's own and start sending it."""
+        tensors, schema, num_samples = parts(message)
+        if tensors and schema != self._schema:
+            self._announce(schema)
+        slot = self._free_slot()
+        payload = None
+        if tensors:
+            pin = any(tensor is not None and tensor.is_cuda for tensor in tensors)
+            payload = slot.lay_out(schema, num_samples, pin=pin)
+            for view, tensor in zip(slot.views, tensors, strict=True):
+                if view is not None and tensor is not None:
+                    view.copy_(tensor)
+        num_bytes = 0 if payload is None else payload.numel()
+        self._start(slot, self._header(message, num_samples=num_samples, payload_bytes=num_bytes), payload)
+
+    def wait_sent(self) -> None:
+        """Wait until everything sent has been received."""
+        for slot in self._slots:
+            slot.wait_sent()
+
+    def abort(self) -> None:
+        """Break the connection: both ends' blocked calls raise. For a run that has failed."""
+        _close_pairs(self._group, self._peer)
+
+    def _announce(self, schema: Schema) -> None:
+        self._schema, self._schema_number = schema, self._schema_number + 1
+        slot = self._free_slot()
+        data = torch.frombuffer(bytearray(schema.to_bytes()), dtype=torch.uint8)
+        sender, receiver = self._ends
+        header = Header(
+            kind="schema",
+            sender=sender,
+            receiver=receiver,
+            sequence=self._sequence,
+            payload_bytes=data.numel(),
+            schema=self._schema_number,
+        )
+        slot.payload, slot.layout = data, None
+        self._start(slot, header, data)
+
+    def _free_slot(self) -> _Slot:
+        slot = self._slots[self._sequence % len(self._slots)]
+        slot.wait_sent()
+        return slot
+
+    def _start(self, slot: _Slot, header: Header, payload: Tensor | None) -> None:
+        slot.header.numpy()[:] = memoryview(encode_header(header))
+        slot.works.append(dist.isend(slot.header, self._peer, group=self._group))
+        if payload is not None and payload.numel():
+            slot.works.append(dist.isend(payload, self._peer, group=self._group))
+            self.num_bytes += payload.numel()
+        self._sequence += 1
+        self.num_bytes += HEADER_BYTES
+
+    def _header(self, message: Message, *, num_samples: int, payload_bytes: int) -> Header:
+        sender, receiver = self._ends
+        common: dict[str, Any] = {
+            "sender": sender,
+            "receiver": receiver,
+            "sequence": self._sequence,
+            "step": message.step,
+            "num_samples": num_samples,
+            "payload_bytes": payload_bytes,
+            "schema": self._schema_number,
+        }
+        match message:
+            case Activation():
+                return Header(
+                    kind="activation",
+                    version=message.version,
+                    generation=message.generation,
+                    reach=message.reach,
+                    training=message.training,
+                    **common,
+                )
+            case Gradient():
+                return Header(
+                    kind="gradient",
+                    version=message.version,
+                    generation=message.generation,
+                    exact=message.exact,
+                    has_value=message.value is not None,
+                    **common,
+                )
+            case Drain():
+                return Header(kind="drain", save=message.save, finish=message.finish, **common)
+            case Stop():
+                return Header(kind="stop", **common)
+
+
+class Receiver:
+    """The receiving end of a directed edge: a thread that blocks until something comes.
+
+    Args:
+        sender: index of the stage that sends.
+        receiver: index of the stage that receives.
+        peer: rank of the sending stage.
+        group: the edge's own process group.
+        deliver: called from the thread with each message; a Stop is the last.
+        failed: called from the thread with the exception that ended it.
+    """
+
+    def __init__(
+        self,
+        *,
+        sender: int,
+        receiver: int,
+        peer: int,
+        group: dist.ProcessGroup,
+        deliver: Callable[[Message], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._ends = (sender, receiver)
+        self._peer = peer
+        self._group = group
+        self._deliver, self._failed = deliver, failed
+        self._thread = threading.Thread(target=self._run, name=f"edge {sender}-{receiver}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to receive."""
+        self._thread.start()
+
+    def wait_stopped(self, timeout_s: float | None = None) -> None:
+        """Wait for the Stop (or the failure) that ends the thread."""
+        self._thread.join(timeout_s)
+
+    def abort(self) -> None:
+        """Wake the thread by breaking the connection. For a run that has failed."""
+        _close_pairs(self._group, self._peer)
+
+    def _run(self) -> None:
+        try:
+            schema: Schema | None = None
+            sequence = 0
+            header_buffer = torch.empty(HEADER_BYTES, dtype=torch.uint8)
+            while True:
+                dist.recv(header_buffer, self._peer, group=self._group)
+                header = read_header(
+                    header_buffer.numpy().tobytes(),
+                    sender=self._ends[0],
+                    receiver=self._ends[1],
+                    sequence=sequence,
+                )
+                sequence += 1
+                payload = None
+                if header.payload_bytes:
+                    payload = torch.empty(header.payload_bytes, dtype=torch.uint8)
+                    dist.recv(payload, self._peer, group=self._group)
+                if header.kind == "schema":
+                    assert payload is not None
+                    schema = Schema.from_bytes(payload.numpy().tobytes())
+                    continue
+                message = decode(header, schema, payload)
+                self._deliver(message)
+                if isinstance(message, Stop):
+                    return
+        except BaseException as error:
+            self._failed(error)
+
+
+def _close_pairs(group: dist.ProcessGroup, peer: int) -> None:
+    """Let a wait expire on purpose: gloo then closes all pairs of the group, which wakes whoever is blocked on it."""
+    with contextlib.suppress(RuntimeError):  # it expires as meant, or the pair was closed already
+        work = dist.irecv(torch.empty(1, dtype=torch.uint8), peer, group=group, tag=_UNUSED_TAG)
+        if work is not None:
+            work.wait(timedelta(milliseconds=1))

@@ -1,0 +1,97 @@
+"""What can go wrong, and whose mistake it is.
+
+PipelineError
+├── ConfigurationError    the caller's mistake: found before anything starts, exit code 2
+│   ├── PartitionError    the stages do not make a chain, or share a tensor
+│   └── CheckpointError   a checkpoint that is damaged, missing, or of another model
+└── RunError              found while running, exit code 1
+    ├── StageFailure      a stage raised; carries stage, step and phase
+    ├── NotFinite         a loss, gradient or parameter is NaN or infinite
+    └── RemoteFailure     another rank failed first; carries its record
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+__all__ = [
+    "CheckpointError",
+    "ConfigurationError",
+    "FailureRecord",
+    "LostEdge",
+    "NotFinite",
+    "PartitionError",
+    "PipelineError",
+    "RemoteFailure",
+    "RunError",
+    "StageFailure",
+]
+
+
+class PipelineError(Exception):
+    """Whatever this package raises on purpose."""
+
+
+class ConfigurationError(PipelineError):
+    """What was asked for cannot be run; nothing was started."""
+
+
+class PartitionError(ConfigurationError):
+    """The stages do not make a chain, or a tensor lies in two of them."""
+
+
+class CheckpointError(ConfigurationError):
+    """A checkpoint is missing, damaged, or belongs to another model."""
+
+
+class RunError(PipelineError):
+    """A run failed after it had started."""
+
+
+class NotFinite(RunError):
+    """A loss, gradient or parameter is NaN or infinite."""
+
+
+class StageFailure(RunError):
+    """A stage raised while it handled a message; the cause is chained."""
+
+    def __init__(self, *, stage: int, step: int, phase: str, cause: BaseException) -> None:
+        super().__init__(f"stage {stage} failed at step {step} in {phase}: {type(cause).__name__}: {cause}")
+        self.stage = stage
+        self.step = step
+        self.phase = phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureRecord:
+    """The first failure of a run, as every rank learns of it; the content of error.json."""
+
+    rank: int
+    message: str
+    stage: int | None = None
+    step: int | None = None
+    phase: str | None = None
+    traceback: str = ""
+
+    def to_json(self) -> str:
+        """The record as text."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+class LostEdge(RunError):
+    """A connection between two stages broke: the process at its other end is gone."""
+
+    def __init__(self, *, sender: int, receiver: int, rank: int, cause: BaseException) -> None:
+        super().__init__(
+            f"stage {receiver} lost its connection to stage {sender} on rank {rank}, which has died or was killed "
+            f"({type(cause).__name__}: {cause})"
+        )
+
+
+class RemoteFailure(RunError):
+    """Another rank failed first."""
+
+    def __init__(self, record: FailureRecord) -> None:
+        super().__init__(f"rank {record.rank}: {record.message}")
+        self.record = record

@@ -1,0 +1,80 @@
+"""What crosses between stages?
+
+Messages are values: frozen, without behaviour, read with `match`. Do not subclass them. h and gradients are a tensor
+or a tuple of tensors; N is the microbatch's number of samples. Every Activation is answered by one Gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import Tensor
+
+__all__ = ["Activation", "Drain", "Gradient", "Message", "Payload", "Send", "Stop"]
+
+Payload: TypeAlias = Tensor | tuple[Tensor | None, ...]
+"""One tensor, or a tuple of tensors (None where a member carries no gradient)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """A stage's output, on its way to the next stage; from the feed, the network's input."""
+
+    step: int
+    """Index of the microbatch; evaluation counts its own."""
+    h: Payload
+    """The output, (N, *F)."""
+    target: Tensor | None = None
+    """Labels, (N, ...); they travel with the microbatch, so that every stage may condition on them."""
+    reach: int = 0
+    """How many stages, counted from the top, use the true gradient at this step."""
+    version: int = 0
+    """The sender's steps in which any block was applied."""
+    generation: int = 0
+    """Changes of structure at this boundary so far."""
+    training: bool = True
+    """False: evaluation, nothing is learned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """dL/dh of the loss summed over the microbatch, on its way to the stage that made h; answers an Activation."""
+
+    step: int
+    value: Payload | None
+    """(N, *F), or None: a credit. The activation was dropped, or nothing was learned from its step."""
+    exact: bool = False
+    """Whether every gradient in the chain above was the true one."""
+    version: int = 0
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Take no further microbatch until every activation sent on has been answered."""
+
+    step: int
+    """Training steps before this one have all been sent."""
+    save: bool = False
+    """Write a checkpoint once drained."""
+    finish: bool = False
+    """The last step was sent: once drained (and saved), apply what is left in the accumulators."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Nothing follows."""
+
+    step: int
+
+
+Message: TypeAlias = Activation | Gradient | Drain | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A message and the stage it is for."""
+
+    to: int
+    message: Message

@@ -1,0 +1,186 @@
+"""What will the stages be, and is that possible?
+
+One real batch goes through a deep copy of the network: shapes, work and memory are read from it, never guessed, and
+whatever cannot work is refused before anything starts. The network itself is not touched: no BatchNorm statistic moves.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dni import GradientSource, LossGradient, Need, Signal, as_tuple, carriers, like, map_members, num_samples
+from pipeline.errors import ConfigurationError, PartitionError
+from pipeline.feed import Batch
+from pipeline.keyed import generator, seeded, undisturbed
+from pipeline.messages import Payload
+from pipeline.partition import Partition
+
+__all__ = ["StagePlan", "survey"]
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """What one stage is, measured on one real batch."""
+
+    index: int
+    num_parameters: int
+    forward_flops: int
+    """For the batch; matrix products and convolutions only."""
+    activation_bytes: int
+    """Of the output that crosses the boundary."""
+    input_shapes: tuple[str, ...]
+    output_shapes: tuple[str, ...]
+    source: str
+    source_parameters: int
+    """What the source adds to the network's own parameters."""
+    modifies_input: bool
+    """Whether the module writes into its input; the runtime then gives it a copy."""
+
+
+def survey(cut: Partition, sources: Sequence[GradientSource], batch: Batch, *, seed: int) -> tuple[StagePlan, ...]:
+    """Send one real batch through deep copies of stages and sources.
+
+    Args:
+        cut: the stages.
+        sources: one per stage, the loss last.
+        batch: (x, target).
+        seed: of the draws the copies make.
+
+    Raises:
+        PartitionError: the stages do not chain; names the boundary and both shapes.
+        ConfigurationError: the loss or a source cannot take the batch.
+    """
+    x, target = batch
+    plans = []
+    with undisturbed():
+        seeded(seed, "survey", 0, device=_CPU)
+        h: Payload = x
+        for index, module in enumerate(cut.stages):
+            _check_needs(sources[index], index, target=target)
+            given = h
+            h, flops, modifies_input = _try_stage(module, index, x=given, num_samples=num_samples(x))
+            plans.append(
+                StagePlan(
+                    index=index,
+                    num_parameters=sum(p.numel() for p in module.parameters()),
+                    forward_flops=flops,
+                    activation_bytes=sum(m.numel() * m.element_size() for m in as_tuple(h) if m is not None),
+                    input_shapes=_shapes(given),
+                    output_shapes=_shapes(h),
+                    source=type(sources[index]).__name__,
+                    source_parameters=_try_source(sources[index], index, h, target=target, seed=seed),
+                    modifies_input=modifies_input,
+                )
+            )
+        _check_chain(cut, x, h, seed=seed)
+    return tuple(plans)
+
+
+def _try_stage(module: nn.Module, index: int, *, x: Payload, num_samples: int) -> tuple[Payload, int, bool]:
+    """Output, FLOPs of the forward, and whether the module writes into its input."""
+    trial = copy.deepcopy(module).cpu().train()
+    given = map_members(torch.clone, x)
+    versions = [member._version for member in as_tuple(given) if member is not None]
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            h = trial(given)
+    except Exception as error:
+        raise PartitionError(
+            f"stage {index} cannot take {', '.join(_shapes(x))} "
+            f"({'from the data' if index == 0 else f'from stage {index - 1}'}): {type(error).__name__}: {error}. "
+            "Stages must chain: each takes what the one before returns."
+        ) from error
+    _check_output(h, index, num_samples=num_samples)
+    after = [member._version for member in as_tuple(given) if member is not None]
+    return map_members(torch.Tensor.detach, h), counter.get_total_flops(), versions != after
+
+
+def _check_output(h: object, index: int, *, num_samples: int) -> None:
+    members = h if isinstance(h, tuple) else (h,)
+    if not all(isinstance(member, Tensor) for member in members) or not carriers(members):
+        raise PartitionError(
+            f"stage {index} must return a tensor or a tuple of tensors, at least one of them floating-point; "
+            f"it returned {type(h).__name__} of {[type(member).__name__ for member in members]}."
+        )
+    for member in members:
+        if member.dim() == 0 or member.shape[0] != num_samples:
+            raise PartitionError(
+                f"stage {index} must keep the samples on the first axis: {num_samples} went in, "
+                f"{tuple(member.shape)} came out. Put the batch first (batch_first=True)."
+            )
+
+
+def _check_needs(source: GradientSource, index: int, *, target: Tensor | None) -> None:
+    unmet = source.needs & (Need.ERROR | Need.LOSS | Need.INPUT)
+    if unmet:
+        raise ConfigurationError(
+            f"the source {type(source).__name__} of stage {index} needs {unmet}, which no boundary carries. "
+            "Use a source that needs TARGET, GRADIENT or nothing."
+        )
+    if target is None and (source.needs | source.learns_from) & Need.TARGET:
+        raise ConfigurationError(
+            f"the source {type(source).__name__} of stage {index} needs TARGET, but the data gives no labels. "
+            "Give (x, target) batches, or an unconditional source."
+        )
+
+
+def _try_source(source: GradientSource, index: int, h: Payload, *, target: Tensor | None, seed: int) -> int:
+    """Build and ask a copy of the source; return its number of parameters."""
+    trial = copy.deepcopy(source)
+    truth = like(h, [torch.zeros_like(member) for member in carriers(h)])
+    try:
+        trial.build(h, generator=generator(seed, f"source/{index}", 0))
+        gradient = trial.estimate(h, Signal(step=0, target=target, gradient=truth))
+        if trial.learns_from:
+            trial.learn(h, Signal(step=0, target=target, gradient=truth))
+    except Exception as error:
+        what = "the loss" if isinstance(source, LossGradient) else f"the source {type(source).__name__}"
+        raise ConfigurationError(
+            f"{what} cannot take the first batch: stage {index} returns {', '.join(_shapes(h))}, "
+            f"the labels are {'none' if target is None else ', '.join(_shapes(target))}: {error}"
+        ) from error
+    if gradient is not None:
+        got = [tuple(member.shape) for member in carriers(gradient)]
+        wanted = [tuple(member.shape) for member in carriers(h)]
+        if got != wanted:
+            raise ConfigurationError(
+                f"the source {type(source).__name__} of stage {index} must return a gradient shaped as the output "
+                f"{wanted}, got {got}."
+            )
+    return sum(p.numel() for p in trial.parameters()) if isinstance(trial, nn.Module) else 0
+
+
+def _check_chain(cut: Partition, x: Payload, h: Payload, *, seed: int) -> None:
+    """A module whose children do not simply follow one another must not be mistaken for a chain."""
+    if cut.model is None or isinstance(cut.model, nn.Sequential):
+        return
+    with torch.no_grad():
+        whole = copy.deepcopy(cut.model).cpu().eval()(map_members(torch.clone, x))
+        chained = map_members(torch.clone, x)
+        for module in cut.stages:
+            chained = copy.deepcopy(module).cpu().eval()(chained)
+    if not _equal(whole, chained):
+        raise PartitionError(
+            f"{type(cut.model).__name__} is not a plain chain of its children: run one after another they give another "
+            "output than its forward. Write what its forward does in between (flatten, activation, sum) as modules of "
+            "an nn.Sequential, or give the stages as a list."
+        )
+
+
+def _equal(a: Payload, b: Payload) -> bool:
+    pairs = list(zip(as_tuple(a), as_tuple(b), strict=False))
+    return len(as_tuple(a)) == len(as_tuple(b)) and all(
+        p is not None and q is not None and p.shape == q.shape and torch.equal(p, q) for p, q in pairs
+    )
+
+
+def _shapes(h: Payload) -> tuple[str, ...]:
+    return tuple(f"{tuple(m.shape)} {str(m.dtype).removeprefix('torch.')}" for m in as_tuple(h) if m is not None)

@@ -1,0 +1,195 @@
+"""How does a configuration become stages that can run?
+
+`prepare` checks everything that can be checked before anything starts; `build_stage` makes one stage of it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dni import GradientSource, LossGradient, Periodic, UpdateProbability
+from pipeline.clock import Clock
+from pipeline.config import Config, per_stage
+from pipeline.errors import ConfigurationError
+from pipeline.feed import Batch, Batches, Feed, FeedSettings, batches
+from pipeline.keyed import seeded, undisturbed
+from pipeline.partition import Partition, partition
+from pipeline.plan import StagePlan, survey
+from pipeline.stage import Stage, StageSettings
+from pipeline.trace import Recorder
+from pipeline.updater import Updater
+
+__all__ = ["Prepared", "build_stage", "make_feed", "prepare", "resumes_exactly"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run that has passed its checks."""
+
+    config: Config
+    cut: Partition
+    sources: tuple[GradientSource, ...]
+    """One per stage, the loss last."""
+    plans: tuple[StagePlan, ...]
+    train: Batches
+    test: Sequence[Batch]
+
+    @property
+    def num_stages(self) -> int:
+        """Stages of the network."""
+        return len(self.cut)
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes of the distributed executor."""
+        return self.config.num_ranks or self.num_stages
+
+    @property
+    def bounds(self) -> list[int]:
+        """Per boundary, the bound on the microbatches in flight."""
+        return _bounds(self.config, self.num_stages)
+
+
+def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
+    """Make model and data, cut the model, and check all of it on one real batch.
+
+    Args:
+        config: the run.
+        num_ranks: processes that are there, if that is already decided.
+
+    Raises:
+        ConfigurationError: something cannot work; nothing was started or written.
+    """
+    with undisturbed():
+        seeded(config.seed, "model", 0, device=torch.device("cpu"))
+        model = config.model()
+        data = config.data()
+    train = batches(data.train, seed=config.seed)
+    first = train.peek()
+    cut = _cut(config, model, first)
+    sources = _sources(config, len(cut))
+    _check_ranks(num_ranks or config.num_ranks, len(cut))
+    _bounds(config, len(cut))
+    per_stage(config.cadence, len(cut), name="cadence")
+    per_stage(config.update_probability, len(cut), name="update_probability")
+    _check_labels(sources, data.train)
+    plans = survey(cut, sources, first, seed=config.seed)
+    return Prepared(config=config, cut=cut, sources=sources, plans=plans, train=train, test=list(data.test))
+
+
+def build_stage(prepared: Prepared, index: int, *, clock: Clock, device: torch.device | None = None) -> Stage:
+    """Stage `index`, ready for its first message; its module is moved to `device`."""
+    config, num_stages = prepared.config, prepared.num_stages
+    device = device or torch.device("cpu")
+    module = prepared.cut.stages[index].to(device)
+    names = prepared.cut.names(index)
+    settings = StageSettings(
+        index=index,
+        num_stages=num_stages,
+        seed=config.seed,
+        sync=config.sync,
+        cadence=Periodic(per_stage(config.cadence, num_stages, name="cadence")[index]),
+        update_probability=UpdateProbability(
+            per_stage(config.update_probability, num_stages, name="update_probability")[index]
+        ),
+        max_in_flight=[*prepared.bounds, 1][index],
+        modifies_input=prepared.plans[index].modifies_input,
+        check_every=config.check_every,
+        measure_every=config.measure_every,
+    )
+    updater = Updater(
+        {names[name]: parameter for name, parameter in module.named_parameters()},
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+        clip_norm=config.clip_norm,
+    )
+    return Stage(
+        module,
+        source=prepared.sources[index],
+        updater=updater,
+        settings=settings,
+        recorder=Recorder(index, clock),
+        names=names,
+        device=device,
+    )
+
+
+def make_feed(prepared: Prepared, *, start: int = 0) -> Feed:
+    """What enters the first stage."""
+    config = prepared.config
+    settings = FeedSettings(
+        steps=config.steps, evaluate_every=config.evaluate_every, checkpoint_every=config.checkpoint_every
+    )
+    return Feed(prepared.train, prepared.test, settings=settings, start=start)
+
+
+def resumes_exactly(prepared: Prepared, step: int) -> bool:
+    """Whether going on from a checkpoint at `step` equals never having stopped, bit for bit.
+
+    It does in fixed order, with a keyed feed, where the undisturbed run drains at that step too, or where nothing is
+    ever in flight between two steps.
+    """
+    config = prepared.config
+    periods = (config.checkpoint_every, config.evaluate_every if prepared.test else 0)
+    drains_anyway = any(period and step % period == 0 for period in periods) or max(prepared.bounds, default=1) == 1
+    return config.arrival == "fixed" and prepared.train.exact and drains_anyway
+
+
+def _cut(config: Config, model: nn.Module | Partition | Sequence[nn.Module], first: Batch) -> Partition:
+    if isinstance(model, Partition):
+        if config.num_stages not in (None, len(model)) or config.at:
+            raise ConfigurationError(f"the model is already cut into {len(model)} stages; leave out num_stages and at.")
+        return model
+    x = first[0]
+    return partition(
+        model,
+        config.num_stages,
+        at=config.at,
+        by=config.balance,
+        batch=x if isinstance(x, Tensor) else None,
+    )
+
+
+def _sources(config: Config, num_stages: int) -> tuple[GradientSource, ...]:
+    given = config.source
+    below = per_stage(given if isinstance(given, tuple) else (given,), num_stages - 1, name="source")
+    for source in below:
+        if not isinstance(source, GradientSource):
+            raise ConfigurationError(
+                f"a source must be a GradientSource (needs, learns_from, build, estimate, learn), "
+                f"got {type(source).__name__}."
+            )
+    return (*(copy.deepcopy(source) for source in below), LossGradient(config.loss))
+
+
+def _bounds(config: Config, num_stages: int) -> list[int]:
+    if config.arrival == "ready":
+        return per_stage(config.max_in_flight, num_stages - 1, name="max_in_flight")
+    return per_stage(config.delay, num_stages - 1, name="delay")
+
+
+def _check_ranks(num_ranks: int | None, num_stages: int) -> None:
+    if num_ranks is not None and num_ranks > num_stages:
+        raise ConfigurationError(
+            f"{num_ranks} ranks cannot share {num_stages} stages: a stage lives on one rank. "
+            f"Start at most {num_stages} ranks, or cut the network into more stages."
+        )
+
+
+def _check_labels(sources: Sequence[GradientSource], train: object) -> None:
+    """Look at all labels where they are in memory; a conditional source says how many classes there are."""
+    target = getattr(train, "target", None)
+    if not isinstance(target, Tensor) or target.is_floating_point():
+        return
+    for index, source in enumerate(sources):
+        num_classes = getattr(source, "num_classes", None)
+        if num_classes is not None and not 0 <= int(target.min()) <= int(target.max()) < num_classes:
+            raise ConfigurationError(
+                f"the source of stage {index} declares {num_classes} classes (0 to {num_classes - 1}), the labels run "
+                f"from {int(target.min())} to {int(target.max())}. Set num_classes to {int(target.max()) + 1}."
+            )

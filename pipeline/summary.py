@@ -1,0 +1,64 @@
+"""What is worth knowing of a run once it is over: summary.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.run import Prepared, resumes_exactly
+
+__all__ = ["summarize", "write_summary"]
+
+
+def summarize(
+    prepared: Prepared,
+    *,
+    stages: Sequence[Mapping[str, Any]],
+    scalars: Mapping[str, float | None],
+    world_size: int,
+    start: int,
+    stopped_at: int,
+    wall_s: float,
+) -> dict[str, Any]:
+    """The content of summary.json.
+
+    Args:
+        prepared: the run.
+        stages: every stage's entry, in order.
+        scalars: loss, test_loss and test_accuracy of the last stage.
+        world_size: processes.
+        start: the step this session began at.
+        stopped_at: the step it ended before.
+        wall_s: seconds of this session.
+
+    Returns:
+        Fractions for accuracy and error; None where something has no meaning.
+    """
+    config = prepared.config
+    accuracy = scalars.get("test_accuracy")
+    samples = stages[0]["samples"]
+    return {
+        "status": "finished" if stopped_at == config.steps else "interrupted",
+        "executor": config.executor,
+        "num_stages": prepared.num_stages,
+        "world_size": world_size,
+        "steps": stopped_at,
+        "resumed_at": start,
+        "samples": samples,
+        "wall_s": wall_s,
+        "samples_per_s": samples / wall_s,
+        "train_loss": scalars.get("loss"),
+        "test_loss": scalars.get("test_loss"),
+        "test_accuracy": accuracy,
+        "test_error": None if accuracy is None else 1.0 - accuracy,
+        "metrics": {},
+        "resume_exact": resumes_exactly(prepared, stopped_at),
+        "stages": [dict(stage) for stage in stages],
+    }
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write summary.json."""
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")

@@ -1,0 +1,102 @@
+"""What did a stage do, in order, and what did it measure?
+
+Events are written in the pipeline notation: `2F0` is stage 2, forward, step 0; `B` is the backward with the estimate
+that starts it, `U` an update, `L` the source's learning, `S` marks a sync step, `D` a step that was not learned from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pipeline.clock import Clock
+
+__all__ = ["Event", "Recorder", "Totals"]
+
+
+class Event(NamedTuple):
+    """One operation of a stage."""
+
+    operation: str
+    step: int
+    start_s: float
+    end_s: float
+    version: int
+    reach: int
+
+    def name(self, stage: int) -> str:
+        """The event in pipeline notation, as `2F0`."""
+        return f"{stage}{self.operation}{self.step}"
+
+
+@dataclass
+class Totals:
+    """Sums over the life of one recorder."""
+
+    busy_s: float = 0.0
+    wait_s: float = 0.0
+    num_samples: int = 0
+    """Samples forwarded in training."""
+    operations: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Busy seconds by operation."""
+
+
+class Recorder:
+    """Takes down what one stage does. The stage calls it; monitors and simulators read it.
+
+    Args:
+        stage: the stage's index.
+        clock: the time by which operations are measured.
+    """
+
+    def __init__(self, stage: int, clock: Clock) -> None:
+        self.stage = stage
+        self.clock = clock
+        self.totals = Totals()
+        self._start_s = 0.0
+        self._events: list[Event] = []
+        self._values: list[tuple[str, int, float]] = []
+
+    def begin(self) -> None:
+        """An operation starts now."""
+        self._start_s = self.clock.now()
+
+    def end(self, operation: str, step: int, *, version: int, reach: int = 0) -> None:
+        """The operation that `begin` started has ended."""
+        end_s = self.clock.spend(self.stage, operation)
+        elapsed_s = end_s - self._start_s
+        totals = self.totals
+        totals.busy_s += elapsed_s
+        totals.operations[operation] = totals.operations.get(operation, 0) + 1
+        totals.seconds[operation] = totals.seconds.get(operation, 0.0) + elapsed_s
+        self._events.append(Event(operation, step, self._start_s, end_s, version, reach))
+
+    def end_untraced(self, name: str) -> None:
+        """What `begin` started has ended; it counts as `name`, not as the stage's work, and leaves no event."""
+        elapsed_s = self.clock.now() - self._start_s
+        self.totals.seconds[name] = self.totals.seconds.get(name, 0.0) + elapsed_s
+
+    def mark(self, operation: str, step: int, *, version: int, reach: int = 0) -> None:
+        """Something happened that takes no time."""
+        now_s = self.clock.now()
+        self.totals.operations[operation] = self.totals.operations.get(operation, 0) + 1
+        self._events.append(Event(operation, step, now_s, now_s, version, reach))
+
+    def measure(self, name: str, step: int, value: float) -> None:
+        """A scalar of this step."""
+        self._values.append((name, step, value))
+
+    def waited(self, seconds: float) -> None:
+        """The stage had nothing to handle for this long."""
+        self.totals.wait_s += seconds
+
+    def take_events(self) -> list[Event]:
+        """The events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def take_values(self) -> list[tuple[str, int, float]]:
+        """The scalars, as (name, step, value), since the last call."""
+        values, self._values = self._values, []
+        return values
