@@ -13,7 +13,7 @@ import queue
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,6 +28,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from experiments.jaderberg2017_synthetic import config as rows_module
 from experiments.jaderberg2017_synthetic.results import FOLDER, RESULTS, Run, append_run, read_expected, read_runs
 from pipeline import Config, prepare, run_simulated
+from pipeline.monitor import StageStatus
+from pipeline.plan import StagePlan
 
 __all__ = ["Job", "Options", "measure", "pending_jobs", "run_all", "training_flops"]
 
@@ -65,15 +67,34 @@ class Job:
         return replace(config, seed=self.seed, steps=self.steps or config.steps)
 
 
+class _Counter:
+    """Tells how many steps were done since it last told."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance = advance
+        self._reached = 0
+
+    def see(self, statuses: Sequence[StageStatus]) -> None:
+        """The stages are at these steps."""
+        self.reach(min(status.step for status in statuses))
+
+    def reach(self, step: int) -> None:
+        """All stages have reached `step`."""
+        if step > self._reached:
+            self._advance(step - self._reached)
+            self._reached = step
+
+
 def measure(job: Job, advance: Callable[[int], None] = lambda num_steps: None) -> Run:
     """Carry out one run; `advance` hears of the steps as they are done."""
     config = job.config()
     prepared = prepare(config)
+    done = _Counter(advance)
     if config.executor == "distributed":
         summary = _train_by_command_line(job, config)
-        advance(config.steps)
     else:
-        summary = run_simulated(prepared, on_status=_telling(advance)).summary
+        summary = run_simulated(prepared, on_status=done.see).summary
+    done.reach(config.steps)
     return Run(
         row=job.row,
         seed=job.seed,
@@ -91,7 +112,7 @@ def measure(job: Job, advance: Callable[[int], None] = lambda num_steps: None) -
     )
 
 
-def training_flops(plans: Iterable[Any], config: Config) -> int:
+def training_flops(plans: Iterable[StagePlan], config: Config) -> int:
     """Expected FLOPs of a step, in matrix products only.
 
     Stages: the forward once, the backward twice that, at the steps that are learned from. A dense synthesizer has
@@ -161,19 +182,6 @@ def main(options: Options) -> int:
     failures = run_all(jobs, num_workers=options.num_workers, on_run=on_run, console=console) if jobs else []
     console.print(*failures, f"{len(jobs)} runs; results in {RESULTS.name}, then: table.py", sep="\n")
     return 1 if failures else 0
-
-
-def _telling(advance: Callable[[int], None]) -> Callable[[Any], None]:
-    reached = 0
-
-    def on_status(statuses: Any) -> None:
-        nonlocal reached
-        step = min(status.step for status in statuses)
-        if step > reached:
-            advance(step - reached)
-            reached = step
-
-    return on_status
 
 
 def _train_by_command_line(job: Job, config: Config) -> dict[str, Any]:

@@ -1,0 +1,21 @@
+"""What do all tests share?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+def pytest_report_header() -> str:
+    return f"torch {torch.__version__}, CUDA {'yes' if torch.cuda.is_available() else 'no'}"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_the_generator_given_back() -> Iterator[None]:
+    """Results on CPU depend on the number of threads; what a test draws must not reach the next one."""
+    torch.set_num_threads(1)
+    state = torch.default_generator.get_state()
+    yield
+    torch.default_generator.set_state(state)
