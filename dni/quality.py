@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -41,11 +42,15 @@ def compare_parameter_gradients(
     Returns:
         parameter_cosine, parameter_norm_ratio; empty for a stage without parameters.
     """
-    if not parameters:
+    learned = [member.requires_grad for member in h]  # a member may depend on no parameter
+    if not parameters or not any(learned):
         return {}
+    outputs = list(compress(h, learned))
     pulled = [
-        torch.autograd.grad(h, parameters, grad_outputs=list(cotangent), retain_graph=True, allow_unused=True)
-        for cotangent in (used, true)
+        torch.autograd.grad(
+            outputs, parameters, grad_outputs=list(compress(gradient, learned)), retain_graph=True, allow_unused=True
+        )
+        for gradient in (used, true)
     ]
     pairs = [(u, t) for u, t in zip(*pulled, strict=True) if u is not None and t is not None]
     if not pairs:

@@ -100,6 +100,7 @@ class ConditionalSyntheticGradient(nn.Module):
         schedule: Schedule = _CONSTANT,
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         make = partial(_Conditioned, synthesizer, num_classes=num_classes, embedding_dim=embedding_dim)
         self.regression = Regression(make, optimizer=optimizer, schedule=schedule)
 

@@ -108,7 +108,7 @@ class Config:
 
     sync: tyro.conf.AvoidSubcommands[SyncPolicy] = field(default_factory=Never)
     """When, and how far down, the true gradient is used instead of each stage's source."""
-    optimizer: tyro.conf.AvoidSubcommands[OptimizerFactory] = field(default_factory=Adam)
+    optimizer: tyro.conf.AvoidSubcommands[Adam | Sgd | OptimizerFactory] = field(default_factory=Adam)
     """Makes each stage's optimiser."""
     schedule: tyro.conf.Suppress[Schedule] = field(default_factory=Constant)
     """Factor of every stage's learning rate, as a function of the step."""

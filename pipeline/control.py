@@ -6,11 +6,11 @@ prefixed by run and attempt (a restarted attempt must not read the keys of the l
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -98,8 +98,10 @@ class Control:
         """Acknowledge the failure, and wait until every other rank has done so or the time is over."""
         if self._store.add("acknowledged", 1) >= self.world.world_size:
             self._store.set("all acknowledged", "1")
-        with contextlib.suppress(RuntimeError):  # a rank that died cannot acknowledge
-            self._store.wait(["all acknowledged"], timedelta(seconds=timeout_s))
+        deadline_s = time.monotonic() + timeout_s
+        # Asked again and again, because a wait that expires makes the store print warnings.
+        while not self._store.check(["all acknowledged"]) and time.monotonic() < deadline_s:
+            time.sleep(0.01)
 
     def put(self, key: str, value: Any) -> None:
         """Publish a value (JSON)."""

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -39,6 +40,8 @@ _Delivery: TypeAlias = tuple[int, int, Message] | BaseException
 _FOREVER = timedelta(days=7)
 _STATUS_PERIOD_S = 0.4
 _SPARE_SLOTS = 4
+_LEAVE_AFTER_S = 1.0
+"""A rank that failed leaves once the others know, or after this long if one of them is dead."""
 
 
 def place(num_stages: int, num_ranks: int) -> list[int]:
@@ -127,6 +130,7 @@ class _Rank:
         self._session = Session(
             prepared, list(self._stages.values()), folder=folder, resume=resume, count=control.count
         )
+        self._waited_s = 0.0
         self._feed: Feed | None = None
         self._messages: Iterator[Message] = iter(())
         if 0 in self._stages:
@@ -137,8 +141,8 @@ class _Rank:
         """Handle messages until every stage here has finished."""
         interrupted = threading.Event()
         over = threading.Event()
-        for receiver in self._receivers:
-            receiver.start()
+        for edge in self._edges:
+            edge.start()
         for index in self._stages:
             self._control.put(f"status/{index}", asdict(StageStatus(stage=index)))
         self._control.wait_everyone("start")
@@ -180,12 +184,15 @@ class _Rank:
 
     def abort(self) -> None:
         """Break every connection, so that no thread stays blocked. For a run that has failed."""
-        edges: list[Sender | Receiver] = [*self._senders.values(), *self._receivers]
-        for edge in edges:
+        for edge in self._edges:
             edge.abort()
-        for receiver in self._receivers:
-            receiver.wait_stopped(timeout_s=1.0)
+        for edge in self._edges:
+            edge.wait_stopped(timeout_s=1.0)
         dist.destroy_process_group()
+
+    @property
+    def _edges(self) -> list[Sender | Receiver]:
+        return [*self._senders.values(), *self._receivers]
 
     def _connect(self) -> None:
         """Make a process group per directed edge between ranks; every rank makes all, in the same order."""
@@ -204,32 +211,49 @@ class _Rank:
                         peer=ends[1],
                         group=group,
                         num_slots=bounds[lower] + _SPARE_SLOTS,
+                        failed=self._lost(sender, receiver, peer=ends[1], gone=receiver),
                     )
                 elif own == ends[1]:
-                    self._receivers.append(self._receiver(sender, receiver, peer=ends[0], group=group))
+                    self._receivers.append(
+                        Receiver(
+                            sender=sender,
+                            receiver=receiver,
+                            peer=ends[0],
+                            group=group,
+                            deliver=partial(self._deliver, sender, receiver),
+                            failed=self._lost(sender, receiver, peer=ends[0], gone=sender),
+                        )
+                    )
 
-    def _receiver(self, sender: int, receiver: int, *, peer: int, group: dist.ProcessGroup) -> Receiver:
+    def _deliver(self, sender: int, receiver: int, message: Message) -> None:
+        self._mailbox.put((sender, receiver, message))
+
+    def _lost(self, sender: int, receiver: int, *, peer: int, gone: int) -> Callable[[BaseException], None]:
+        """What an edge's thread does with the exception that ended it."""
+
         def failed(error: BaseException) -> None:
-            lost = LostEdge(sender=sender, receiver=receiver, rank=peer, cause=error)
+            lost = LostEdge(stage=sender + receiver - gone, gone=gone, rank=peer)
             lost.__cause__ = error
             self._mailbox.put(lost)
 
-        return Receiver(
-            sender=sender,
-            receiver=receiver,
-            peer=peer,
-            group=group,
-            deliver=lambda message: self._mailbox.put((sender, receiver, message)),
-            failed=failed,
-        )
+        return failed
 
     def _handle_all(self) -> None:
+        started_s = time.perf_counter()
         order = sorted(self._stages, reverse=True)  # upper stages first: they let the lower ones go on
         while not all(stage.finished for stage in self._stages.values()):
             self._take_delivered()
             turns = [self._take_turn(index) for index in order]
             if not any(turns):
                 self._wait_delivered()
+        self._account(time.perf_counter() - started_s)
+
+    def _account(self, elapsed_s: float) -> None:
+        """What the thread did beside its stages' own work, in equal shares."""
+        totals = [stage.recorder.totals for stage in self._stages.values()]
+        own_s = sum(sum(total.seconds.values()) for total in totals)
+        for total in totals:
+            total.overhead_s = (elapsed_s - self._waited_s - own_s) / len(totals)
 
     def _take_turn(self, index: int) -> bool:
         stage, inbox = self._stages[index], self._inboxes[index]
@@ -248,6 +272,7 @@ class _Rank:
             self._session.drained(stage, drain)
             stage.recorder.end_untraced("save")
             stage.resume()
+        stage.recorder.totals.handled += 1
         self._session.look(stage)
         return True
 
@@ -269,6 +294,7 @@ class _Rank:
         started_s = time.perf_counter()
         self._accept(self._mailbox.get())
         waited_s = time.perf_counter() - started_s
+        self._waited_s += waited_s
         for stage in self._stages.values():
             if not stage.finished:
                 stage.recorder.waited(waited_s)
@@ -282,14 +308,12 @@ class _Rank:
         self._put(sender, receiver, message)
 
     def _close_edges(self) -> None:
-        for (sender, receiver), edge in self._senders.items():
+        for (sender, receiver), down in self._senders.items():
             if sender > receiver:
-                edge.send(Stop(step=self._prepared.config.steps))
-        for receiving in self._receivers:
-            receiving.wait_stopped()
+                down.send(Stop(step=self._prepared.config.steps))
+        for edge in self._edges:
+            edge.wait_stopped()
         self._take_delivered()
-        for edge in self._senders.values():
-            edge.wait_sent()
 
     def _report(
         self,
@@ -333,7 +357,7 @@ def _publish(
         record = control.fail(own)
         if record == own and folder is not None:
             (folder / "error.json").write_text(record.to_json())
-    control.wait_acknowledged(timeout_s=3.0)
+    control.wait_acknowledged(timeout_s=_LEAVE_AFTER_S)
     return record
 
 
@@ -361,6 +385,8 @@ def _record(error: BaseException, *, rank: int) -> FailureRecord:
             phase=error.phase,
             traceback=lines,
         )
+    if isinstance(error, LostEdge):
+        return FailureRecord(rank=rank, message=str(error), stage=error.stage, traceback=lines)
     return FailureRecord(rank=rank, message=f"{type(error).__name__}: {error}", traceback=lines)
 
 

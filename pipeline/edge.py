@@ -1,15 +1,17 @@
 """How do messages get from a stage on one rank to a neighbour on another, over gloo?
 
 Facts this file rests on (torch 2.13): a receive buffer of the wrong size is filled in part or kills the process, so a
-header of fixed size comes first; a send buffer is read only when the receiver posts, so it is owned by the edge until
-its Work was waited for; polling does not work, so a thread blocks in `recv` (the interpreter lock is released); one
-expired wait closes every pair of its group, so each directed edge has a group of its own, no wait has a short timeout,
-and an expired wait is how a blocked receiver is woken when a run fails.
+header of fixed size comes first; a send buffer is read only when the receiver posts, so a message is copied into a
+buffer that the edge owns until it was sent; `isend` to a receiver that has posted writes to the socket in the calling
+thread (600 us for 256 KiB on a busy machine) and polling does not work, so each end has a thread that blocks (the
+interpreter lock is released); one expired wait closes every pair of its group, so each directed edge has a group of
+its own, no wait has a short timeout, and an expired wait is how a blocked thread is woken when a run fails.
 """
 
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,30 +32,26 @@ _UNUSED_TAG = 7
 
 @dataclass
 class _Slot:
-    """A send buffer of our own, and the sends that still read from it."""
+    """A send buffer of our own."""
 
     header: Tensor = field(default_factory=lambda: torch.empty(HEADER_BYTES, dtype=torch.uint8))
     payload: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
     layout: tuple[Schema, int] | None = None
     views: list[Tensor | None] = field(default_factory=list)
-    works: list[Any] = field(default_factory=list)
+    num_bytes: int = 0
+    """Of the payload that is to be sent; 0: the header stands alone."""
 
-    def wait_sent(self) -> None:
-        for work in self.works:
-            work.wait()
-        self.works.clear()
-
-    def lay_out(self, schema: Schema, num_samples: int, *, pin: bool) -> Tensor:
-        """The payload for N samples of `schema`; `views` are its members."""
+    def lay_out(self, schema: Schema, num_samples: int, *, pin: bool) -> None:
+        """Make room for N samples of `schema`; `views` are the members."""
         if self.layout != (schema, num_samples):
             self.payload = torch.empty(schema.payload_bytes(num_samples), dtype=torch.uint8, pin_memory=pin)
             self.views = schema.views(self.payload, num_samples)
             self.layout = (schema, num_samples)
-        return self.payload
+        self.num_bytes = self.payload.numel()
 
 
 class Sender:
-    """The sending end of a directed edge. Used by one thread.
+    """The sending end of a directed edge: a thread that blocks until each message has gone.
 
     Args:
         sender: index of the stage that sends.
@@ -61,46 +59,73 @@ class Sender:
         peer: rank of the receiving stage.
         group: the edge's own process group.
         num_slots: messages that may be on their way before `send` waits for the oldest.
+        failed: called from the thread with the exception that ended it.
     """
 
-    def __init__(self, *, sender: int, receiver: int, peer: int, group: dist.ProcessGroup, num_slots: int) -> None:
+    def __init__(
+        self,
+        *,
+        sender: int,
+        receiver: int,
+        peer: int,
+        group: dist.ProcessGroup,
+        num_slots: int,
+        failed: Callable[[BaseException], None],
+    ) -> None:
         self._ends = (sender, receiver)
         self._peer = peer
         self._group = group
-        self._slots = [_Slot() for _ in range(num_slots)]
+        self._failed = failed
+        self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        for _ in range(num_slots):
+            self._free.put(_Slot())
+        self._filled: queue.SimpleQueue[_Slot | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"edge {sender}-{receiver}, sends", daemon=True)
         self._sequence = 0
         self._schema: Schema | None = None
         self._schema_number = 0
         self.num_bytes = 0
 
+    def start(self) -> None:
+        """Begin to send."""
+        self._thread.start()
+
     def send(self, message: Message) -> None:
-        """Copy the message into a buffer of the edge's own and start sending it."""
+        """Copy the message into a buffer of the edge's own and hand it to the sending thread."""
         tensors, schema, num_samples = parts(message)
         if tensors and schema != self._schema:
             self._announce(schema)
-        slot = self._free_slot()
-        payload = None
+        slot = self._free.get()
+        slot.num_bytes = 0
         if tensors:
-            pin = any(tensor is not None and tensor.is_cuda for tensor in tensors)
-            payload = slot.lay_out(schema, num_samples, pin=pin)
+            slot.lay_out(schema, num_samples, pin=any(tensor is not None and tensor.is_cuda for tensor in tensors))
             for view, tensor in zip(slot.views, tensors, strict=True):
                 if view is not None and tensor is not None:
                     view.copy_(tensor)
-        num_bytes = 0 if payload is None else payload.numel()
-        self._start(slot, self._header(message, num_samples=num_samples, payload_bytes=num_bytes), payload)
+        self._hand_over(slot, self._header(message, num_samples=num_samples, payload_bytes=slot.num_bytes))
 
-    def wait_sent(self) -> None:
-        """Wait until everything sent has been received."""
-        for slot in self._slots:
-            slot.wait_sent()
+    def wait_stopped(self, timeout_s: float | None = None) -> None:
+        """Wait until everything has been sent, and end the thread."""
+        self._filled.put(None)
+        self._thread.join(timeout_s)
 
     def abort(self) -> None:
         """Break the connection: both ends' blocked calls raise. For a run that has failed."""
         _close_pairs(self._group, self._peer)
 
+    def _run(self) -> None:
+        try:
+            while (slot := self._filled.get()) is not None:
+                dist.send(slot.header, self._peer, group=self._group)
+                if slot.num_bytes:
+                    dist.send(slot.payload, self._peer, group=self._group)
+                self._free.put(slot)
+        except BaseException as error:
+            self._failed(error)
+            self._free.put(_Slot())  # whoever waits for a free one goes on and learns of the failure
+
     def _announce(self, schema: Schema) -> None:
         self._schema, self._schema_number = schema, self._schema_number + 1
-        slot = self._free_slot()
         data = torch.frombuffer(bytearray(schema.to_bytes()), dtype=torch.uint8)
         sender, receiver = self._ends
         header = Header(
@@ -111,22 +136,15 @@ class Sender:
             payload_bytes=data.numel(),
             schema=self._schema_number,
         )
-        slot.payload, slot.layout = data, None
-        self._start(slot, header, data)
+        slot = self._free.get()
+        slot.payload, slot.layout, slot.num_bytes = data, None, data.numel()
+        self._hand_over(slot, header)
 
-    def _free_slot(self) -> _Slot:
-        slot = self._slots[self._sequence % len(self._slots)]
-        slot.wait_sent()
-        return slot
-
-    def _start(self, slot: _Slot, header: Header, payload: Tensor | None) -> None:
+    def _hand_over(self, slot: _Slot, header: Header) -> None:
         slot.header.numpy()[:] = memoryview(encode_header(header))
-        slot.works.append(dist.isend(slot.header, self._peer, group=self._group))
-        if payload is not None and payload.numel():
-            slot.works.append(dist.isend(payload, self._peer, group=self._group))
-            self.num_bytes += payload.numel()
         self._sequence += 1
-        self.num_bytes += HEADER_BYTES
+        self.num_bytes += HEADER_BYTES + slot.num_bytes
+        self._filled.put(slot)
 
     def _header(self, message: Message, *, num_samples: int, payload_bytes: int) -> Header:
         sender, receiver = self._ends
@@ -190,7 +208,7 @@ class Receiver:
         self._peer = peer
         self._group = group
         self._deliver, self._failed = deliver, failed
-        self._thread = threading.Thread(target=self._run, name=f"edge {sender}-{receiver}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"edge {sender}-{receiver}, receives", daemon=True)
 
     def start(self) -> None:
         """Begin to receive."""

@@ -80,13 +80,13 @@ class FailureRecord:
 
 
 class LostEdge(RunError):
-    """A connection between two stages broke: the process at its other end is gone."""
+    """A connection between two stages broke; the transport's own error is chained."""
 
-    def __init__(self, *, sender: int, receiver: int, rank: int, cause: BaseException) -> None:
+    def __init__(self, *, stage: int, gone: int, rank: int) -> None:
         super().__init__(
-            f"stage {receiver} lost its connection to stage {sender} on rank {rank}, which has died or was killed "
-            f"({type(cause).__name__}: {cause})"
+            f"stage {stage} lost its connection to stage {gone} on rank {rank}: that process has died or was killed"
         )
+        self.stage = gone
 
 
 class RemoteFailure(RunError):

@@ -35,7 +35,10 @@ def find_config(reference: str) -> Config:
         return BUILT_IN[reference]()
     path, _, name = reference.rpartition(":")
     function = _function(Path(path), name)
-    config = function()
+    try:
+        config = function()
+    except ValueError as error:  # a setting out of its range, as a sync probability of 1.5
+        raise ConfigurationError(f"{reference}: {error}") from error
     if not isinstance(config, Config):
         raise ConfigurationError(f"{reference} must return a pipeline.Config, it returned {type(config).__name__}.")
     return config

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -187,7 +188,9 @@ def _check_labels(sources: Sequence[GradientSource], train: object) -> None:
     if not isinstance(target, Tensor) or target.is_floating_point():
         return
     for index, source in enumerate(sources):
-        num_classes = getattr(source, "num_classes", None)
+        # A Shadow holds the source that declares them.
+        parts: Iterable[Any] = source.modules() if isinstance(source, nn.Module) else (source,)
+        num_classes = next((part.num_classes for part in parts if hasattr(part, "num_classes")), None)
         if num_classes is not None and not 0 <= int(target.min()) <= int(target.max()) < num_classes:
             raise ConfigurationError(
                 f"the source of stage {index} declares {num_classes} classes (0 to {num_classes - 1}), the labels run "

@@ -97,7 +97,7 @@ def _next_turn(
             start_s = max(free_at_s[index], queue[0][0])
             if best is None or start_s < best[0]:
                 best = (start_s, index, queue)
-    assert best is not None, f"no stage can go on: {[describe(s, i) for s, i in zip(stages, inboxes, strict=True)]}"
+    assert best is not None, f"no stage can go on: {[_describe(s, i) for s, i in zip(stages, inboxes, strict=True)]}"
     start_s, index, queue = best
     return index, queue, start_s
 
@@ -113,7 +113,7 @@ def _open_queues(stage: Stage, inbox: Inbox) -> list[deque[tuple[float, Message]
     return queues
 
 
-def describe(stage: Stage, inbox: Inbox) -> str:
+def _describe(stage: Stage, inbox: Inbox) -> str:
     """A stage's state in one line, for the message of a deadlock."""
     return (
         f"stage {stage.index}: in flight {stage.in_flight}, accepts {stage.accepts_activation}, "

@@ -309,7 +309,9 @@ class Stage:
         """Pull `gradient` back through the stage; the recorder's operation is already open."""
         values = carriers(gradient)
         self._check_finite("gradient at the output", values)
-        torch.autograd.backward(carriers(entry.h), values)
+        pairs = [(h, value) for h, value in zip(carriers(entry.h), values, strict=True) if h.requires_grad]
+        if pairs:  # none in a first stage that has nothing to learn
+            torch.autograd.backward([h for h, _ in pairs], [value for _, value in pairs])
         self.updater.accumulate(num_samples(entry.h))
         x, entry.x = entry.x, None
         entry.h = map_members(torch.Tensor.detach, entry.h)
@@ -396,6 +398,7 @@ class Stage:
 
     def _evaluate(self, message: Activation) -> list[Send]:
         self._phase = "evaluation"
+        self.recorder.begin()
         self._set_mode(training=False)
         with torch.no_grad():
             x = self._input(message.h, requires_grad=False)
@@ -411,9 +414,11 @@ class Stage:
             blocks=False,
         )
         sends = [] if self.index == 0 else [self._answer(message.step, None, exact=False)]
-        if not self.is_last:
-            return [self._send_on(message, entry), *sends]
-        self._count(h, message)
+        if self.is_last:
+            self._count(h, message)
+        else:
+            sends = [self._send_on(message, entry), *sends]
+        self.recorder.end_untraced("evaluation")
         return sends
 
     def _count(self, h: Payload, message: Activation) -> None:

@@ -37,6 +37,10 @@ class Totals:
     wait_s: float = 0.0
     num_samples: int = 0
     """Samples forwarded in training."""
+    handled: int = 0
+    """Messages handled."""
+    overhead_s: float = 0.0
+    """Of the thread that drives the stage: its time beside waiting, data, saving, evaluation and the operations."""
     operations: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Busy seconds by operation."""

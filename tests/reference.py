@@ -49,9 +49,7 @@ class Problem:
     def batches(self) -> KeyedBatches:
         """The digits in keyed order; most batch sizes leave a short last batch."""
         whole = digits().train
-        return KeyedBatches(
-            whole.x, whole.target, batch_size=self.batch_size, seed=self.seed, drop_last=self.drop_last
-        )
+        return KeyedBatches(whole.x, whole.target, batch_size=self.batch_size, seed=self.seed, drop_last=self.drop_last)
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Momentum and weight decay, so that a stray zero gradient would show."""
@@ -124,7 +122,9 @@ def assert_bit_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> N
     """Same names, same bits."""
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=0, equal_nan=True, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            found[name], value, rtol=0, atol=0, equal_nan=True, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def _apply(model: nn.Module, optimizer: torch.optim.Optimizer, samples: int) -> None:

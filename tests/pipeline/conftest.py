@@ -9,7 +9,6 @@ import torch
 
 from tests.spawn import Ranks
 
-
 torch.set_num_threads(1)  # as the configuration's default; results on CPU depend on it
 
 

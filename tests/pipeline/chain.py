@@ -1,0 +1,128 @@
+"""Small stages for the tests of one stage and of a chain in virtual time.
+
+Letters: N samples, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dni import GradientSource, LossGradient, Never, Periodic, SyncPolicy, TrueGradient, UpdateProbability
+from pipeline.arrival import Arrival
+from pipeline.clock import VirtualClock, WallClock
+from pipeline.messages import Activation, Message
+from pipeline.simulator import CostModel, simulate
+from pipeline.stage import Stage, StageSettings
+from pipeline.trace import Event, Recorder
+from pipeline.updater import Updater
+
+WIDTH = 3
+"""F of every boundary."""
+CPU = torch.device("cpu")
+
+
+def features(step: int, *, num_samples: int = 4, width: int = WIDTH) -> Tensor:
+    """(N, F), the same for the same step."""
+    return torch.randn(num_samples, width, generator=torch.Generator().manual_seed(step))
+
+
+def labels(step: int, *, num_samples: int = 4) -> Tensor:
+    """(N,), in [0, F)."""
+    return torch.randint(WIDTH, (num_samples,), generator=torch.Generator().manual_seed(1000 + step))
+
+
+def activation(step: int, *, reach: int = 0, num_samples: int = 4, training: bool = True) -> Activation:
+    """A microbatch for any stage."""
+    return Activation(
+        step=step,
+        h=features(step, num_samples=num_samples),
+        target=labels(step, num_samples=num_samples),
+        reach=reach,
+        training=training,
+    )
+
+
+def linear(seed: int = 0, width: int = WIDTH) -> nn.Linear:
+    """A square layer, the same for the same seed."""
+    layer = nn.Linear(width, width)
+    drawn = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=drawn) / 2)
+    return layer
+
+
+def make_stage(
+    module: nn.Module | None = None,
+    *,
+    index: int = 1,
+    num_stages: int = 3,
+    source: GradientSource | None = None,
+    sync: SyncPolicy | None = None,
+    optimizer: Callable[..., torch.optim.Optimizer] = lambda p: torch.optim.SGD(p, lr=0.1),
+    clock: VirtualClock | WallClock | None = None,
+    cadence: int = 1,
+    update_probability: float = 1.0,
+    seed: int = 0,
+    **settings: Any,
+) -> Stage:
+    """One stage; by default the middle one of three, with the true gradient from above."""
+    module = module or linear()
+    own = {name: f"{index}.{name}" for name in module.state_dict()}
+    if source is None:
+        source = LossGradient(nn.CrossEntropyLoss()) if index == num_stages - 1 else TrueGradient()
+    return Stage(
+        module,
+        source=source,
+        updater=Updater(
+            {own[name]: parameter for name, parameter in module.named_parameters()},
+            optimizer=optimizer,
+            schedule=lambda step: 1.0,
+        ),
+        settings=StageSettings(
+            index=index,
+            num_stages=num_stages,
+            seed=seed,
+            sync=sync or Never(),
+            cadence=Periodic(cadence),
+            update_probability=UpdateProbability(update_probability),
+            **settings,
+        ),
+        recorder=Recorder(index, clock or WallClock()),
+        names=own,
+        device=CPU,
+    )
+
+
+def play(
+    stages: Sequence[Stage],
+    messages: Iterator[Message],
+    *,
+    clock: VirtualClock,
+    costs: CostModel,
+    arrival: Arrival = "fixed",
+) -> tuple[float, list[list[Event]]]:
+    """Simulate a chain; the time it took and what each stage did."""
+    elapsed_s = simulate(
+        stages, messages, arrival=arrival, clock=clock, costs=costs, on_drained=lambda stage, drain: None
+    )
+    return elapsed_s, [stage.recorder.take_events() for stage in stages]
+
+
+def operations(stage: Stage) -> list[str]:
+    """What a stage did since the last call, as F0, B0, ..."""
+    return [f"{event.operation}{event.step}" for event in stage.recorder.take_events()]
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of parameters and buffers."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Same names, same bits."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

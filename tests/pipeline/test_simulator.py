@@ -1,0 +1,362 @@
+"""Does virtual time pass as the cost model says, in an order that is the same every time, without ever getting stuck?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dni import (
+    Always,
+    Bernoulli,
+    ConditionalSyntheticGradient,
+    Every,
+    GradientSource,
+    Never,
+    NoGradient,
+    Shadow,
+    SyncPolicy,
+    SyntheticGradient,
+    TrueGradient,
+)
+from pipeline.arrival import Arrival
+from pipeline.clock import VirtualClock
+from pipeline.feed import Feed, FeedSettings, KeyedBatches
+from pipeline.messages import Activation, Drain, Message, Stop
+from pipeline.simulator import CostModel
+from pipeline.stage import Stage
+from pipeline.trace import Event
+from tests.pipeline.chain import WIDTH, activation, linear, make_stage, play
+
+COSTS = CostModel(forward_s=1.0, backward_s=2.0, learn_s=0.5, update_s=0.25, message_s=0.125)
+SOURCES = {
+    "true": TrueGradient,
+    "synthetic": SyntheticGradient,
+    "conditional": lambda: ConditionalSyntheticGradient(WIDTH),
+    "none": NoGradient,
+    "shadow": lambda: Shadow(SyntheticGradient()),
+}
+
+
+def _messages(steps: int) -> Iterator[Message]:
+    for step in range(steps):
+        yield activation(step)
+    yield Drain(step=steps, finish=True)
+    yield Stop(step=steps)
+
+
+def _chain(
+    sources: Sequence[str], clock: VirtualClock, *, bounds: Sequence[int], sync: SyncPolicy | None = None, **more: Any
+) -> list[Stage]:
+    given: list[GradientSource | None] = [SOURCES[name]() for name in sources]
+    return [
+        make_stage(
+            linear(index),
+            index=index,
+            num_stages=len(sources) + 1,
+            source=source,
+            max_in_flight=bound,
+            clock=clock,
+            sync=sync,
+            **more,
+        )
+        for index, (source, bound) in enumerate(zip([*given, None], [*bounds, 1], strict=True))
+    ]
+
+
+def _play(
+    sources: Sequence[str],
+    *,
+    steps: int,
+    bounds: Sequence[int],
+    arrival: Arrival = "fixed",
+    costs: CostModel = COSTS,
+    **more: Any,
+) -> tuple[float, list[list[Event]], list[Stage]]:
+    clock = VirtualClock(costs.operation_s)
+    stages = _chain(sources, clock, bounds=bounds, **more)
+    elapsed_s, events = play(stages, _messages(steps), clock=clock, costs=costs, arrival=arrival)
+    return elapsed_s, events, stages
+
+
+def _order(events: list[Event]) -> str:
+    return " ".join(f"{event.operation}{event.step}" for event in events)
+
+
+@pytest.mark.parametrize("arrival", ["ready", "fixed"])
+def test_same_configuration_gives_the_same_trace_and_the_same_weights(arrival: Arrival) -> None:
+    runs = [
+        _play(("conditional", "synthetic", "true"), steps=8, bounds=(3, 2, 2), arrival=arrival, sync=Bernoulli(0.3))
+        for _ in range(2)
+    ]
+    (first_s, first, stages), (second_s, second, others) = runs
+    assert first_s == second_s and first == second
+    for stage, other in zip(stages, others, strict=True):
+        torch.testing.assert_close(dict(stage.module.named_parameters()), dict(other.module.named_parameters()))
+    assert len({event.operation for events in first for event in events}) == 5
+
+
+def test_times_add_up_on_two_stages_with_the_true_gradient() -> None:
+    elapsed_s, events, _ = _play(("true",), steps=2, bounds=(1,))
+    bottom, top = ([(e.operation, e.step, e.start_s, e.end_s) for e in stage] for stage in events)
+    assert bottom == [
+        ("F", 0, 0.0, 1.0),
+        ("B", 0, 4.5, 6.5),  # the upper stage was busy until 4.375, and the message took 0.125
+        ("U", 0, 6.5, 6.75),
+        ("F", 1, 6.75, 7.75),
+        ("B", 1, 11.25, 13.25),
+        ("U", 1, 13.25, 13.5),
+    ]
+    assert top == [
+        ("F", 0, 1.125, 2.125),
+        ("B", 0, 2.125, 4.125),
+        ("U", 0, 4.125, 4.375),
+        ("F", 1, 7.875, 8.875),
+        ("B", 1, 8.875, 10.875),
+        ("U", 1, 10.875, 11.125),
+    ]
+    assert elapsed_s == 13.5 + 0.125, "the drain and the stop are still on their way up"
+
+
+def test_busy_and_waiting_times_add_up_to_the_whole() -> None:
+    elapsed_s, events, stages = _play(("synthetic", "true"), steps=5, bounds=(2, 2))
+    for stage, own in zip(stages, events, strict=True):
+        totals = stage.recorder.totals
+        assert totals.busy_s == pytest.approx(sum(event.end_s - event.start_s for event in own))
+        assert totals.busy_s + totals.wait_s == pytest.approx(elapsed_s, abs=2 * COSTS.message_s)
+
+
+def test_decoupled_stages_work_at_the_same_time() -> None:
+    steps = 20
+    waiting_s, _, _ = _play(("true",), steps=steps, bounds=(1,))
+    decoupled_s, _, _ = _play(("none",), steps=steps, bounds=(steps,))
+    busy_s = steps * (COSTS.forward_s + COSTS.backward_s + COSTS.update_s)
+    assert decoupled_s == pytest.approx(busy_s + COSTS.forward_s + COSTS.message_s, abs=0.5)
+    assert waiting_s > 1.5 * decoupled_s
+
+
+@pytest.mark.parametrize("delay", [1, 2, 3])
+def test_fixed_order_forwards_a_step_right_after_the_gradient_delay_steps_earlier(delay: int) -> None:
+    steps = 6
+    _, events, _ = _play(("true", "true"), steps=steps, bounds=(delay, 1), cadence=100)
+    expected = [f"F{s}" for s in range(delay)]
+    for step in range(steps):
+        expected.append(f"B{step}")
+        expected += [f"F{step + delay}"] if step + delay < steps else []
+    expected.append(f"U{steps - 1}")
+    assert _order(events[0]).split() == expected
+
+
+def test_fixed_order_does_not_depend_on_the_costs() -> None:
+    costs = [COSTS, CostModel(forward_s=9.0, message_s=40.0), CostModel(backward_s=0.0, learn_s=30.0)]
+    orders = [
+        [_order(own) for own in _play(("conditional", "true"), steps=9, bounds=(3, 2), costs=c, sync=Every(4))[1]]
+        for c in costs
+    ]
+    assert orders[0] == orders[1] == orders[2]
+    assert orders[0][0].startswith("F0 B0 U0 F1 B1 U1 F2 B2 U2 L0 F3 S3 L1 L2 B3 U3 L3 F4")
+
+
+def test_ready_order_depends_on_the_costs() -> None:
+    slow = CostModel(forward_s=1.0, message_s=40.0)
+    orders = {
+        _order(_play(("synthetic",), steps=6, bounds=(4,), arrival="ready", costs=costs)[1][0])
+        for costs in (COSTS, slow)
+    }
+    assert len(orders) == 2
+
+
+def test_ready_mode_prefers_a_gradient_to_an_activation_that_waits_as_long() -> None:
+    costs = CostModel(forward_s=1.0, backward_s=1.0, learn_s=1.0, update_s=0.0, message_s=0.0)
+    clock = VirtualClock(costs.operation_s)
+    stages = _chain(("synthetic", "synthetic"), clock, bounds=(8, 8))
+    play(stages, _messages(6), clock=clock, costs=costs, arrival="ready")
+    stage = stages[1]
+    learned = stage.recorder.totals.operations["L"]
+    assert learned == 6
+    _, events = _play_ready_twice(costs)
+    for own in events[:2]:
+        order = _order(own).split()
+        # By the time a stage is free again, the answer to its last but one microbatch has come: it goes first.
+        assert order.index("L0") < order.index("F3")
+
+
+def _play_ready_twice(costs: CostModel) -> tuple[float, list[list[Event]]]:
+    clock = VirtualClock(costs.operation_s)
+    stages = _chain(("synthetic", "synthetic"), clock, bounds=(8, 8))
+    return play(stages, _messages(6), clock=clock, costs=costs, arrival="ready")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "arrival"),
+    [((4, 4, 4), "ready"), ((3, 2, 1), "ready"), ((4, 4, 4), "fixed"), ((3, 2, 1), "fixed"), ((1, 4, 2), "fixed")],
+)
+def test_pipelines_with_a_cadence_of_several_microbatches_do_not_deadlock(
+    bounds: tuple[int, ...], arrival: Arrival
+) -> None:
+    steps = 12
+    _, events, stages = _play(("true",) * 3, steps=steps, bounds=bounds, arrival=arrival, cadence=4)
+    for stage, own in zip(stages, events, strict=True):
+        order = _order(own).split()
+        assert [o for o in order if o[0] == "U"] == ["U3", "U7", "U11"]
+        assert order.index("U3") < order.index("F4"), "the next window is forwarded with the new weights"
+        assert stage.recorder.totals.operations["B"] == steps
+    if bounds == (3, 2, 1):  # one forward, one backward
+        middle = _order(events[1])
+        assert middle.startswith("F0 F1 B0 F2 B1 F3 B2 B3 U3")
+    if bounds == (4, 4, 4) and arrival == "fixed":  # all forwards first
+        assert _order(events[1]).startswith("F0 F1 F2 F3 B0 B1 B2 B3 U3")
+
+
+def test_bound_holds_at_every_moment() -> None:
+    clock = VirtualClock(COSTS.operation_s)
+    stages = _chain(("synthetic", "true", "none"), clock, bounds=(3, 2, 4))
+    most = [0] * len(stages)
+    from pipeline.simulator import simulate
+
+    def look(stage: Stage) -> None:
+        most[stage.index] = max(most[stage.index], stage.in_flight)
+
+    simulate(
+        stages,
+        _messages(15),
+        arrival="ready",
+        clock=clock,
+        costs=COSTS,
+        on_drained=lambda stage, drain: None,
+        on_turn=look,
+    )
+    assert most == [3, 2, 4, 0] or (most[0] <= 3 and most[1] <= 2 and most[2] <= 4 and most[3] == 0 and max(most) > 1)
+
+
+def test_sync_step_is_exact_whatever_the_bound() -> None:
+    """Nothing of a later step comes between a sync step's forward and its backward."""
+    _, events, _ = _play(("synthetic", "conditional"), steps=12, bounds=(4, 4), sync=Every(3), arrival="ready")
+    for own in events[:2]:
+        order = _order(own).split()
+        for step in (2, 5, 8, 11):
+            between = order[order.index(f"S{step}") : order.index(f"B{step}")]
+            assert all(o[0] in "SL" for o in between), between
+            assert f"B{step}" in order
+
+
+def test_failure_in_a_stage_reaches_the_caller() -> None:
+    class Failing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("scripted")
+
+    clock = VirtualClock(COSTS.operation_s)
+    stages = [make_stage(index=0, num_stages=2, clock=clock), make_stage(Failing(), index=1, num_stages=2, clock=clock)]
+    with pytest.raises(Exception, match="stage 1 failed at step 0 in forward: RuntimeError: scripted"):
+        play(stages, _messages(3), clock=clock, costs=COSTS)
+
+
+def test_chain_that_cannot_go_on_says_where_every_stage_stands() -> None:
+    clock = VirtualClock(COSTS.operation_s)
+    stages = _chain(("true",), clock, bounds=(1,))
+    with pytest.raises(AssertionError, match=r"no stage can go on: .*stage 0: in flight 0, accepts True"):
+        play(stages, iter([]), clock=clock, costs=COSTS)
+
+
+SYNCS = st.one_of(
+    st.just(Never()),
+    st.just(Always()),
+    st.builds(Every, st.integers(1, 4), top=st.none() | st.integers(0, 4)),
+    st.builds(Bernoulli, st.sampled_from([0.3, 0.7]), top=st.none() | st.integers(0, 4), otherwise=st.integers(0, 3)),
+)
+
+
+@st.composite
+def _runs(draw: st.DrawFn) -> dict[str, Any]:
+    num_stages = draw(st.integers(1, 4))
+    per_boundary = {"min_size": num_stages - 1, "max_size": num_stages - 1}
+    per_stage = {"min_size": num_stages, "max_size": num_stages}
+    return {
+        "sources": draw(st.lists(st.sampled_from(sorted(SOURCES)), **per_boundary)),
+        "bounds": draw(st.lists(st.integers(1, 5), **per_boundary)),
+        "cadences": draw(st.lists(st.integers(1, 4), **per_stage)),
+        "probabilities": draw(st.lists(st.sampled_from([0.0, 0.5, 1.0]), **per_stage)),
+        "sync": draw(SYNCS),
+        "arrival": draw(st.sampled_from(["ready", "fixed"])),
+        "steps": draw(st.integers(1, 7)),
+        "evaluate_every": draw(st.integers(0, 3)),
+        "checkpoint_every": draw(st.integers(0, 3)),
+        "costs": draw(st.sampled_from([COSTS, CostModel(message_s=5.0), CostModel(forward_s=0.0, backward_s=0.0)])),
+        "seed": draw(st.integers(0, 3)),
+    }
+
+
+@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(_runs())
+@example(
+    {
+        "sources": ["true", "synthetic", "none"],
+        "bounds": [1, 5, 1],
+        "cadences": [4, 1, 3, 2],
+        "probabilities": [1.0, 0.5, 1.0, 0.5],
+        "sync": Every(2, top=3),
+        "arrival": "ready",
+        "steps": 7,
+        "evaluate_every": 2,
+        "checkpoint_every": 3,
+        "costs": COSTS,
+        "seed": 0,
+    }
+)
+def test_no_combination_of_settings_deadlocks_and_every_stage_handles_every_step(run: dict[str, Any]) -> None:
+    clock = VirtualClock(run["costs"].operation_s)
+    num_stages = len(run["sources"]) + 1
+    chain = [
+        make_stage(
+            linear(index),
+            index=index,
+            num_stages=num_stages,
+            source=None if index == num_stages - 1 else SOURCES[run["sources"][index]](),
+            max_in_flight=[*run["bounds"], 1][index],
+            cadence=run["cadences"][index],
+            update_probability=run["probabilities"][index],
+            sync=run["sync"],
+            seed=run["seed"],
+            clock=clock,
+            optimizer=lambda p: torch.optim.SGD(p, lr=0.01),
+        )
+        for index in range(num_stages)
+    ]
+    x, target = torch.randn(6, WIDTH), torch.randint(WIDTH, (6,))
+    feed = Feed(
+        KeyedBatches(x, target, batch_size=2),
+        [(x[:2], target[:2])],
+        settings=FeedSettings(
+            steps=run["steps"], evaluate_every=run["evaluate_every"], checkpoint_every=run["checkpoint_every"]
+        ),
+    )
+    _, events = play(chain, feed.messages(), clock=clock, costs=run["costs"], arrival=run["arrival"])
+    for stage, own in zip(chain, events, strict=True):
+        names = [f"{event.operation}{event.step}" for event in own]
+        assert [name for name in names if name[0] == "F"] == [f"F{step}" for step in range(run["steps"])]
+        ended = sorted(event.step for event in own if event.operation in "BD")
+        assert ended == list(range(run["steps"])), "every step is learned from or dropped, once"
+        assert stage.finished and stage.updater.num_samples == 0
+        assert all(a.end_s <= b.start_s for a, b in zip(own, own[1:], strict=False))
+
+
+def test_activation_is_the_only_message_that_waits_for_room() -> None:
+    """A drain waits behind the activations before it, not in front of them."""
+    clock = VirtualClock(COSTS.operation_s)
+    stages = _chain(("true",), clock, bounds=(1,))
+    seen = []
+    messages = iter([activation(0), Drain(step=1), activation(1), Drain(step=2, finish=True), Stop(step=2)])
+    original = stages[1].handle
+
+    def handle(message: Message) -> Any:
+        seen.append((type(message), message.step))
+        return original(message)
+
+    stages[1].handle = handle  # type: ignore[method-assign]
+    play(stages, messages, clock=clock, costs=COSTS)
+    assert seen == [(Activation, 0), (Drain, 1), (Activation, 1), (Drain, 2), (Stop, 2)]
