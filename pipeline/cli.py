@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import torch
 import tyro
@@ -27,11 +27,13 @@ from pipeline.folder import RunRecord, choose_folder, make_folder, read_record
 from pipeline.launch import launch
 from pipeline.loading import BUILT_IN, find_config, fingerprint
 from pipeline.messages import Drain
-from pipeline.run import Prepared, build_stage, prepare
+from pipeline.run import Outline, Prepared, build_stage, prepare, prepare_outlined
 from pipeline.timeline import write_timeline
 from pipeline.training import Result, run_simulated
 
 __all__ = ["main"]
+
+_T = TypeVar("_T")
 
 _USAGE = f"""\
 usage: dni COMMAND ...
@@ -79,7 +81,7 @@ def _train(words: list[str]) -> int:
         return _train_as_rank(config, world, reference=reference, options=options)
     prepared = prepare(config)
     folder = choose_folder(config=reference, name=config.name, runs_dir=config.runs_dir)
-    make_folder(folder, _record(reference, options, config))
+    make_folder(folder, _record(reference, options, prepared))
     if config.executor == "distributed":
         return _finish(launch(["train", reference, *options], num_ranks=prepared.num_ranks, folder=str(folder)), folder)
     return _simulate(prepared, folder, resume=False)
@@ -103,9 +105,10 @@ def _resume(words: list[str]) -> int:
     if options.steps is not None:
         config = replace(config, steps=options.steps)
     world = world_from_environment()
-    prepared = prepare(config, num_ranks=None if world is None else world.world_size)
     if world is not None:
-        return _run_as_rank(prepared, Control(world), folder=options.run, resume=True)
+        control = Control(world)
+        return _run_as_rank(_prepare_together(config, control), control, folder=options.run, resume=True)
+    prepared = prepare(config)
     _check_resumable(prepared, options.run)
     if record.sha256 != fingerprint(record.config):
         Console(stderr=True).print(f"note: {record.config} has changed since this run was started", style="yellow")
@@ -186,15 +189,20 @@ def _parse_config(reference: str, options: list[str], *, command: str) -> Config
 
 def _recorded_config(run: Path) -> tuple[RunRecord, Config]:
     record = read_record(run)
-    return record, _parse_config(record.config, record.options, command="train")
+    config = _parse_config(record.config, record.options, command="train")
+    if record.at is not None:  # cut as it was: a cut by measured time may come out differently today
+        config = replace(config, at=tuple(record.at), num_stages=len(record.at) + 1)
+    return record, config
 
 
-def _record(reference: str, options: list[str], config: Config) -> RunRecord:
+def _record(reference: str, options: list[str], prepared: Prepared) -> RunRecord:
+    config, starts = prepared.config, prepared.outline.starts
     return RunRecord(
         config=reference,
         options=options,
         sha256=fingerprint(reference),
         num_threads=config.num_threads,
+        at=None if starts is None else list(starts),
         settings={
             name: value for name, value in vars(config).items() if name not in ("model", "data", "loss", "source")
         },
@@ -226,28 +234,64 @@ def _simulate(prepared: Prepared, folder: Path, *, resume: bool) -> int:
 
 
 def _train_as_rank(config: Config, world: World, *, reference: str, options: list[str]) -> int:
-    prepared = prepare(config, num_ranks=world.world_size)
     control = Control(world)
     given = os.environ.get("DNI_RUN_FOLDER")
+    if given is not None:  # `dni train` has checked everything and made the folder
+        _, config = _recorded_config(Path(given))
+    prepared = _prepare_together(config, control)
     if given is None:
-        given = _agree_on_folder(config, control, reference=reference, options=options)
+        given = _make_folder_together(prepared, control, reference=reference, options=options)
     return _run_as_rank(prepared, control, folder=Path(given), resume=False)
 
 
-def _agree_on_folder(config: Config, control: Control, *, reference: str, options: list[str]) -> str:
-    """Under a user's own torchrun, rank 0 makes the folder and the others learn of it."""
+def _prepare_together(config: Config, control: Control) -> Prepared:
+    """Rank 0 has the first stage, so it loads the data and checks the run; the others take over what it found."""
     if control.world.rank == 0:
-        try:
-            folder = choose_folder(config=reference, name=config.name, runs_dir=config.runs_dir)
-            make_folder(folder, _record(reference, options, config))
-        except ConfigurationError:
-            control.put("folder", None)
-            raise
-        control.put("folder", str(folder))
-    (agreed,) = control.gather(["folder"])
-    if agreed is None:
-        raise ConfigurationError("rank 0 could not make the run's folder.")
-    return str(agreed)
+        prepared = _told(control, "outline", lambda: prepare(config, num_ranks=control.world.world_size))
+        control.put("outline", asdict(prepared.outline))
+        return prepared
+    outline = _heard(control, "outline")
+    return prepare_outlined(
+        config,
+        Outline(
+            starts=None if outline["starts"] is None else tuple(outline["starts"]),
+            modifies_input=tuple(outline["modifies_input"]),
+            exact_feed=outline["exact_feed"],
+            evaluates=outline["evaluates"],
+        ),
+    )
+
+
+def _make_folder_together(prepared: Prepared, control: Control, *, reference: str, options: list[str]) -> str:
+    """Under a user's own torchrun, rank 0 makes the folder and the others learn of it."""
+    if control.world.rank != 0:
+        return str(_heard(control, "folder"))
+    config = prepared.config
+
+    def make() -> Path:
+        folder = choose_folder(config=reference, name=config.name, runs_dir=config.runs_dir)
+        make_folder(folder, _record(reference, options, prepared))
+        return folder
+
+    folder = _told(control, "folder", make)
+    control.put("folder", str(folder))
+    return str(folder)
+
+
+def _told(control: Control, key: str, action: Callable[[], _T]) -> _T:
+    """Do something on behalf of all ranks; if it cannot be done, the others hear of it under `key`."""
+    try:
+        return action()
+    except ConfigurationError:
+        control.put(key, None)
+        raise
+
+
+def _heard(control: Control, key: str) -> Any:
+    (value,) = control.gather([key])
+    if value is None:
+        raise ConfigurationError("rank 0 says what is wrong with the configuration.")
+    return value
 
 
 def _run_as_rank(prepared: Prepared, control: Control, *, folder: Path, resume: bool) -> int:

@@ -28,6 +28,8 @@ class RunRecord:
     sha256: str
     """Of the configuration's file."""
     num_threads: int
+    at: list[str] | None
+    """Layers at which the stages after the first begin, as the run was cut; None where the model comes in stages."""
     settings: dict[str, Any]
     """Every setting that can be written down, for the reader."""
 

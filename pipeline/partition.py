@@ -34,6 +34,11 @@ class Partition:
     def __len__(self) -> int:
         return len(self.stages)
 
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """Names of the layers at which the stages after the first begin."""
+        return tuple(prefixes[0][1].removesuffix(".") for prefixes in self.prefixes[1:])
+
     def names(self, index: int) -> dict[str, str]:
         """The global name of every entry of stage `index`'s state dict."""
         names = {}

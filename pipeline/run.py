@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dni import GradientSource, LossGradient, Periodic, UpdateProbability
+from dni import GradientSource, LossGradient, Need, Periodic, UpdateProbability
 from pipeline.clock import Clock
 from pipeline.config import Config, per_stage
 from pipeline.errors import ConfigurationError
@@ -25,7 +25,23 @@ from pipeline.stage import Stage, StageSettings
 from pipeline.trace import Recorder
 from pipeline.updater import Updater
 
-__all__ = ["Prepared", "build_stage", "make_feed", "prepare", "resumes_exactly"]
+__all__ = ["Outline", "Prepared", "build_stage", "make_feed", "prepare", "prepare_outlined", "resumes_exactly"]
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """What the ranks without the data have to know of it and of the cut; as JSON between processes."""
+
+    starts: tuple[str, ...] | None
+    """Names of the layers at which stages begin, after the first; None where the model comes in stages."""
+    modifies_input: tuple[bool, ...]
+    """Per stage, whether its module writes into its input."""
+    exact_feed: bool
+    """Whether a resumed run sees the same microbatches."""
+    evaluates: bool
+    """Whether there is anything to evaluate on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +52,12 @@ class Prepared:
     cut: Partition
     sources: tuple[GradientSource, ...]
     """One per stage, the loss last."""
-    plans: tuple[StagePlan, ...]
-    train: Batches
-    test: Sequence[Batch]
+    outline: Outline
+    plans: tuple[StagePlan, ...] = ()
+    """What one real batch has shown; empty on a rank without data."""
+    train: Batches | None = None
+    """None on a rank without data."""
+    test: Sequence[Batch] = ()
 
     @property
     def num_stages(self) -> int:
@@ -66,9 +85,9 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
     Raises:
         ConfigurationError: something cannot work; nothing was started or written.
     """
+    model = _make_model(config)
     with undisturbed():
-        seeded(config.seed, "model", 0, device=torch.device("cpu"))
-        model = config.model()
+        seeded(config.seed, "data", 0, device=_CPU)
         data = config.data()
     train = batches(data.train, seed=config.seed)
     first = train.peek()
@@ -80,26 +99,45 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
     per_stage(config.update_probability, len(cut), name="update_probability")
     _check_labels(sources, data.train)
     plans = survey(cut, sources, first, seed=config.seed)
-    return Prepared(config=config, cut=cut, sources=sources, plans=plans, train=train, test=list(data.test))
+    outline = Outline(
+        starts=None if isinstance(model, Partition) else cut.starts,
+        modifies_input=tuple(plan.modifies_input for plan in plans),
+        exact_feed=train.exact,
+        evaluates=len(data.test) > 0,
+    )
+    return Prepared(
+        config=config, cut=cut, sources=sources, outline=outline, plans=plans, train=train, test=list(data.test)
+    )
+
+
+def prepare_outlined(config: Config, outline: Outline) -> Prepared:
+    """What another process has prepared and checked, without the data: for the ranks that hold no first stage."""
+    model = _make_model(config)
+    if outline.starts is not None:
+        config = replace(config, at=outline.starts, num_stages=len(outline.starts) + 1)
+    cut = _cut(config, model, None)
+    return Prepared(config=config, cut=cut, sources=_sources(config, len(cut)), outline=outline)
 
 
 def build_stage(prepared: Prepared, index: int, *, clock: Clock, device: torch.device | None = None) -> Stage:
     """Stage `index`, ready for its first message; its module is moved to `device`."""
     config, num_stages = prepared.config, prepared.num_stages
-    device = device or torch.device("cpu")
+    device = device or _CPU
     module = prepared.cut.stages[index].to(device)
     names = prepared.cut.names(index)
+    cadences = [Periodic(period) for period in per_stage(config.cadence, num_stages, name="cadence")]
     settings = StageSettings(
         index=index,
         num_stages=num_stages,
         seed=config.seed,
         sync=config.sync,
-        cadence=Periodic(per_stage(config.cadence, num_stages, name="cadence")[index]),
+        cadence=cadences[index],
+        cadences_below=tuple(cadences[:index]),
         update_probability=UpdateProbability(
             per_stage(config.update_probability, num_stages, name="update_probability")[index]
         ),
-        max_in_flight=[*prepared.bounds, 1][index],
-        modifies_input=prepared.plans[index].modifies_input,
+        max_in_flight=_max_in_flight(prepared, index),
+        modifies_input=prepared.outline.modifies_input[index],
         check_every=config.check_every,
         measure_every=config.measure_every,
     )
@@ -126,6 +164,7 @@ def make_feed(prepared: Prepared, *, start: int = 0) -> Feed:
     settings = FeedSettings(
         steps=config.steps, evaluate_every=config.evaluate_every, checkpoint_every=config.checkpoint_every
     )
+    assert prepared.train is not None, "the first stage's rank has the data"
     return Feed(prepared.train, prepared.test, settings=settings, start=start)
 
 
@@ -136,17 +175,23 @@ def resumes_exactly(prepared: Prepared, step: int) -> bool:
     ever in flight between two steps.
     """
     config = prepared.config
-    periods = (config.checkpoint_every, config.evaluate_every if prepared.test else 0)
+    periods = (config.checkpoint_every, config.evaluate_every if prepared.outline.evaluates else 0)
     drains_anyway = any(period and step % period == 0 for period in periods) or max(prepared.bounds, default=1) == 1
-    return config.arrival == "fixed" and prepared.train.exact and drains_anyway
+    return config.arrival == "fixed" and prepared.outline.exact_feed and drains_anyway
 
 
-def _cut(config: Config, model: nn.Module | Partition | Sequence[nn.Module], first: Batch) -> Partition:
+def _make_model(config: Config) -> nn.Module | Partition | Sequence[nn.Module]:
+    with undisturbed():
+        seeded(config.seed, "model", 0, device=_CPU)
+        return config.model()
+
+
+def _cut(config: Config, model: nn.Module | Partition | Sequence[nn.Module], first: Batch | None) -> Partition:
     if isinstance(model, Partition):
         if config.num_stages not in (None, len(model)) or config.at:
             raise ConfigurationError(f"the model is already cut into {len(model)} stages; leave out num_stages and at.")
         return model
-    x = first[0]
+    x = None if first is None else first[0]
     return partition(
         model,
         config.num_stages,
@@ -172,6 +217,14 @@ def _bounds(config: Config, num_stages: int) -> list[int]:
     if config.arrival == "ready":
         return per_stage(config.max_in_flight, num_stages - 1, name="max_in_flight")
     return per_stage(config.delay, num_stages - 1, name="delay")
+
+
+def _max_in_flight(prepared: Prepared, index: int) -> int:
+    """The bound of a stage; one that answers only when it is answered must not wait for more than comes from below."""
+    bounds = [*prepared.bounds, 1]
+    if prepared.config.arrival == "fixed" and prepared.sources[index].needs & Need.GRADIENT:
+        return min(bounds[: index + 1])
+    return bounds[index]
 
 
 def _check_ranks(num_ranks: int | None, num_stages: int) -> None:

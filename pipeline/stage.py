@@ -58,6 +58,8 @@ class StageSettings:
     sync: SyncPolicy
     """Asked by the first stage only."""
     cadence: Cadence = field(default_factory=Periodic)
+    cadences_below: tuple[Cadence, ...] = ()
+    """Of the stages below, which send nothing further while an update of theirs waits for what this stage holds."""
     update_probability: UpdateProbability = field(default_factory=UpdateProbability)
     max_in_flight: int = 1
     """Bound on the microbatches sent on and not yet answered."""
@@ -106,6 +108,8 @@ class Stage:
         self._stash = Stash()
         self._built = False
         self._update_due: int | None = None
+        self._below_waits = False
+        """Whether a stage below takes nothing further before the newest microbatch, or its window, is answered."""
         self._drain: Drain | None = None
         self._tally: Tally | None = None
         self._num_syncs = 0
@@ -131,13 +135,15 @@ class Stage:
         """Whether what comes from below may be handled now.
 
         Not while a sync step waits for its gradient (a sync step is exact), while an update is due (the next window is
-        forwarded with the new weights), while draining, or with `max_in_flight` microbatches unanswered.
+        forwarded with the new weights), while a stage below waits for what this one holds (nothing would come), while
+        draining, or with `max_in_flight` microbatches unanswered.
         """
         return (
             not self.stopping
             and self._drain is None
             and self._update_due is None
             and self._stash.num_blocking == 0
+            and not (self._below_waits and self._stash.num_held)
             and self.in_flight < self.settings.max_in_flight
         )
 
@@ -226,6 +232,9 @@ class Stage:
             blocks=learns and within_reach and not waits_by_nature,
         )
         sends = [] if self.is_last else [self._send_on(message, entry)]
+        self._below_waits = message.reach > self.settings.num_stages - self.index or any(
+            cadence.due(step) for cadence in self.settings.cadences_below
+        )
         if self.settings.cadence.due(step):
             self._update_due = step
         if entry.held:

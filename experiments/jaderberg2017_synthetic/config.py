@@ -63,35 +63,40 @@ def bp_6() -> Config:
 
 
 def dni_3() -> Config:
-    return _run(3, _dni(256))
+    return _unconditional(3, 256)
 
 
 def dni_4() -> Config:
-    return _run(4, _dni(256))
+    return _unconditional(4, 256)
 
 
 def dni_5() -> Config:
-    return _run(5, _dni(256))
+    return _unconditional(5, 256)
 
 
 def dni_6() -> Config:
-    return _run(6, _dni(256))
+    return _unconditional(6, 256)
+
+
+def dni_fast_5() -> Config:
+    """The network as fast as in the other methods' rows."""
+    return replace(dni_5(), optimizer=Adam(lr=1e-3))
 
 
 def dni_paper_3() -> Config:
-    return _run(3, _dni(1024, 1024))
+    return _unconditional(3, 1024, 1024)
 
 
 def dni_paper_4() -> Config:
-    return _run(4, _dni(1024, 1024))
+    return _unconditional(4, 1024, 1024)
 
 
 def dni_paper_5() -> Config:
-    return _run(5, _dni(1024, 1024))
+    return _unconditional(5, 1024, 1024)
 
 
 def dni_paper_6() -> Config:
-    return _run(6, _dni(1024, 1024))
+    return _unconditional(6, 1024, 1024)
 
 
 def cdni_3() -> Config:
@@ -159,8 +164,10 @@ def _run(num_layers: int, source: GradientSource) -> Config:
     )
 
 
-def _dni(*hidden: int) -> SyntheticGradient:
-    return SyntheticGradient(MLP(hidden=hidden), optimizer=Adam(lr=1e-3))
+def _unconditional(num_layers: int, *hidden: int) -> Config:
+    """The network at the paper's rate: at 1e-3 it outruns synthesizers without labels (`dni_fast_5`)."""
+    source = SyntheticGradient(MLP(hidden=hidden), optimizer=Adam(lr=1e-3))
+    return replace(_run(num_layers, source), optimizer=Adam(lr=3e-5))
 
 
 def _cdni() -> ConditionalSyntheticGradient:
