@@ -13,8 +13,10 @@ __all__ = ["UpdateProbability"]
 class UpdateProbability:
     """A stage learns from a step with a fixed probability, drawn for each stage and step by itself.
 
-    A step not drawn is forwarded only: nothing is learned, accumulated or sent back.
-    Source: Jaderberg et al. 2017, section 3.1, p_update.
+    A stage forwards a step it does not draw and does nothing more: it accumulates nothing and sends nothing back. The
+    source at its output learns all the same whenever the stage above sends a gradient (in the paper the synthesizer
+    belongs to the stage above, which fits it whenever it updates itself); if both had to draw, it would learn from a
+    share p^2 of the steps.    Source: Jaderberg et al. 2017, section 3.1, p_update.
     """
 
     probability: float = 1.0

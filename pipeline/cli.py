@@ -227,7 +227,7 @@ def _simulate(prepared: Prepared, folder: Path, *, resume: bool) -> int:
             result = run_simulated(prepared, folder=folder, resume=resume, on_status=display.show, stop_on_signal=True)
     except RunError as error:
         _say_failed(error, folder)
-        return 1
+        return _finish(1, folder)
     write_timeline(folder)
     console.print(summary_table(result.summary, folder))
     return 0 if result.summary["status"] == "finished" else 1

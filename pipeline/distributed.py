@@ -9,7 +9,6 @@ from __future__ import annotations
 import queue
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -24,7 +23,7 @@ from pipeline.arrival import Inbox
 from pipeline.clock import WallClock
 from pipeline.control import Control, World
 from pipeline.edge import Receiver, Sender
-from pipeline.errors import FailureRecord, LostEdge, RemoteFailure, StageFailure
+from pipeline.errors import FailureRecord, LostEdge, RemoteFailure
 from pipeline.feed import Feed
 from pipeline.keyed import undisturbed
 from pipeline.messages import Message, Send, Stop
@@ -353,7 +352,7 @@ def _publish(
     if isinstance(error, RemoteFailure):
         record = error.record
     else:
-        own = _record(error, rank=control.world.rank)
+        own = FailureRecord.of(error, rank=control.world.rank)
         record = control.fail(own)
         if record == own and folder is not None:
             (folder / "error.json").write_text(record.to_json())
@@ -372,22 +371,6 @@ def _wait_for_cause(error: BaseException, mailbox: queue.SimpleQueue[_Delivery])
         if isinstance(delivery, RemoteFailure):
             return delivery
     return error
-
-
-def _record(error: BaseException, *, rank: int) -> FailureRecord:
-    lines = "".join(traceback.format_exception(error))
-    if isinstance(error, StageFailure):
-        return FailureRecord(
-            rank=rank,
-            message=str(error),
-            stage=error.stage,
-            step=error.step,
-            phase=error.phase,
-            traceback=lines,
-        )
-    if isinstance(error, LostEdge):
-        return FailureRecord(rank=rank, message=str(error), stage=error.stage, traceback=lines)
-    return FailureRecord(rank=rank, message=f"{type(error).__name__}: {error}", traceback=lines)
 
 
 def _device(wanted: str, world: World) -> torch.device:

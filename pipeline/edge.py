@@ -1,11 +1,12 @@
 """How do messages get from a stage on one rank to a neighbour on another, over gloo?
 
-Facts this file rests on (torch 2.13): a receive buffer of the wrong size is filled in part or kills the process, so a
-header of fixed size comes first; a send buffer is read only when the receiver posts, so a message is copied into a
-buffer that the edge owns until it was sent; `isend` to a receiver that has posted writes to the socket in the calling
-thread (600 us for 256 KiB on a busy machine) and polling does not work, so each end has a thread that blocks (the
-interpreter lock is released); one expired wait closes every pair of its group, so each directed edge has a group of
-its own, no wait has a short timeout, and an expired wait is how a blocked thread is woken when a run fails.
+Facts this file rests on (torch 2.13, measured): a receive buffer that is too small kills the process, one that is too
+large is filled in part, so the receiver posts one buffer of an announced capacity and the header at its front says how
+much of it counts; a send buffer is read only when the receiver posts, so a message is copied into a buffer that the
+edge owns until it was sent; `isend` costs the calling thread some 500 us on a busy machine and polling does not work,
+so each end has a thread that blocks (the interpreter lock is released); one expired wait closes every pair of its
+group, so each directed edge has a group of its own, no wait has a short timeout, and an expired wait is how a blocked
+thread is woken when a run fails.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.messages import Activation, Drain, Gradient, Message, Stop
-from pipeline.wire import HEADER_BYTES, Header, Schema, decode, encode_header, parts, read_header
+from pipeline.wire import FIRST_CAPACITY_BYTES, HEADER_BYTES, Header, Schema, decode, encode_header, parts, read_header
 
 __all__ = ["Receiver", "Sender"]
 
@@ -32,22 +33,22 @@ _UNUSED_TAG = 7
 
 @dataclass
 class _Slot:
-    """A send buffer of our own."""
+    """A send buffer of our own: a header, and room for a payload."""
 
-    header: Tensor = field(default_factory=lambda: torch.empty(HEADER_BYTES, dtype=torch.uint8))
-    payload: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
+    buffer: Tensor = field(default_factory=lambda: torch.empty(HEADER_BYTES, dtype=torch.uint8))
     layout: tuple[Schema, int] | None = None
     views: list[Tensor | None] = field(default_factory=list)
-    num_bytes: int = 0
-    """Of the payload that is to be sent; 0: the header stands alone."""
+    num_bytes: int = HEADER_BYTES
+    """Of the buffer that are to be sent."""
 
     def lay_out(self, schema: Schema, num_samples: int, *, pin: bool) -> None:
         """Make room for N samples of `schema`; `views` are the members."""
         if self.layout != (schema, num_samples):
-            self.payload = torch.empty(schema.payload_bytes(num_samples), dtype=torch.uint8, pin_memory=pin)
-            self.views = schema.views(self.payload, num_samples)
+            num_bytes = HEADER_BYTES + schema.payload_bytes(num_samples)
+            self.buffer = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=pin)
+            self.views = schema.views(self.buffer[HEADER_BYTES:], num_samples)
             self.layout = (schema, num_samples)
-        self.num_bytes = self.payload.numel()
+        self.num_bytes = self.buffer.numel()
 
 
 class Sender:
@@ -75,6 +76,7 @@ class Sender:
         self._ends = (sender, receiver)
         self._peer = peer
         self._group = group
+        self._place = dist.get_group_rank(group, peer)
         self._failed = failed
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         for _ in range(num_slots):
@@ -84,6 +86,7 @@ class Sender:
         self._sequence = 0
         self._schema: Schema | None = None
         self._schema_number = 0
+        self._capacity = FIRST_CAPACITY_BYTES
         self.num_bytes = 0
 
     def start(self) -> None:
@@ -93,16 +96,17 @@ class Sender:
     def send(self, message: Message) -> None:
         """Copy the message into a buffer of the edge's own and hand it to the sending thread."""
         tensors, schema, num_samples = parts(message)
-        if tensors and schema != self._schema:
-            self._announce(schema)
+        payload_bytes = schema.payload_bytes(num_samples)
+        if tensors and (schema != self._schema or HEADER_BYTES + payload_bytes > self._capacity):
+            self._announce(schema, payload_bytes)
         slot = self._free.get()
-        slot.num_bytes = 0
+        slot.num_bytes = HEADER_BYTES
         if tensors:
             slot.lay_out(schema, num_samples, pin=any(tensor is not None and tensor.is_cuda for tensor in tensors))
             for view, tensor in zip(slot.views, tensors, strict=True):
                 if view is not None and tensor is not None:
                     view.copy_(tensor)
-        self._hand_over(slot, self._header(message, num_samples=num_samples, payload_bytes=slot.num_bytes))
+        self._hand_over(slot, self._header(message, num_samples=num_samples, payload_bytes=payload_bytes))
 
     def wait_stopped(self, timeout_s: float | None = None) -> None:
         """Wait until everything has been sent, and end the thread."""
@@ -116,34 +120,36 @@ class Sender:
     def _run(self) -> None:
         try:
             while (slot := self._filled.get()) is not None:
-                dist.send(slot.header, self._peer, group=self._group)
-                if slot.num_bytes:
-                    dist.send(slot.payload, self._peer, group=self._group)
+                _send(slot.buffer[: slot.num_bytes], self._group, self._place)
                 self._free.put(slot)
         except BaseException as error:
             self._failed(error)
             self._free.put(_Slot())  # whoever waits for a free one goes on and learns of the failure
 
-    def _announce(self, schema: Schema) -> None:
+    def _announce(self, schema: Schema, payload_bytes: int) -> None:
+        """Say what is in the payloads from here on, and how large a buffer they need."""
         self._schema, self._schema_number = schema, self._schema_number + 1
-        data = torch.frombuffer(bytearray(schema.to_bytes()), dtype=torch.uint8)
+        self._capacity = max(self._capacity, HEADER_BYTES + payload_bytes)
+        announcement = torch.frombuffer(bytearray(schema.to_bytes(self._capacity)), dtype=torch.uint8)
         sender, receiver = self._ends
         header = Header(
             kind="schema",
             sender=sender,
             receiver=receiver,
             sequence=self._sequence,
-            payload_bytes=data.numel(),
+            payload_bytes=announcement.numel(),
             schema=self._schema_number,
         )
         slot = self._free.get()
-        slot.payload, slot.layout, slot.num_bytes = data, None, data.numel()
+        slot.buffer = torch.cat([torch.empty(HEADER_BYTES, dtype=torch.uint8), announcement])
+        slot.layout, slot.num_bytes = None, slot.buffer.numel()
+        assert slot.num_bytes <= FIRST_CAPACITY_BYTES, "a boundary carries at most some forty tensors"
         self._hand_over(slot, header)
 
     def _hand_over(self, slot: _Slot, header: Header) -> None:
-        slot.header.numpy()[:] = memoryview(encode_header(header))
+        slot.buffer.numpy()[:HEADER_BYTES] = memoryview(encode_header(header))
         self._sequence += 1
-        self.num_bytes += HEADER_BYTES + slot.num_bytes
+        self.num_bytes += slot.num_bytes
         self._filled.put(slot)
 
     def _header(self, message: Message, *, num_samples: int, payload_bytes: int) -> Header:
@@ -207,6 +213,7 @@ class Receiver:
         self._ends = (sender, receiver)
         self._peer = peer
         self._group = group
+        self._place = dist.get_group_rank(group, peer)
         self._deliver, self._failed = deliver, failed
         self._thread = threading.Thread(target=self._run, name=f"edge {sender}-{receiver}, receives", daemon=True)
 
@@ -225,24 +232,22 @@ class Receiver:
     def _run(self) -> None:
         try:
             schema: Schema | None = None
+            capacity = FIRST_CAPACITY_BYTES
             sequence = 0
-            header_buffer = torch.empty(HEADER_BYTES, dtype=torch.uint8)
             while True:
-                dist.recv(header_buffer, self._peer, group=self._group)
+                buffer = torch.empty(capacity, dtype=torch.uint8)
+                _receive(buffer, self._group, self._place)
                 header = read_header(
-                    header_buffer.numpy().tobytes(),
+                    buffer.numpy()[:HEADER_BYTES].tobytes(),
                     sender=self._ends[0],
                     receiver=self._ends[1],
                     sequence=sequence,
+                    capacity=capacity,
                 )
                 sequence += 1
-                payload = None
-                if header.payload_bytes:
-                    payload = torch.empty(header.payload_bytes, dtype=torch.uint8)
-                    dist.recv(payload, self._peer, group=self._group)
+                payload = buffer[HEADER_BYTES : HEADER_BYTES + header.payload_bytes]
                 if header.kind == "schema":
-                    assert payload is not None
-                    schema = Schema.from_bytes(payload.numpy().tobytes())
+                    schema, capacity = Schema.from_bytes(payload.numpy().tobytes())
                     continue
                 message = decode(header, schema, payload)
                 self._deliver(message)
@@ -250,6 +255,16 @@ class Receiver:
                     return
         except BaseException as error:
             self._failed(error)
+
+
+# The group's own methods: `dist.send` and `dist.recv` around them run some 50 us of Python, for which the stage's
+# thread would have to wait each time (there is one interpreter lock).
+def _send(buffer: Tensor, group: dist.ProcessGroup, place: int) -> None:
+    group.send([buffer], place, 0).wait()
+
+
+def _receive(buffer: Tensor, group: dist.ProcessGroup, place: int) -> None:
+    group.recv([buffer], place, 0).wait()
 
 
 def _close_pairs(group: dist.ProcessGroup, peer: int) -> None:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from traceback import format_exception
+from typing import Any
 
 __all__ = [
     "CheckpointError",
@@ -73,6 +75,13 @@ class FailureRecord:
     step: int | None = None
     phase: str | None = None
     traceback: str = ""
+
+    @staticmethod
+    def of(error: BaseException, *, rank: int) -> FailureRecord:
+        """What `rank` has to say of an error of its own."""
+        where: dict[str, Any] = {name: getattr(error, name, None) for name in ("stage", "step", "phase")}
+        message = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+        return FailureRecord(rank=rank, message=message, traceback="".join(format_exception(error)), **where)
 
     def to_json(self) -> str:
         """The record as text."""

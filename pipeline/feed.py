@@ -6,6 +6,7 @@ written and evaluations run, and the end.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -46,13 +47,15 @@ class KeyedBatches:
         x: inputs, (M, ...).
         target: labels, (M, ...).
         batch_size: N; the last microbatch of an epoch may be shorter.
-        seed: of the shuffling.
+        seed: of the shuffling; None: the run's.
         drop_last: leave out a shorter last microbatch.
     """
 
     exact = True
 
-    def __init__(self, x: Tensor, target: Tensor, *, batch_size: int, seed: int = 0, drop_last: bool = False) -> None:
+    def __init__(
+        self, x: Tensor, target: Tensor, *, batch_size: int, seed: int | None = None, drop_last: bool = False
+    ) -> None:
         if len(x) != len(target):
             raise ConfigurationError(f"inputs and labels must pair up, got {len(x)} inputs and {len(target)} labels.")
         if not 1 <= batch_size <= len(x):
@@ -71,7 +74,7 @@ class KeyedBatches:
         """The microbatches from `step` on."""
         epoch, first = divmod(step, self.steps_per_epoch)
         while True:
-            order = torch.randperm(len(self.x), generator=generator(self.seed, "shuffle", epoch))
+            order = torch.randperm(len(self.x), generator=generator(self.seed or 0, "shuffle", epoch))
             for position in range(first, self.steps_per_epoch):
                 chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
                 yield self.x[chosen], self.target[chosen]
@@ -104,7 +107,7 @@ class ReadBatches:
             first = next(self._epoch(0), None)
         if first is None:
             raise ConfigurationError("the data holds no batch; give an iterable of (x, target).")
-        if iter(self._iterable) is self._iterable:  # a one-shot iterator has moved on
+        if isinstance(self._iterable, Iterator):  # a one-shot iterator has moved on
             self._peeked = [first]
         return first
 
@@ -141,7 +144,10 @@ class ReadBatches:
 
 
 def batches(data: object, *, seed: int) -> Batches:
-    """`data` itself if it gives microbatches by step, else a reader of the iterable it is."""
+    """`data` itself if it gives microbatches by step, else a reader of the iterable it is; `seed` is the run's."""
+    if isinstance(data, KeyedBatches) and data.seed is None:
+        data = copy.copy(data)
+        data.seed = seed
     if isinstance(data, Batches):
         return data
     if isinstance(data, Iterable):

@@ -81,7 +81,7 @@ def partition(
         wanted = len(layers) if num_stages is None and not isinstance(model, nn.Module) else num_stages
         starts = _balanced(layers, wanted, by=by, batch=batch)
     ends = [*starts[1:], len(layers)]
-    groups = [layers[start:end] for start, end in zip(starts, ends, strict=True)]
+    groups = _own_copies([layers[start:end] for start, end in zip(starts, ends, strict=True)])
     cut = Partition(
         stages=tuple(nn.Sequential(*(layer for _, layer in group)) for group in groups),
         prefixes=tuple(
@@ -97,7 +97,7 @@ def _layers(model: nn.Module | Iterable[nn.Module]) -> list[tuple[str, nn.Module
     """The chain's layers with their names in the whole model."""
     if not isinstance(model, nn.Module):
         return [(str(i), layer) for i, layer in enumerate(model)]
-    children = list(model.named_children())
+    children = _children(model)
     if not children:
         return [("", model)]
     return [pair for name, child in children for pair in _opened(name, child)]
@@ -106,7 +106,24 @@ def _layers(model: nn.Module | Iterable[nn.Module]) -> list[tuple[str, nn.Module
 def _opened(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
     if not isinstance(module, nn.Sequential):
         return [(name, module)]
-    return [pair for inner, child in module.named_children() for pair in _opened(f"{name}.{inner}", child)]
+    return [pair for inner, child in _children(module) for pair in _opened(f"{name}.{inner}", child)]
+
+
+def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Children by name; one that stands in several places counts at each (`named_children` gives it once)."""
+    return [(name, child) for name, child in module._modules.items() if child is not None]
+
+
+def _own_copies(groups: list[list[tuple[str, nn.Module]]]) -> list[list[tuple[str, nn.Module]]]:
+    """Give each stage its own copy of a stateless module (an activation) that stands in several of them."""
+    owner: dict[int, int] = {}
+    return [
+        [
+            (name, layer if owner.setdefault(id(layer), index) == index or layer.state_dict() else copy.deepcopy(layer))
+            for name, layer in group
+        ]
+        for index, group in enumerate(groups)
+    ]
 
 
 def _starts_at(layers: list[tuple[str, nn.Module]], at: Sequence[str], num_stages: int | None) -> list[int]:

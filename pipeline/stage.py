@@ -25,6 +25,7 @@ from dni import (
     GradientSource,
     LossGradient,
     Need,
+    NoGradient,
     Periodic,
     Signal,
     SyncPolicy,
@@ -199,7 +200,11 @@ class Stage:
     def state_dict(self) -> dict[str, Any]:
         """Everything that outlives a drain, under global names."""
         assert self.in_flight == 0, "a stage is saved only when drained"
-        self.updater.check_finite()
+        try:
+            self.updater.check_finite()
+        except NotFinite as error:
+            step = 0 if self._drain is None else self._drain.step
+            raise StageFailure(stage=self.index, step=step, phase="checkpoint", cause=error) from error
         return {
             "module": self.named_tensors(),
             "source": self.source.state_dict() if self._built else None,
@@ -262,7 +267,7 @@ class Stage:
         self._set_mode(training=True)
         x = self._input(message.h, requires_grad=learns and self.index > 0)
         seeded(self.settings.seed, f"forward/{self.index}", message.step, device=self._device)
-        with torch.set_grad_enabled(learns):
+        with torch.set_grad_enabled(held or (learns and not isinstance(self.source, NoGradient))):
             h = self.module(map_members(torch.clone, x) if self.settings.modifies_input else x)
         target = None if message.target is None else message.target.to(self._device)
         entry = Forwarded(
@@ -339,8 +344,6 @@ class Stage:
 
     def _answered(self, message: Gradient) -> list[Send]:
         entry = self._stash.take(message.step)
-        if not entry.learns:
-            return []
         value = None if message.value is None else map_members(self._to_device, message.value)
         sends: list[Send] = []
         if value is None:
@@ -352,6 +355,7 @@ class Stage:
                 self.recorder.begin()
                 self._measure_quality(entry, signal)
                 sends = self._backward(entry, value, exact=message.exact)
+            # Also at a step that this stage did not draw: the source regresses what the stage above made of it.
             self._learn_source(entry, signal)
             self.recorder.measure("staleness", entry.step, self.version - entry.version)
         self._update_if_due()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.clock import VirtualClock
 from pipeline.config import Config, Data
+from pipeline.errors import FailureRecord
 from pipeline.feed import Batch
 from pipeline.keyed import undisturbed
 from pipeline.monitor import StageStatus
@@ -131,6 +132,10 @@ def run_simulated(
                     on_drained=session.drained,
                     on_turn=look,
                 )
+        except Exception as error:
+            if folder is not None:
+                (folder / "error.json").write_text(FailureRecord.of(error, rank=0).to_json())
+            raise
         finally:
             session.close()
     summary = summarize(

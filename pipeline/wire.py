@@ -1,8 +1,9 @@
 """How does a message look as bytes?
 
-A fixed-size header, checked on arrival, then one payload that packs all tensors of the message, each aligned. What the
-payload holds (count, dtypes, trailing shapes) is a schema, announced on the same edge before the first message that
-has it; the number of samples N is in the header, so microbatches may differ in length.
+A header of fixed size, checked on arrival, and behind it one payload that packs all tensors of the message, each
+aligned. What the payload holds (count, dtypes, trailing shapes) is a schema, announced on the same edge before the
+first message that has it, with the size of buffer that is needed from then on; the number of samples N is in the
+header, so microbatches may differ in length.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from torch import Tensor
 from pipeline.errors import RunError
 from pipeline.messages import Activation, Drain, Gradient, Message, Payload, Stop
 
-__all__ = ["HEADER_BYTES", "Header", "Schema", "decode", "encode_header", "parts", "read_header"]
+__all__ = [
+    "FIRST_CAPACITY_BYTES",
+    "HEADER_BYTES",
+    "Header",
+    "Schema",
+    "decode",
+    "encode_header",
+    "parts",
+    "read_header",
+]
 
 _MAGIC = b"DNI1"
 # magic, kind, flags, reach, sender, receiver, sequence, step, version, generation, N, payload bytes, schema; then CRC
@@ -26,6 +36,8 @@ _LAYOUT = struct.Struct("<4sBBHHHQqqIIQI")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = 64
 """Size of every header."""
+FIRST_CAPACITY_BYTES = 4096
+"""Of a receive buffer, until a schema announces more."""
 _ALIGNMENT = 64
 _KINDS = {"activation": 1, "gradient": 2, "drain": 3, "stop": 4, "schema": 5}
 _KIND_NAMES = {number: name for name, number in _KINDS.items()}
@@ -95,19 +107,20 @@ class Schema:
             for size in self.sizes(num_samples)
         ]
 
-    def to_bytes(self) -> bytes:
-        """As it is announced."""
-        return json.dumps([self.members, self.is_tuple, self.has_target]).encode()
+    def to_bytes(self, capacity: int) -> bytes:
+        """As it is announced, with the bytes a receive buffer has to have from then on."""
+        return json.dumps([self.members, self.is_tuple, self.has_target, capacity]).encode()
 
     @staticmethod
-    def from_bytes(data: bytes) -> Schema:
-        """The schema that was announced."""
-        members, is_tuple, has_target = json.loads(data)
-        return Schema(
+    def from_bytes(data: bytes) -> tuple[Schema, int]:
+        """The schema and the capacity that were announced."""
+        members, is_tuple, has_target, capacity = json.loads(data)
+        schema = Schema(
             members=tuple(None if m is None else (m[0], tuple(m[1])) for m in members),
             is_tuple=is_tuple,
             has_target=has_target,
         )
+        return schema, capacity
 
 
 def parts(message: Message) -> tuple[list[Tensor | None], Schema, int]:
@@ -159,11 +172,12 @@ def encode_header(header: Header) -> bytes:
     return (body + _CRC.pack(zlib.crc32(body))).ljust(HEADER_BYTES, b"\0")
 
 
-def read_header(data: bytes, *, sender: int, receiver: int, sequence: int) -> Header:
+def read_header(data: bytes, *, sender: int, receiver: int, sequence: int, capacity: int) -> Header:
     """The header in `data`, which must be the next one of its edge.
 
     Raises:
-        RunError: it is damaged, of another version, or of another edge or place in the order.
+        RunError: it is damaged, of another version, of another edge or place in the order, or announces more than the
+            buffer's capacity.
     """
     body = data[: _LAYOUT.size]
     (crc,) = _CRC.unpack_from(data, _LAYOUT.size)
@@ -177,6 +191,8 @@ def read_header(data: bytes, *, sender: int, receiver: int, sequence: int) -> He
         raise RunError(
             f"boundary {sender}-{receiver} expects message {sequence}, got message {at} of boundary {s}-{r}."
         )
+    if HEADER_BYTES + num_bytes > capacity:
+        raise RunError(f"boundary {s}-{r}: message {at} has {num_bytes} bytes behind its header, capacity {capacity}.")
     return Header(
         kind=_KIND_NAMES[kind],
         sender=s,

@@ -169,9 +169,9 @@ def _near_failures(runs: Runs) -> list[str]:
     backprop = error(runs, "bp_5")
     pairs = [(row, error(runs, row)) for row in _NEAR_BACKPROP]
     return [
-        f"{row}: {found:.2f} % is more than {_NEAR} points from bp_5, {backprop:.2f} %"
+        f"{row}: {found:.2f} % is more than {_NEAR} points above bp_5, {backprop:.2f} %"
         for row, found in pairs
-        if found is not None and backprop is not None and abs(found - backprop) > _NEAR
+        if found is not None and backprop is not None and found - backprop > _NEAR
     ]
 
 

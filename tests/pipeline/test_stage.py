@@ -591,7 +591,8 @@ def test_parameters_are_scanned_every_check_every_steps() -> None:
     unchecked = make_stage(source=Constant(1.0), optimizer=breaking, check_every=0)
     unchecked.handle(activation(1))
     unchecked.handle(_gradient(1, None))
-    with pytest.raises(NotFinite, match=r"parameter 1\.\w+ holds NaN"):
+    unchecked.handle(Drain(step=2, save=True))
+    with pytest.raises(StageFailure, match=r"stage 1 failed at step 2 in checkpoint: .* 1\.\w+ holds NaN"):
         unchecked.state_dict()
 
 

@@ -1,0 +1,77 @@
+"""Does a stage handle the message whose turn it is?"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.arrival import Arrival, Inbox
+from pipeline.messages import Drain, Gradient
+from pipeline.stage import Stage
+from tests.pipeline.chain import WIDTH, activation, make_stage
+
+GRADIENT = Gradient(step=0, value=torch.ones(4, WIDTH))
+
+
+def _inbox(arrival: Arrival, *, below: bool, above: bool) -> Inbox:
+    inbox = Inbox(arrival)
+    if below:
+        inbox.below.append((0.0, activation(1)))
+    if above:
+        inbox.above.append((0.0, GRADIENT))
+    return inbox
+
+
+def _free() -> Stage:
+    stage = make_stage(max_in_flight=2, cadence=9)
+    stage.handle(activation(0))
+    return stage
+
+
+def _full() -> Stage:
+    stage = make_stage(max_in_flight=1)
+    stage.handle(activation(0))
+    return stage
+
+
+@pytest.mark.parametrize(
+    ("arrival", "stage", "below", "above", "turn"),
+    [
+        ("ready", "free", True, True, "above"),
+        ("ready", "free", True, False, "below"),
+        ("ready", "free", False, True, "above"),
+        ("ready", "free", False, False, None),
+        ("ready", "full", True, False, None),
+        ("ready", "full", True, True, "above"),
+        ("fixed", "free", True, True, "below"),
+        ("fixed", "free", False, True, None),  # the activation is next, however long it takes
+        ("fixed", "free", True, False, "below"),
+        ("fixed", "full", True, False, None),
+        ("fixed", "full", True, True, "above"),
+        ("fixed", "full", False, True, "above"),
+    ],
+)
+def test_turn_follows_the_arrival_mode(
+    arrival: Arrival, stage: str, below: bool, above: bool, turn: str | None
+) -> None:
+    inbox = _inbox(arrival, below=below, above=above)
+    found = inbox.turn(_free() if stage == "free" else _full())
+    assert found is (None if turn is None else getattr(inbox, turn))
+
+
+@pytest.mark.parametrize("arrival", ["ready", "fixed"])
+def test_draining_stage_takes_gradients_only(arrival: Arrival) -> None:
+    stage = _free()
+    stage.handle(Drain(step=1))
+    assert _inbox(arrival, below=True, above=False).turn(stage) is None
+    inbox = _inbox(arrival, below=True, above=True)
+    assert inbox.turn(stage) is inbox.above
+
+
+def test_messages_of_one_side_stay_in_order() -> None:
+    inbox = Inbox("fixed")
+    for step in range(3):
+        inbox.below.append((float(step), activation(step)))
+    turn = inbox.turn(make_stage())
+    assert turn is not None
+    assert [message.step for _, message in turn] == [0, 1, 2]
