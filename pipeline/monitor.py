@@ -23,16 +23,18 @@ __all__ = ["StageMonitor", "StageStatus"]
 _TAGS = {
     "loss": "loss/train",
     "test_loss": "loss/test",
+    "source_loss": "loss/source",
     "test_accuracy": "accuracy/test",
-    "source_loss": "synthetic_gradient/source_loss",
-    "gradient_cosine": "synthetic_gradient/cosine_of_activation_gradient",
-    "gradient_norm_ratio": "synthetic_gradient/norm_ratio_of_activation_gradient",
-    "parameter_cosine": "synthetic_gradient/cosine_of_parameter_gradient",
-    "parameter_norm_ratio": "synthetic_gradient/norm_ratio_of_parameter_gradient",
-    "staleness": "pipeline/staleness_in_versions",
-    "waiting_share": "pipeline/waiting_share",
+    "gradient_cosine": "cosine_at_sync/activations",
+    "parameter_cosine": "cosine_at_sync/parameters",
+    "gradient_norm_ratio": "norm_ratio_at_sync/activations",
+    "parameter_norm_ratio": "norm_ratio_at_sync/parameters",
+    "staleness": "pipeline/staleness",
+    "waiting_share": "pipeline/waiting",
     "samples_per_s": "pipeline/samples_per_s",
 }
+"""Names in TensorBoard: charts are grouped by the word before the slash, and longer names are cut off there. At sync
+steps the synthetic gradient is set beside the true one."""
 
 
 @dataclass

@@ -1,0 +1,69 @@
+"""At which rate, and with which synthesizer, are the rows without labels (DNI) run? Decided on a validation set.
+
+python -m experiments.jaderberg2017_synthetic.select trains 5 layers on the first 50,000 training images and looks at
+the error on the last 10,000; the test images are not touched. Results are appended to selection.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from itertools import product
+
+import torch
+
+from dni import MLP, SyntheticGradient
+from experiments.datasets import mnist
+from experiments.jaderberg2017_synthetic.config import BATCH_SIZE, dni_5
+from experiments.jaderberg2017_synthetic.results import FOLDER
+from pipeline import Adam, Data, KeyedBatches, prepare, run_simulated
+from pipeline.folder import commit
+
+SELECTION = FOLDER / "selection.jsonl"
+RATES = (1e-3, 3e-4, 1e-4, 3e-5)
+"""Of the network; the synthesizers' is 1e-3."""
+SYNTHESIZERS = {"linear": "linear", "one hidden layer of 256": MLP(hidden=(256,))}
+SEED = 100
+"""No row of the table has it."""
+
+
+def held_out() -> Data:
+    """50,000 images to train on; the last 10,000 of the training set in the place of the test set."""
+    digits = mnist()
+    x, y = digits.train_x, digits.train_y
+    return Data(
+        train=KeyedBatches(x[:50_000], y[:50_000], batch_size=BATCH_SIZE),
+        test=list(zip(x[50_000:].split(1000), y[50_000:].split(1000), strict=True)),
+    )
+
+
+def validate(rate: float, synthesizer: str) -> dict[str, object]:
+    """Train one candidate; its line of selection.jsonl."""
+    torch.set_num_threads(1)
+    source = SyntheticGradient(SYNTHESIZERS[synthesizer], optimizer=Adam(lr=1e-3))
+    config = replace(dni_5(), data=held_out, source=source, optimizer=Adam(lr=rate), seed=SEED)
+    summary = run_simulated(prepare(config)).summary
+    return {
+        "rate": rate,
+        "synthesizer": synthesizer,
+        "validation_error": summary["test_error"],
+        "steps": summary["steps"],
+        "seed": SEED,
+        "wall_s": summary["wall_s"],
+        "commit": commit(),
+        "torch": torch.__version__,
+    }
+
+
+def main() -> None:
+    """Validate every candidate, two at a time."""
+    with ProcessPoolExecutor(2) as pool:
+        for line in pool.map(validate, *zip(*product(RATES, SYNTHESIZERS), strict=True)):
+            with SELECTION.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            print(line)
+
+
+if __name__ == "__main__":
+    main()
