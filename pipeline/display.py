@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pipeline.config import per_stage
 from pipeline.monitor import StageStatus
 from pipeline.run import Prepared
 
@@ -68,9 +69,9 @@ class LiveDisplay:
 def summary_table(summary: Mapping[str, Any], folder: Path) -> RenderableType:
     """The end of a run: a row per stage, the result, where the files are and how to look at them."""
     table = Table(title=f"{summary['status']}: {summary['steps']:,} steps, {summary['num_stages']} stages")
-    headings = ("stage", "parameters", "updates", "busy s", "waiting", "staleness", "source loss", "cosine at sync")
+    headings = ("stage", "params", "updates", "busy s", "waiting", "stale", "source loss", "sync cosine")
     for heading in headings:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for stage in summary["stages"]:
         total_s = stage["busy_s"] + stage["wait_s"]
         table.add_row(
@@ -98,35 +99,58 @@ def summary_table(summary: Mapping[str, Any], folder: Path) -> RenderableType:
 
 def plan_tables(prepared: Prepared, placement: Sequence[int]) -> RenderableType:
     """The stages and boundaries of a run that has not started."""
-    stages = Table(title=f"{prepared.num_stages} stages")
-    for heading in ("stage", "rank", "parameters", "forward MFLOP", "input", "output", "source", "+ parameters"):
-        stages.add_column(heading, justify="right" if heading in ("stage", "rank", "parameters") else "left")
+    config = prepared.config
+    lines = [
+        f"executor {config.executor}, arrival {config.arrival}, {config.steps:,} steps, seed {config.seed}",
+        f"sync {config.sync}",
+        f"update probability {_listed(config.update_probability)}, optimiser {config.optimizer}",
+    ]
+    return Group(_stage_table(prepared, placement), _boundary_table(prepared, placement), *lines)
+
+
+def _stage_table(prepared: Prepared, placement: Sequence[int]) -> Table:
+    table = Table(title=f"{prepared.num_stages} stages; MFLOP of a forward, KiB that a held microbatch keeps")
+    cadences = per_stage(prepared.config.cadence, prepared.num_stages, name="cadence")
+    for heading in ("stage", "rank", "params", "MFLOP", "held KiB", "cadence"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("input", "output"):
+        table.add_column(heading)
     for plan in prepared.plans:
-        stages.add_row(
+        table.add_row(
             str(plan.index),
             str(placement[plan.index]),
             f"{plan.num_parameters:,}",
             f"{plan.forward_flops / 1e6:,.2f}",
+            f"{plan.held_bytes / 1024:,.0f}",
+            str(cadences[plan.index]),
             "\n".join(plan.input_shapes),
             "\n".join(plan.output_shapes),
+        )
+    return table
+
+
+def _boundary_table(prepared: Prepared, placement: Sequence[int]) -> Table:
+    """Where gradients come from and how activations travel; the loss is the last stage's source."""
+    table = Table(title="boundaries; KiB of an activation")
+    bound = "delay" if prepared.config.arrival == "fixed" else "max in flight"
+    for heading in ("boundary", "source", "its params", "KiB", bound, "edge"):
+        table.add_column(heading, justify="left" if heading == "source" else "right", no_wrap=True)
+    for lower, (plan, waits) in enumerate(zip(prepared.plans, [*prepared.bounds, None], strict=True)):
+        last = waits is None
+        local = last or placement[lower] == placement[lower + 1]
+        table.add_row(
+            f"{lower}-{'loss' if last else lower + 1}",
             plan.source,
             f"{plan.source_parameters:,}",
+            f"{plan.activation_bytes / 1024:,.1f}",
+            "-" if last else str(waits),
+            "-" if last else "in process" if local else "gloo",
         )
-    boundaries = Table(title="boundaries")
-    waits = "delay" if prepared.config.arrival == "fixed" else "max in flight"
-    for heading in ("boundary", "KiB per microbatch", waits, "edge"):
-        boundaries.add_column(heading, justify="right")
-    for lower, bound in enumerate(prepared.bounds):
-        local = placement[lower] == placement[lower + 1]
-        size = f"{prepared.plans[lower].activation_bytes / 1024:,.1f}"
-        boundaries.add_row(f"{lower}-{lower + 1}", size, str(bound), "in process" if local else "gloo")
-    config = prepared.config
-    lines = [
-        f"executor {config.executor}, arrival {config.arrival}, {config.steps:,} steps, seed {config.seed}",
-        f"sync {config.sync}, cadence {config.cadence}, update probability {config.update_probability}",
-        f"optimiser {config.optimizer}",
-    ]
-    return Group(stages, boundaries, *lines)
+    return table
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values))
 
 
 def _status_table(statuses: Sequence[StageStatus]) -> Table:

@@ -80,7 +80,7 @@ def read_record(folder: Path) -> RunRecord:
         return RunRecord(**{name: content[name] for name in RunRecord.__dataclass_fields__})
     except FileNotFoundError as error:
         raise ConfigurationError(f"{folder} is not a run's folder: there is no {path}.") from error
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {type(error).__name__}: {error}.") from error
 
 

@@ -114,6 +114,7 @@ class StageMonitor:
         events = self._recorder.take_events()
         if self._trace is not None:
             self._trace.writelines(_trace_line(event, self.stage.index) for event in events)
+            self._trace.flush()
         step = max((event.step for event in events), default=self.status.step)
         single = self._collect()
         self._update_status(step, events)
@@ -213,6 +214,7 @@ def _open(path: Path, *, since: int) -> TextIO:
         kept = [line for line in lines if json.loads(line)["step"] < since]
     file = path.open("w")
     file.writelines(kept)
+    file.flush()  # a process that is killed loses what it has not passed on
     return file
 
 

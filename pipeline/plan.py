@@ -36,6 +36,8 @@ class StagePlan:
     """For the batch; matrix products and convolutions only."""
     activation_bytes: int
     """Of the output that crosses the boundary."""
+    held_bytes: int
+    """What the graph of one held microbatch keeps, parameters and buffers apart."""
     input_shapes: tuple[str, ...]
     output_shapes: tuple[str, ...]
     source: str
@@ -66,31 +68,46 @@ def survey(cut: Partition, sources: Sequence[GradientSource], batch: Batch, *, s
         for index, module in enumerate(cut.stages):
             _check_needs(sources[index], index, target=target)
             given = h
-            h, flops, modifies_input = _try_stage(module, index, x=given, num_samples=num_samples(x))
+            trial = _try_stage(module, index, x=given, num_samples=num_samples(x))
+            h = trial.h
             plans.append(
                 StagePlan(
                     index=index,
                     num_parameters=sum(p.numel() for p in module.parameters()),
-                    forward_flops=flops,
+                    forward_flops=trial.flops,
+                    held_bytes=trial.held_bytes,
                     activation_bytes=sum(m.numel() * m.element_size() for m in as_tuple(h) if m is not None),
                     input_shapes=_shapes(given),
                     output_shapes=_shapes(h),
                     source=type(sources[index]).__name__,
                     source_parameters=_try_source(sources[index], index, h, target=target, seed=seed),
-                    modifies_input=modifies_input,
+                    modifies_input=trial.modifies_input,
                 )
             )
         _check_chain(cut, x, h, seed=seed)
     return tuple(plans)
 
 
-def _try_stage(module: nn.Module, index: int, *, x: Payload, num_samples: int) -> tuple[Payload, int, bool]:
-    """Output, FLOPs of the forward, and whether the module writes into its input."""
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    """What one forward of a copy has shown."""
+
+    h: Payload
+    flops: int
+    held_bytes: int
+    modifies_input: bool
+
+
+def _try_stage(module: nn.Module, index: int, *, x: Payload, num_samples: int) -> _Trial:
     trial = copy.deepcopy(module).cpu().train()
-    given = map_members(torch.clone, x)
+    leaves = map_members(torch.clone, x)
+    for member in carriers(leaves):
+        member.requires_grad_()
+    given = map_members(torch.clone, leaves)
     versions = [member._version for member in as_tuple(given) if member is not None]
+    held = _Held(trial)
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.enable_grad(), held, FlopCounterMode(display=False) as counter:
             h = trial(given)
     except Exception as error:
         raise PartitionError(
@@ -100,7 +117,28 @@ def _try_stage(module: nn.Module, index: int, *, x: Payload, num_samples: int) -
         ) from error
     _check_output(h, index, num_samples=num_samples)
     after = [member._version for member in as_tuple(given) if member is not None]
-    return map_members(torch.Tensor.detach, h), counter.get_total_flops(), versions != after
+    return _Trial(
+        h=map_members(torch.Tensor.detach, h),
+        flops=counter.get_total_flops(),
+        held_bytes=sum(held.bytes_by_storage.values()),
+        modifies_input=versions != after,
+    )
+
+
+class _Held(torch.autograd.graph.saved_tensors_hooks):
+    """Counts the memory that a graph keeps for its backward, parameters and buffers of `module` apart."""
+
+    def __init__(self, module: nn.Module) -> None:
+        own = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
+        self.bytes_by_storage: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                self.bytes_by_storage[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        super().__init__(pack, lambda tensor: tensor)
 
 
 def _check_output(h: object, index: int, *, num_samples: int) -> None:

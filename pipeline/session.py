@@ -67,6 +67,7 @@ class Session:
         """Save a drained stage if the drain asks for it; whoever saves last declares the checkpoint whole."""
         if self._folder is None or not drain.save:
             return
+        self._monitors[stage.index].flush()  # a run that goes on from here finds the record of what went before
         checkpoints = self._folder / "checkpoints"
         checkpoint.save_stage(checkpoints, stage, step=drain.step)
         if self._count(f"saved/{drain.step}") == self._prepared.num_stages:
