@@ -69,7 +69,7 @@ class LiveDisplay:
 def summary_table(summary: Mapping[str, Any], folder: Path) -> RenderableType:
     """The end of a run: a row per stage, the result, where the files are and how to look at them."""
     table = Table(title=f"{summary['status']}: {summary['steps']:,} steps, {summary['num_stages']} stages")
-    headings = ("stage", "params", "updates", "busy s", "waiting", "stale", "source loss", "sync cosine")
+    headings = ("stage", "params", "updates", "busy s", "waiting", "stale", "source\nloss", "sync\ncosine")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for stage in summary["stages"]:

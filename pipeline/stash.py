@@ -33,6 +33,15 @@ class Forwarded:
     blocks: bool
     """True: nothing of a later step is handled before this one's backward (a sync step is exact)."""
 
+    def let_go(self) -> None:
+        """Drop the graph; h stays, for the source to learn from."""
+        self.x = None
+        self.h = tuple(map(_detached, self.h)) if isinstance(self.h, tuple) else self.h.detach()
+
+
+def _detached(member: Tensor | None) -> Tensor | None:
+    return None if member is None else member.detach()
+
 
 class Stash:
     """The unanswered microbatches of one stage, by (training, step)."""

@@ -17,5 +17,6 @@ def _one_thread_and_the_generator_given_back() -> Iterator[None]:
     """Results on CPU depend on the number of threads; what a test draws must not reach the next one."""
     torch.set_num_threads(1)
     state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(0)
     yield
     torch.default_generator.set_state(state)

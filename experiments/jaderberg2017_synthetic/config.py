@@ -17,6 +17,7 @@ from dni import (
     ConditionalSyntheticGradient,
     GradientSource,
     NoGradient,
+    Synthesizer,
     SyntheticGradient,
     TrueGradient,
 )
@@ -63,19 +64,19 @@ def bp_6() -> Config:
 
 
 def dni_3() -> Config:
-    return _unconditional(3, 256)
+    return _unconditional(3, "linear", rate=3e-4)
 
 
 def dni_4() -> Config:
-    return _unconditional(4, 256)
+    return _unconditional(4, "linear", rate=3e-4)
 
 
 def dni_5() -> Config:
-    return _unconditional(5, 256)
+    return _unconditional(5, "linear", rate=3e-4)
 
 
 def dni_6() -> Config:
-    return _unconditional(6, 256)
+    return _unconditional(6, "linear", rate=3e-4)
 
 
 def dni_fast_5() -> Config:
@@ -84,19 +85,19 @@ def dni_fast_5() -> Config:
 
 
 def dni_paper_3() -> Config:
-    return _unconditional(3, 1024, 1024)
+    return _unconditional(3, MLP(hidden=(1024, 1024)), rate=3e-5)
 
 
 def dni_paper_4() -> Config:
-    return _unconditional(4, 1024, 1024)
+    return _unconditional(4, MLP(hidden=(1024, 1024)), rate=3e-5)
 
 
 def dni_paper_5() -> Config:
-    return _unconditional(5, 1024, 1024)
+    return _unconditional(5, MLP(hidden=(1024, 1024)), rate=3e-5)
 
 
 def dni_paper_6() -> Config:
-    return _unconditional(6, 1024, 1024)
+    return _unconditional(6, MLP(hidden=(1024, 1024)), rate=3e-5)
 
 
 def cdni_3() -> Config:
@@ -164,10 +165,10 @@ def _run(num_layers: int, source: GradientSource) -> Config:
     )
 
 
-def _unconditional(num_layers: int, *hidden: int) -> Config:
-    """The network at the paper's rate: at 1e-3 it outruns synthesizers without labels (`dni_fast_5`)."""
-    source = SyntheticGradient(MLP(hidden=hidden), optimizer=Adam(lr=1e-3))
-    return replace(_run(num_layers, source), optimizer=Adam(lr=3e-5))
+def _unconditional(num_layers: int, synthesizer: Synthesizer, *, rate: float) -> Config:
+    """Without labels. `rate` is the network's: at 1e-3 it outruns its synthesizers (`dni_fast_5`, select.py)."""
+    source = SyntheticGradient(synthesizer, optimizer=Adam(lr=1e-3))
+    return replace(_run(num_layers, source), optimizer=Adam(lr=rate))
 
 
 def _cdni() -> ConditionalSyntheticGradient:

@@ -175,7 +175,7 @@ def test_check_names_a_decoupled_row_far_from_backprop(
     folder: Path, capsys: pytest.CaptureFixture[str], row: str
 ) -> None:
     remake(folder, {row: 2.35})
-    assert f"{row}: 2.35 % is more than 0.3 points from bp_5, 2.00 %" in check(folder, capsys)
+    assert f"{row}: 2.35 % is more than 0.3 points above bp_5, 2.00 %" in check(folder, capsys)
 
 
 def test_check_names_a_wrong_order_of_methods(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

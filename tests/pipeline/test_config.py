@@ -18,7 +18,7 @@ from pipeline.config import per_stage
 from pipeline.errors import ConfigurationError
 from pipeline.run import build_stage
 
-X, TARGET = torch.randn(12, 4), torch.arange(12) % 3
+X, TARGET = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
 
 
 def _network() -> nn.Sequential:
@@ -123,7 +123,7 @@ def test_every_stage_gets_its_own_settings() -> None:
     assert [s.settings.max_in_flight for s in stages] == [4, 5, 1]
     assert [type(s.source).__name__ for s in stages] == ["SyntheticGradient", "NoGradient", "LossGradient"]
     assert {s.settings.sync for s in stages} == {Bernoulli(0.25)} and {s.settings.seed for s in stages} == {9}
-    assert stages[1].named_tensors().keys() == {"1.weight"} - {"1.weight"} | set(prepared.cut.names(1).values())
+    assert set(stages[1].named_tensors()) == set(prepared.cut.names(1).values())
 
 
 def test_bound_is_the_delay_in_fixed_order_and_max_in_flight_otherwise() -> None:

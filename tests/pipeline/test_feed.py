@@ -189,11 +189,17 @@ def test_data_without_a_batch_is_refused() -> None:
 
 
 def test_iterables_are_read_and_keyed_batches_used_as_they_are() -> None:
-    keyed = _keyed()
+    keyed = _keyed(seed=3)
     assert batches(keyed, seed=0) is keyed
     assert isinstance(batches(_loader(), seed=0), ReadBatches)
     with pytest.raises(ConfigurationError, match=r"must be an iterable of .* got int"):
         batches(3, seed=0)
+
+
+def test_keyed_batches_without_a_seed_take_the_runs() -> None:
+    given = _keyed()
+    assert _first(batches(given, seed=7), 5) == _first(_keyed(seed=7), 5) != _first(_keyed(seed=8), 5)
+    assert given.seed is None, "what the user holds is not changed"
 
 
 # Messages

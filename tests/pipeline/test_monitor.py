@@ -10,12 +10,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dni import SyntheticGradient
+from dni import Every, SyntheticGradient
 from pipeline.clock import VirtualClock
 from pipeline.messages import Drain, Gradient
 from pipeline.monitor import StageMonitor
 from pipeline.stage import Stage
-from pipeline.trace import Recorder
 from tests.pipeline.chain import WIDTH, activation, make_stage
 
 COSTS_S = {"F": 1.0, "B": 2.0, "L": 0.5, "U": 0.25}
@@ -23,13 +22,12 @@ COSTS_S = {"F": 1.0, "B": 2.0, "L": 0.5, "U": 0.25}
 
 def _bottom() -> Stage:
     clock = VirtualClock(lambda stage, operation: COSTS_S[operation])
-    return make_stage(index=0, num_stages=2, source=SyntheticGradient(), clock=clock, measure_every=1, max_in_flight=4)
+    return make_stage(
+        index=0, num_stages=2, source=SyntheticGradient(), sync=Every(2), clock=clock, measure_every=1, max_in_flight=4
+    )
 
 
 def _learn(stage: Stage, steps: range) -> None:
-    from dni import Every
-
-    object.__setattr__(stage.settings, "sync", Every(2))
     for step in steps:
         stage.handle(activation(step))
         stage.handle(Gradient(step=step, value=torch.full((4, WIDTH), 0.5)))
@@ -170,13 +168,15 @@ def test_test_results_are_not_averaged() -> None:
     assert monitor.scalars()["test_accuracy"] == 0.75
 
 
-def test_recorder_measures_what_lies_between_begin_and_end() -> None:
-    clock = VirtualClock(lambda stage, operation: COSTS_S[operation])
-    recorder = Recorder(3, clock)
-    recorder.begin()
-    recorder.end("F", 0, version=1, reach=2)
-    recorder.mark("S", 0, version=1)
-    (event, mark) = recorder.take_events()
-    assert (event.name(3), event.start_s, event.end_s, event.version, event.reach) == ("3F0", 0.0, 1.0, 1, 2)
-    assert (mark.name(3), mark.start_s, mark.end_s) == ("3S0", 1.0, 1.0)
-    assert recorder.take_events() == [] and recorder.totals.operations == {"F": 1, "S": 1}
+def test_what_was_taken_down_is_on_disk_before_the_run_ends(tmp_path: Path) -> None:
+    """A process that is killed closes nothing."""
+    stage = _bottom()
+    monitor = StageMonitor(stage, folder=tmp_path, log_every=100)
+    _learn(stage, range(3))
+    monitor.flush()
+    assert len(_lines(tmp_path / "trace" / "stage-0.jsonl")) == len("FBUL FSBUL FBUL".replace(" ", ""))
+    assert len(_lines(tmp_path / "metrics" / "stage-0.jsonl")) == 1
+    again = StageMonitor(_bottom(), folder=tmp_path, log_every=100, since=2)
+    assert {line["step"] for line in _lines(tmp_path / "trace" / "stage-0.jsonl")} == {0, 1}
+    monitor.close()
+    again.close()

@@ -26,7 +26,7 @@ from pipeline.errors import ConfigurationError, PartitionError
 from pipeline.partition import partition
 from pipeline.plan import StagePlan, survey
 
-X, TARGET = torch.randn(6, 4), torch.arange(6) % 3
+X, TARGET = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
 
 
 def _survey(
@@ -54,6 +54,7 @@ class Returning(nn.Module):
 
 def test_plan_shows_shapes_parameters_and_work() -> None:
     first, second = _survey([nn.Linear(4, 8), nn.Linear(8, 3)], source=SyntheticGradient())
+    assert first.held_bytes == 6 * 4 * 4, "of a linear layer the input, and not its weights"
     assert (first.index, first.num_parameters, first.forward_flops) == (0, 40, 2 * 6 * 4 * 8)
     assert (first.input_shapes, first.output_shapes) == (("(6, 4) float32",), ("(6, 8) float32",))
     assert (first.activation_bytes, first.source, first.source_parameters) == (6 * 8 * 4, "SyntheticGradient", 72)

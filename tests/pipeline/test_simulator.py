@@ -250,7 +250,7 @@ def test_sync_step_is_exact_whatever_the_bound() -> None:
 def test_failure_in_a_stage_reaches_the_caller() -> None:
     prepared = _prepared(("true",), steps=3, bounds=(1,))
     stages, clock = _chain(prepared)
-    stages[1].module = nn.Linear(WIDTH + 1, WIDTH)
+    stages[1].module[0] = nn.Linear(WIDTH + 1, WIDTH)
     with pytest.raises(StageFailure, match="stage 1 failed at step 0 in forward: RuntimeError"):
         play(stages, make_feed(prepared).messages(), clock=clock, costs=COSTS)
 

@@ -108,7 +108,7 @@ def test_first_stage_sends_nothing_down_and_last_stage_nothing_up(source: str) -
 
 def test_activation_carries_target_reach_version_and_output() -> None:
     stage = make_stage(source=Constant(0.0))
-    stage.version = 7
+    stage.load_state_dict(stage.state_dict() | {"version": 7})
     message = activation(3, reach=1)
     (sent,) = _upward(stage.handle(message), stage)
     assert (sent.step, sent.reach, sent.version, sent.training) == (3, 1, 7, True)

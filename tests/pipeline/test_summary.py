@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from dni import ConditionalSyntheticGradient, Every
+from dni import ConditionalSyntheticGradient, Every, SyntheticGradient
 from pipeline import Config, Data, KeyedBatches, prepare, run_simulated
 from pipeline.run import resumes_exactly
 
@@ -76,8 +76,6 @@ def test_what_has_no_meaning_is_null() -> None:
     )
     with pytest.raises(Exception, match="labels must be integers"):
         prepare(regression)
-    from dni import SyntheticGradient
-
     summary = run_simulated(prepare(_config(
         data=lambda: Data(train=KeyedBatches(X, X[:, :3], batch_size=8), test=[(X, X[:, :3])]),
         loss=nn.MSELoss(),

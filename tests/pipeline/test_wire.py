@@ -51,11 +51,13 @@ def _sent(message: Message) -> Message:
     header = _header_of(message, num_samples=num_samples, payload_bytes=buffer.numel())
     data = encode_header(header)
     assert len(data) == HEADER_BYTES
-    received = read_header(data, sender=1, receiver=2, sequence=5)
+    received = read_header(data, sender=1, receiver=2, sequence=5, capacity=HEADER_BYTES + buffer.numel())
     assert received == header
     if not buffer.numel():
         return decode(received, None, None)
-    return decode(received, Schema.from_bytes(schema.to_bytes()), torch.frombuffer(_bytes(buffer), dtype=torch.uint8))
+    announced, capacity = Schema.from_bytes(schema.to_bytes(12345))
+    assert announced == schema and capacity == 12345
+    return decode(received, announced, torch.frombuffer(_bytes(buffer), dtype=torch.uint8))
 
 
 def _bytes(buffer: Tensor) -> bytearray:
@@ -193,7 +195,7 @@ def test_damaged_header_is_refused(position: int) -> None:
         return
     data[position] ^= 0x10
     with pytest.raises(RunError, match=r"boundary 3-2: what arrived is not a header of this version"):
-        read_header(bytes(data), sender=3, receiver=2, sequence=17)
+        read_header(bytes(data), sender=3, receiver=2, sequence=17, capacity=4096)
 
 
 def test_header_of_another_version_is_refused() -> None:
@@ -202,19 +204,27 @@ def test_header_of_another_version_is_refused() -> None:
     body = b"DNI9" + data[4:size]
     other = (body + struct.pack("<I", zlib.crc32(body))).ljust(HEADER_BYTES, b"\0")
     with pytest.raises(RunError, match=r"magic b'DNI9', expected b'DNI1'.*Run the same version on every rank"):
-        read_header(other, sender=3, receiver=2, sequence=17)
+        read_header(other, sender=3, receiver=2, sequence=17, capacity=4096)
 
 
 @pytest.mark.parametrize(("sender", "receiver", "sequence"), [(1, 2, 17), (3, 4, 17), (3, 2, 16)])
 def test_header_of_another_edge_or_out_of_order_is_refused(sender: int, receiver: int, sequence: int) -> None:
     message = f"boundary {sender}-{receiver} expects message {sequence}, got message 17 of boundary 3-2"
     with pytest.raises(RunError, match=message):
-        read_header(encode_header(_header()), sender=sender, receiver=receiver, sequence=sequence)
+        read_header(encode_header(_header()), sender=sender, receiver=receiver, sequence=sequence, capacity=4096)
+
+
+def test_message_that_does_not_fit_the_buffer_is_refused() -> None:
+    data = encode_header(_header(payload_bytes=100))
+    fits = HEADER_BYTES + 100
+    assert read_header(data, sender=3, receiver=2, sequence=17, capacity=fits).payload_bytes == 100
+    with pytest.raises(RunError, match="boundary 3-2: message 17 has 100 bytes behind its header, capacity 163"):
+        read_header(data, sender=3, receiver=2, sequence=17, capacity=fits - 1)
 
 
 def test_schema_header_survives() -> None:
     header = _header(kind="schema", payload_bytes=123, schema=9)
-    assert read_header(encode_header(header), sender=3, receiver=2, sequence=17) == header
+    assert read_header(encode_header(header), sender=3, receiver=2, sequence=17, capacity=4096) == header
 
 
 def test_messages_without_tensors_have_no_payload() -> None:

@@ -1,0 +1,272 @@
+"""What does a stage compute for one microbatch?
+
+Forward, estimate, backward, the source's own learning, the update: the mathematics of a stage, and nothing of its
+dealings with other stages (`pipeline.stage`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dni import (
+    GradientSource,
+    LossGradient,
+    NoGradient,
+    Signal,
+    carriers,
+    compare_gradients,
+    compare_parameter_gradients,
+    like,
+    map_members,
+    num_samples,
+)
+from pipeline.errors import NotFinite
+from pipeline.keyed import generator, seeded
+from pipeline.messages import Activation, Payload
+from pipeline.stash import Forwarded
+from pipeline.trace import Recorder
+from pipeline.updater import Updater
+
+__all__ = ["Learner"]
+
+
+class Learner:
+    """A stage's module, the source of the gradient at its output, and its optimiser.
+
+    Args:
+        module: the stage's part of the model, already on `device`.
+        index: position of the stage in the network, from 0.
+        source: where the gradient at the module's output comes from.
+        updater: the optimiser of the module's parameters.
+        recorder: takes down what is done.
+        names: global name of every entry of the module's state dict.
+        device: where it runs; what arrives is moved there.
+        seed: of every draw.
+        modifies_input: whether the module writes into its input, which then has to be copied first.
+        measure_every: one in this many sync steps also compares parameter gradients; 0: none.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        index: int,
+        source: GradientSource,
+        updater: Updater,
+        recorder: Recorder,
+        names: Mapping[str, str],
+        device: torch.device,
+        seed: int,
+        modifies_input: bool,
+        measure_every: int,
+    ) -> None:
+        self.module = module
+        self.source = source
+        self.updater = updater
+        self.version = 0
+        """Steps in which any block was applied."""
+        self.phase = "start"
+        """What is being done, for the message of a failure."""
+        self._index = index
+        self._recorder = recorder
+        self._names = dict(names)
+        self._device = device
+        self._seed = seed
+        self._modifies_input = modifies_input
+        self._measure_every = measure_every
+        self._built = False
+        self._num_syncs = 0
+
+    def forward(self, message: Activation, *, learns: bool, held: bool, blocks: bool) -> Forwarded:
+        """Run the module in training mode, once per message, under the seed of (seed, stage, step)."""
+        self.phase = "forward"
+        self._recorder.begin()
+        self._set_mode(training=True)
+        x = self._input(message.h, requires_grad=learns and self._index > 0)
+        seeded(self._seed, f"forward/{self._index}", message.step, device=self._device)
+        with torch.set_grad_enabled(held or (learns and not isinstance(self.source, NoGradient))):
+            h = self._run(x)
+        entry = Forwarded(
+            step=message.step,
+            x=x,
+            h=h,
+            target=self._target(message),
+            version=self.version,
+            learns=learns,
+            held=held,
+            blocks=blocks,
+        )
+        self._recorder.end("F", message.step, version=self.version, reach=message.reach)
+        self._recorder.totals.num_samples += num_samples(h)
+        if blocks:
+            self._recorder.mark("S", message.step, version=self.version, reach=message.reach)
+        return entry
+
+    def evaluate(self, message: Activation) -> Forwarded:
+        """Run the module in evaluation mode; nothing is kept for a backward."""
+        self.phase = "evaluation"
+        self._recorder.begin()
+        self._set_mode(training=False)
+        with torch.no_grad():
+            h = self._run(self._input(message.h, requires_grad=False))
+        self._recorder.end_untraced("evaluation")
+        return Forwarded(
+            step=message.step,
+            x=None,
+            h=h,
+            target=self._target(message),
+            version=self.version,
+            learns=False,
+            held=False,
+            blocks=False,
+        )
+
+    def loss_sum(self, entry: Forwarded) -> float:
+        """The loss of an evaluation batch, summed over its samples; for the last stage."""
+        assert isinstance(self.source, LossGradient)
+        with torch.no_grad():
+            return self.source.summed(entry.h, entry.target).item()
+
+    def backward_from_source(self, entry: Forwarded) -> Payload | None:
+        """Ask the source for dL/dh and pull it back at once; dL/dx, or None if nothing is learned from this step."""
+        self.phase = "backward"
+        self._recorder.begin()
+        h = map_members(Tensor.detach, entry.h)
+        self._build_source(h)
+        seeded(self._seed, f"estimate/{self._index}", entry.step, device=self._device)
+        gradient = self.source.estimate(h, Signal(step=entry.step, target=entry.target))
+        if isinstance(self.source, LossGradient):
+            self._record_loss(entry.step)
+        return None if gradient is None else self._pull_back(entry, gradient)
+
+    def backward_from_above(self, entry: Forwarded, gradient: Payload) -> Payload:
+        """Pull the gradient from above back through the graph that was held; dL/dx."""
+        self.phase = "backward"
+        self._recorder.begin()
+        self._measure_quality(entry, gradient)
+        return self._pull_back(entry, gradient)
+
+    def learn_source(self, entry: Forwarded, gradient: Payload) -> None:
+        """Let the source learn from the gradient that came from above, if it learns at all."""
+        if not self.source.learns_from:
+            return
+        self.phase = "source learning"
+        self._recorder.begin()
+        h = map_members(Tensor.detach, entry.h)
+        self._build_source(h)
+        seeded(self._seed, f"learn/{self._index}", entry.step, device=self._device)
+        loss = self.source.learn(h, Signal(step=entry.step, target=entry.target, gradient=gradient))
+        self._recorder.end("L", entry.step, version=self.version)
+        self._recorder.measure("source_loss", entry.step, loss)
+        if not math.isfinite(loss):
+            raise NotFinite(f"the loss of the source of stage {self._index} is {loss} at step {entry.step}.")
+
+    def update(self, step: int) -> None:
+        """Apply what has been accumulated, if anything has."""
+        self.phase = "update"
+        self._recorder.begin()
+        if self.updater.apply(step):
+            self.version += 1
+            self._recorder.end("U", step, version=self.version)
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """The module's parameters and buffers under their global names."""
+        return {self._names[name]: value for name, value in self.module.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that was learned, under global names."""
+        self.updater.check_finite()
+        return {
+            "module": self.named_tensors(),
+            "source": self.source.state_dict() if self._built else None,
+            "updater": self.updater.state_dict(),
+            "version": self.version,
+            "num_syncs": self._num_syncs,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the learner that `state` was taken from; its tensors are already on the right device."""
+        self.module.load_state_dict({name: state["module"][full] for name, full in self._names.items()})
+        if state["source"] is not None:
+            self.source.load_state_dict(state["source"])
+            self._built = True
+        self.updater.load_state_dict(state["updater"])
+        self.version = state["version"]
+        self._num_syncs = state["num_syncs"]
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """`tensor` where the stage runs, without a graph."""
+        return tensor.detach().to(self._device)
+
+    def _run(self, x: Payload) -> Payload:
+        h: Payload = self.module(map_members(torch.clone, x) if self._modifies_input else x)
+        return h
+
+    def _pull_back(self, entry: Forwarded, gradient: Payload) -> Payload:
+        """dL/dx; parameter gradients add up. The recorder's operation is already open."""
+        values = carriers(gradient)
+        self._check_finite(values)
+        pairs = [(h, value) for h, value in zip(carriers(entry.h), values, strict=True) if h.requires_grad]
+        if pairs:  # none in a first stage that has nothing to learn
+            torch.autograd.backward([h for h, _ in pairs], [value for _, value in pairs])
+        self.updater.accumulate(num_samples(entry.h))
+        assert entry.x is not None
+        x = entry.x
+        entry.let_go()
+        self._recorder.end("B", entry.step, version=self.version)
+        return like(x, [torch.zeros_like(m) if m.grad is None else m.grad for m in carriers(x)])
+
+    def _measure_quality(self, entry: Forwarded, true: Payload) -> None:
+        """At a sync step, set what the source would have said beside the truth. Training is not disturbed."""
+        if not entry.blocks or not self._built or not self.source.learns_from:
+            return
+        h = map_members(Tensor.detach, entry.h)
+        estimate = self.source.estimate(h, Signal(step=entry.step, target=entry.target, gradient=true))
+        self._num_syncs += 1
+        if estimate is None:
+            return
+        values = compare_gradients(carriers(estimate), carriers(true))
+        if self._measure_every and (self._num_syncs - 1) % self._measure_every == 0:
+            parameters = [p for p in self.module.parameters() if p.requires_grad]
+            values |= compare_parameter_gradients(
+                carriers(entry.h), parameters, used=carriers(estimate), true=carriers(true)
+            )
+        for name, value in values.items():
+            self._recorder.measure(name, entry.step, value)
+
+    def _record_loss(self, step: int) -> None:
+        assert isinstance(self.source, LossGradient) and self.source.latest is not None
+        loss = self.source.latest
+        if not math.isfinite(loss):
+            raise NotFinite(f"the loss is {loss}. Lower the learning rate or clip (clip_norm).")
+        self._recorder.measure("loss", step, loss)
+
+    def _check_finite(self, values: list[Tensor]) -> None:
+        for value in values:
+            # One reduction is cheap; it misses nothing, and a finite sum that overflows is looked at again.
+            if not math.isfinite(value.sum().item()) and not torch.isfinite(value).all():
+                raise NotFinite(f"the gradient at the output of stage {self._index} holds NaN or infinity.")
+
+    def _build_source(self, h: Payload) -> None:
+        if not self._built:
+            self.source.build(h, generator=generator(self._seed, f"source/{self._index}", 0))
+            self._built = True
+
+    def _input(self, h: Payload, *, requires_grad: bool) -> Payload:
+        x = map_members(self.to_device, h)
+        if requires_grad:
+            for member in carriers(x):
+                member.requires_grad_()
+        return x
+
+    def _target(self, message: Activation) -> Tensor | None:
+        return None if message.target is None else message.target.to(self._device)
+
+    def _set_mode(self, *, training: bool) -> None:
+        if self.module.training != training:
+            self.module.train(training)

@@ -1,0 +1,80 @@
+"""Does the terminal show what is there, in 80 columns, with nothing cut off?"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from dni import SyntheticGradient
+from pipeline import Config, Data, KeyedBatches, prepare, run_simulated
+from pipeline.display import LiveDisplay, plan_tables, summary_table
+from pipeline.monitor import StageStatus
+from pipeline.run import Prepared
+
+X, TARGET = torch.randn(16, 4, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 3
+STATUSES = [StageStatus(stage=0, step=1234, source_loss=0.5), StageStatus(stage=1, step=1200, loss=0.25)]
+
+
+def _prepared(**more: Any) -> Prepared:
+    return prepare(
+        Config(
+            model=lambda: [nn.Linear(4, 5), nn.Linear(5, 3)],
+            data=lambda: Data(train=KeyedBatches(X, TARGET, batch_size=8), test=[(X, TARGET)]),
+            loss=nn.CrossEntropyLoss(),
+            source=SyntheticGradient(),
+            steps=6,
+            **more,
+        )
+    )
+
+
+def _printed(what: Any) -> str:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(what)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(("arrival", "bound"), [("fixed", "delay"), ("ready", "max in flight")])
+def test_plan_shows_every_stage_and_boundary(arrival: str, bound: str) -> None:
+    text = _printed(plan_tables(_prepared(arrival=arrival, executor="distributed"), [0, 1]))
+    assert "…" not in text
+    for word in ("(8, 5)", "SyntheticGradient", "LossGradient", "0-1", bound, "gloo"):
+        assert word in text
+    assert "in process" in _printed(plan_tables(_prepared(), [0, 0]))
+
+
+def test_summary_shows_result_folder_and_how_to_open_tensorboard() -> None:
+    summary = run_simulated(_prepared()).summary
+    text = _printed(summary_table(summary, Path("runs/x")))
+    assert "…" not in text
+    for word in ("finished: 6 steps, 2 stages", "test accuracy", "runs/x", "tensorboard --logdir runs/x/tensorboard"):
+        assert word in text
+    assert "dni resume" not in text
+    assert "dni resume runs/x" in _printed(summary_table({**summary, "status": "interrupted"}, Path("runs/x")))
+
+
+def test_display_draws_a_row_per_stage_on_a_terminal() -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=90)
+    with LiveDisplay(console, steps=2000) as display:
+        display.show(STATUSES)
+    assert "1,234" in file.getvalue() and "0.25" in file.getvalue() and "1200/2000" in file.getvalue()
+
+
+def test_display_says_little_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    now_s = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now_s[0])
+    with LiveDisplay(Console(file=file, width=90), steps=2000) as display:
+        for _ in range(25):
+            now_s[0] += 1.0
+            display.show(STATUSES)
+    lines = file.getvalue().splitlines()
+    assert len(lines) == 2 and lines[0].startswith("step 1,200: loss 0.25")
