@@ -76,15 +76,15 @@ def latest(checkpoints: Path) -> tuple[Path, Manifest]:
     return path.parent, manifest
 
 
-def read_stage(folder: Path, index: int) -> dict[str, Any]:
-    """The saved state of one stage.
+def read_stage(folder: Path, index: int, *, device: torch.device) -> dict[str, Any]:
+    """The saved state of one stage, its tensors on `device`.
 
     Raises:
         CheckpointError: the file is missing or damaged.
     """
     path = folder / _stage_file(index)
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     return state
@@ -102,7 +102,7 @@ def load(folder: Path, stages: Sequence[Stage], manifest: Manifest) -> None:
                 f"{folder} holds {manifest.num_stages} stages, this run has {stage.settings.num_stages}. "
                 "Resume with the cut the run was started with."
             )
-        state = read_stage(folder, stage.index)
+        state = read_stage(folder, stage.index, device=stage.device)
         _refuse_other_model(folder, stage.index, saved=state["module"], own=stage.named_tensors())
         stage.load_state_dict(state)
 

@@ -5,18 +5,20 @@ Exit codes: 0 success, 2 a mistake in the call or configuration (nothing was sta
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import torch
 import tyro
 from rich.console import Console
 
 from pipeline import checkpoint
+from pipeline.agreement import agree_on_folder, prepare_together
 from pipeline.clock import WallClock
 from pipeline.config import Config
 from pipeline.control import Control, World, world_from_environment
@@ -27,13 +29,11 @@ from pipeline.folder import RunRecord, choose_folder, make_folder, read_record
 from pipeline.launch import launch
 from pipeline.loading import BUILT_IN, find_config, fingerprint
 from pipeline.messages import Drain
-from pipeline.run import Outline, Prepared, build_stage, prepare, prepare_outlined
+from pipeline.run import Prepared, build_stage, prepare
 from pipeline.timeline import write_timeline
 from pipeline.training import Result, run_simulated
 
 __all__ = ["main"]
-
-_T = TypeVar("_T")
 
 _USAGE = f"""\
 usage: dni COMMAND ...
@@ -70,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if speaks:
             Console(stderr=True).print(f"dni: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         code = 2
+    except KeyboardInterrupt:  # once a run has started, it drains and saves instead
+        print("dni: interrupted before anything was started", file=sys.stderr)
+        code = 1
     sys.exit(code)
 
 
@@ -83,7 +86,7 @@ def _train(words: list[str]) -> int:
     folder = choose_folder(config=reference, name=config.name, runs_dir=config.runs_dir)
     make_folder(folder, _record(reference, options, prepared))
     if config.executor == "distributed":
-        return _finish(launch(["train", reference, *options], num_ranks=prepared.num_ranks, folder=str(folder)), folder)
+        return _launch(["train", reference, *options], prepared, folder)
     return _simulate(prepared, folder, resume=False)
 
 
@@ -107,13 +110,14 @@ def _resume(words: list[str]) -> int:
     world = world_from_environment()
     if world is not None:
         control = Control(world)
-        return _run_as_rank(_prepare_together(config, control), control, folder=options.run, resume=True)
+        return _run_as_rank(prepare_together(config, control), control, folder=options.run, resume=True)
     prepared = prepare(config)
     _check_resumable(prepared, options.run)
+    (options.run / "error.json").unlink(missing_ok=True)
     if record.sha256 != fingerprint(record.config):
         Console(stderr=True).print(f"note: {record.config} has changed since this run was started", style="yellow")
     if config.executor == "distributed":
-        return _finish(launch(["resume", *words], num_ranks=prepared.num_ranks, folder=str(options.run)), options.run)
+        return _launch(["resume", *words], prepared, options.run)
     return _simulate(prepared, options.run, resume=True)
 
 
@@ -226,8 +230,9 @@ def _simulate(prepared: Prepared, folder: Path, *, resume: bool) -> int:
         with LiveDisplay(console, steps=prepared.config.steps) as display:
             result = run_simulated(prepared, folder=folder, resume=resume, on_status=display.show, stop_on_signal=True)
     except RunError as error:
-        _say_failed(error, folder)
-        return _finish(1, folder)
+        print(f"dni: {error}", file=sys.stderr)
+        _say_how_to_go_on(folder)
+        return 1
     write_timeline(folder)
     console.print(summary_table(result.summary, folder))
     return 0 if result.summary["status"] == "finished" else 1
@@ -238,60 +243,16 @@ def _train_as_rank(config: Config, world: World, *, reference: str, options: lis
     given = os.environ.get("DNI_RUN_FOLDER")
     if given is not None:  # `dni train` has checked everything and made the folder
         _, config = _recorded_config(Path(given))
-    prepared = _prepare_together(config, control)
-    if given is None:
-        given = _make_folder_together(prepared, control, reference=reference, options=options)
-    return _run_as_rank(prepared, control, folder=Path(given), resume=False)
-
-
-def _prepare_together(config: Config, control: Control) -> Prepared:
-    """Rank 0 has the first stage, so it loads the data and checks the run; the others take over what it found."""
-    if control.world.rank == 0:
-        prepared = _told(control, "outline", lambda: prepare(config, num_ranks=control.world.world_size))
-        control.put("outline", asdict(prepared.outline))
-        return prepared
-    outline = _heard(control, "outline")
-    return prepare_outlined(
-        config,
-        Outline(
-            starts=None if outline["starts"] is None else tuple(outline["starts"]),
-            modifies_input=tuple(outline["modifies_input"]),
-            exact_feed=outline["exact_feed"],
-            evaluates=outline["evaluates"],
-        ),
-    )
-
-
-def _make_folder_together(prepared: Prepared, control: Control, *, reference: str, options: list[str]) -> str:
-    """Under a user's own torchrun, rank 0 makes the folder and the others learn of it."""
-    if control.world.rank != 0:
-        return str(_heard(control, "folder"))
-    config = prepared.config
+    prepared = prepare_together(config, control)
+    if given is not None:
+        return _run_as_rank(prepared, control, folder=Path(given), resume=False)
 
     def make() -> Path:
         folder = choose_folder(config=reference, name=config.name, runs_dir=config.runs_dir)
         make_folder(folder, _record(reference, options, prepared))
         return folder
 
-    folder = _told(control, "folder", make)
-    control.put("folder", str(folder))
-    return str(folder)
-
-
-def _told(control: Control, key: str, action: Callable[[], _T]) -> _T:
-    """Do something on behalf of all ranks; if it cannot be done, the others hear of it under `key`."""
-    try:
-        return action()
-    except ConfigurationError:
-        control.put(key, None)
-        raise
-
-
-def _heard(control: Control, key: str) -> Any:
-    (value,) = control.gather([key])
-    if value is None:
-        raise ConfigurationError("rank 0 says what is wrong with the configuration.")
-    return value
+    return _run_as_rank(prepared, control, folder=agree_on_folder(control, make), resume=False)
 
 
 def _run_as_rank(prepared: Prepared, control: Control, *, folder: Path, resume: bool) -> int:
@@ -311,15 +272,20 @@ def _run_as_rank(prepared: Prepared, control: Control, *, folder: Path, resume: 
     return 0 if summary["status"] == "finished" else 1
 
 
-def _say_failed(error: RunError, folder: Path) -> None:
-    print(f"dni: {error}\ndni: the run's files and last checkpoint are in {folder}", file=sys.stderr, flush=True)
-
-
-def _finish(code: int, folder: Path) -> int:
-    if code and (folder / "error.json").exists():
-        print(
-            f"dni: the run failed; {folder / 'error.json'} has the stack trace of the first failure",
-            file=sys.stderr,
-            flush=True,
-        )
+def _launch(arguments: list[str], prepared: Prepared, folder: Path) -> int:
+    Console().print(f"starting {prepared.num_ranks} processes for {folder}", highlight=False)
+    code = launch(arguments, num_ranks=prepared.num_ranks, folder=str(folder))
+    if (folder / "error.json").exists():
+        _say_how_to_go_on(folder)
     return code
+
+
+def _say_how_to_go_on(folder: Path) -> None:
+    print(f"dni: {folder / 'error.json'} has the stack trace of the first failure", file=sys.stderr)
+    with contextlib.suppress(ConfigurationError):  # there may be no checkpoint yet
+        _, manifest = checkpoint.latest(folder / "checkpoints")
+        exact = "exactly" if manifest.exact else "not bit for bit"
+        print(
+            f"dni: the last checkpoint is of step {manifest.step:,}; go on with: dni resume {folder} (resumes {exact})",
+            file=sys.stderr,
+        )

@@ -132,7 +132,7 @@ class Config:
     boundary."""
     costs: CostModel = field(default_factory=CostModel)
     """Virtual seconds of the simulate executor."""
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU per rank if there are any (ranks share them if there are fewer), else the CPU. Or cpu, cuda."""
     num_threads: int = 1
     """Intra-op threads of each process; results on CPU depend on it."""
@@ -156,6 +156,8 @@ class Config:
                     raise ConfigurationError(f"{name} must be at least {least}, got {value}.")
         if not self.clip_norm > 0:
             raise ConfigurationError(f"clip_norm must be positive (inf: no clipping), got {self.clip_norm}.")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigurationError("device is cuda, but PyTorch finds no CUDA device here. Use auto or cpu.")
         try:
             tuple(map(Periodic, self.cadence))
             tuple(map(UpdateProbability, self.update_probability))

@@ -16,19 +16,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
 import torch.distributed as dist
 
 from pipeline.arrival import Inbox
 from pipeline.clock import WallClock
-from pipeline.control import Control, World
+from pipeline.control import Control
 from pipeline.edge import Receiver, Sender
 from pipeline.errors import FailureRecord, LostEdge, RemoteFailure
 from pipeline.feed import Feed
 from pipeline.keyed import undisturbed
 from pipeline.messages import Message, Send, Stop
 from pipeline.monitor import StageStatus
-from pipeline.run import Prepared, build_stage, make_feed
+from pipeline.run import Prepared, build_stage, choose_device, make_feed
 from pipeline.session import Session, on_signals, threads
 from pipeline.summary import summarize, write_summary
 
@@ -119,7 +118,7 @@ class _Rank:
         )
         self._connect()
         clock = WallClock()
-        device = _device(prepared.config.device, world)
+        device = choose_device(prepared.config.device, local_rank=world.local_rank)
         self._stages = {
             index: build_stage(prepared, index, clock=clock, device=device)
             for index, rank in enumerate(self._placement)
@@ -371,11 +370,3 @@ def _wait_for_cause(error: BaseException, mailbox: queue.SimpleQueue[_Delivery])
         if isinstance(delivery, RemoteFailure):
             return delivery
     return error
-
-
-def _device(wanted: str, world: World) -> torch.device:
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    device = torch.device("cuda", world.local_rank % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device

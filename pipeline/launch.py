@@ -27,8 +27,9 @@ def launch(arguments: Sequence[str], *, num_ranks: int, folder: str) -> int:
         0 if all ranks ended well, 1 otherwise; the ranks have said why.
     """
     # What a user has to know the ranks say themselves; the launcher's own report repeats it as a stack trace.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    logging.getLogger("torch.distributed.launcher").setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(("torch.distributed.elastic", "torch.distributed.launcher")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ["DNI_RUN_FOLDER"] = folder
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     config = LaunchConfig(

@@ -75,7 +75,7 @@ class Learner:
         self._index = index
         self._recorder = recorder
         self._names = dict(names)
-        self._device = device
+        self.device = device
         self._seed = seed
         self._modifies_input = modifies_input
         self._measure_every = measure_every
@@ -88,7 +88,7 @@ class Learner:
         self._recorder.begin()
         self._set_mode(training=True)
         x = self._input(message.h, requires_grad=learns and self._index > 0)
-        seeded(self._seed, f"forward/{self._index}", message.step, device=self._device)
+        seeded(self._seed, f"forward/{self._index}", message.step, device=self.device)
         with torch.set_grad_enabled(held or (learns and not isinstance(self.source, NoGradient))):
             h = self._run(x)
         entry = Forwarded(
@@ -138,7 +138,7 @@ class Learner:
         self._recorder.begin()
         h = map_members(Tensor.detach, entry.h)
         self._build_source(h)
-        seeded(self._seed, f"estimate/{self._index}", entry.step, device=self._device)
+        seeded(self._seed, f"estimate/{self._index}", entry.step, device=self.device)
         gradient = self.source.estimate(h, Signal(step=entry.step, target=entry.target))
         if isinstance(self.source, LossGradient):
             self._record_loss(entry.step)
@@ -159,7 +159,7 @@ class Learner:
         self._recorder.begin()
         h = map_members(Tensor.detach, entry.h)
         self._build_source(h)
-        seeded(self._seed, f"learn/{self._index}", entry.step, device=self._device)
+        seeded(self._seed, f"learn/{self._index}", entry.step, device=self.device)
         loss = self.source.learn(h, Signal(step=entry.step, target=entry.target, gradient=gradient))
         self._recorder.end("L", entry.step, version=self.version)
         self._recorder.measure("source_loss", entry.step, loss)
@@ -201,7 +201,7 @@ class Learner:
 
     def to_device(self, tensor: Tensor) -> Tensor:
         """`tensor` where the stage runs, without a graph."""
-        return tensor.detach().to(self._device)
+        return tensor.detach().to(self.device)
 
     def _run(self, x: Payload) -> Payload:
         h: Payload = self.module(map_members(torch.clone, x) if self._modifies_input else x)
@@ -265,7 +265,7 @@ class Learner:
         return x
 
     def _target(self, message: Activation) -> Tensor | None:
-        return None if message.target is None else message.target.to(self._device)
+        return None if message.target is None else message.target.to(self.device)
 
     def _set_mode(self, *, training: bool) -> None:
         if self.module.training != training:

@@ -25,7 +25,16 @@ from pipeline.stage import Stage, StageSettings
 from pipeline.trace import Recorder
 from pipeline.updater import Updater
 
-__all__ = ["Outline", "Prepared", "build_stage", "make_feed", "prepare", "prepare_outlined", "resumes_exactly"]
+__all__ = [
+    "Outline",
+    "Prepared",
+    "build_stage",
+    "choose_device",
+    "make_feed",
+    "prepare",
+    "prepare_outlined",
+    "resumes_exactly",
+]
 
 _CPU = torch.device("cpu")
 
@@ -98,6 +107,7 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
     per_stage(config.cadence, len(cut), name="cadence")
     per_stage(config.update_probability, len(cut), name="update_probability")
     _check_labels(sources, data.train)
+    _check_optimizer(config)
     plans = survey(cut, sources, first, seed=config.seed)
     outline = Outline(
         starts=None if isinstance(model, Partition) else cut.starts,
@@ -156,6 +166,15 @@ def build_stage(prepared: Prepared, index: int, *, clock: Clock, device: torch.d
         names=names,
         device=device,
     )
+
+
+def choose_device(wanted: str, *, local_rank: int = 0) -> torch.device:
+    """A GPU if there is one and it is wanted; ranks of one machine share them if there are fewer."""
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return _CPU
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
 
 
 def make_feed(prepared: Prepared, *, start: int = 0) -> Feed:
@@ -233,6 +252,13 @@ def _check_ranks(num_ranks: int | None, num_stages: int) -> None:
             f"{num_ranks} ranks cannot share {num_stages} stages: a stage lives on one rank. "
             f"Start at most {num_stages} ranks, or cut the network into more stages."
         )
+
+
+def _check_optimizer(config: Config) -> None:
+    try:
+        config.optimizer([nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"the optimiser {config.optimizer} cannot be made: {error}.") from error
 
 
 def _check_labels(sources: Sequence[GradientSource], train: object) -> None:

@@ -123,6 +123,11 @@ class Stage:
         return self._learner.version
 
     @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self._learner.device
+
+    @property
     def index(self) -> int:
         """Position in the network, from 0."""
         return self.settings.index

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pipeline.clock import VirtualClock
@@ -18,7 +17,7 @@ from pipeline.feed import Batch
 from pipeline.keyed import undisturbed
 from pipeline.monitor import StageStatus
 from pipeline.partition import Partition, partition
-from pipeline.run import Prepared, build_stage, make_feed, prepare
+from pipeline.run import Prepared, build_stage, choose_device, make_feed, prepare
 from pipeline.session import Session, on_signals, threads
 from pipeline.simulator import simulate
 from pipeline.stage import Stage
@@ -105,7 +104,7 @@ def run_simulated(
     """
     config = prepared.config
     clock = VirtualClock(config.costs.operation_s)
-    device = torch.device("cuda" if _wants_cuda(config.device) else "cpu")
+    device = choose_device(config.device)
     counts: Counter[str] = Counter()
 
     def count(name: str) -> int:
@@ -150,7 +149,3 @@ def run_simulated(
     if folder is not None:
         write_summary(folder, summary)
     return Result(summary=summary, cut=prepared.cut, folder=folder)
-
-
-def _wants_cuda(device: str) -> bool:
-    return device == "cuda" or (device == "auto" and torch.cuda.is_available())

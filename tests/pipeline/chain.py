@@ -11,10 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dni import GradientSource, LossGradient, Never, Periodic, SyncPolicy, TrueGradient, UpdateProbability
+from dni import (
+    ConditionalSyntheticGradient,
+    GradientSource,
+    LossGradient,
+    Members,
+    Need,
+    Never,
+    NoGradient,
+    Periodic,
+    Signal,
+    SyncPolicy,
+    SyntheticGradient,
+    TrueGradient,
+    UpdateProbability,
+)
 from pipeline.arrival import Arrival
 from pipeline.clock import VirtualClock, WallClock
-from pipeline.messages import Activation, Message
+from pipeline.messages import Activation, Gradient, Message, Send
 from pipeline.simulator import CostModel, simulate
 from pipeline.stage import Stage, StageSettings
 from pipeline.trace import Event, Recorder
@@ -126,3 +140,48 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     """Same names, same bits."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+SOURCES: dict[str, Callable[[], GradientSource]] = {
+    "true": TrueGradient,
+    "synthetic": SyntheticGradient,
+    "conditional": lambda: ConditionalSyntheticGradient(WIDTH),
+    "none": NoGradient,
+}
+"""Every kind of source, by a name for the test."""
+
+
+class Constant(nn.Module):
+    """A source that always says the same."""
+
+    needs = Need.NONE
+    learns_from = Need.NONE
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def build(self, h: Members, *, generator: torch.Generator) -> None:
+        pass
+
+    def estimate(self, h: Members, signal: Signal) -> Members | None:
+        assert isinstance(h, Tensor)
+        return torch.full_like(h, self.value)
+
+    def learn(self, h: Members, signal: Signal) -> float:
+        return 0.0
+
+
+def gradient(step: int, value: float | None = 1.0, **more: Any) -> Gradient:
+    """The answer to a microbatch, the same value everywhere; None: a credit."""
+    return Gradient(step=step, value=None if value is None else torch.full((4, WIDTH), value), **more)
+
+
+def downward(sends: list[Send], stage: Stage) -> list[Gradient]:
+    """What goes to the stage below."""
+    return [s.message for s in sends if s.to == stage.settings.index - 1 and isinstance(s.message, Gradient)]
+
+
+def upward(sends: list[Send], stage: Stage) -> list[Activation]:
+    """What goes to the stage above."""
+    return [s.message for s in sends if s.to == stage.settings.index + 1 and isinstance(s.message, Activation)]

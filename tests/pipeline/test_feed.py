@@ -149,6 +149,17 @@ def test_shuffle_of_a_loader_is_keyed() -> None:
         assert sorted(chain.from_iterable(epoch)) == list(range(10))
 
 
+def test_order_that_an_iterable_draws_when_it_is_opened_is_keyed() -> None:
+    class Opened:
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            order = torch.randperm(10)
+            return iter([(X[order[:5]], TARGET[order[:5]]), (X[order[5:]], TARGET[order[5:]])])
+
+    first = _first(ReadBatches(Opened()), 6)
+    torch.rand(3)
+    assert _first(ReadBatches(Opened()), 6) == first and first[:2] != first[2:4]
+
+
 def test_what_a_loader_draws_per_sample_does_not_depend_on_what_others_draw_in_between() -> None:
     class Noisy(TensorDataset):
         def __getitem__(self, index: int) -> Any:
