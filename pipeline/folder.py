@@ -85,12 +85,16 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def commit() -> str | None:
-    """The commit checked out where we stand, with `+changes` if files differ from it; None outside a checkout."""
+    """The commit checked out where we stand, with `+changes` if the code differs from it; None outside a checkout.
+
+    Recorded results (*.jsonl) do not count as changes: writing them down would mark all that come after.
+    """
     try:
         head = _git("rev-parse", "HEAD")
-        return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)*.jsonl")
     except (OSError, subprocess.SubprocessError):
         return None
+    return head + ("+changes" if changes else "")
 
 
 def _git(*words: str) -> str:

@@ -28,6 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from experiments.jaderberg2017_synthetic import config as rows_module
 from experiments.jaderberg2017_synthetic.results import FOLDER, RESULTS, Run, append_run, read_expected, read_runs
 from pipeline import Config, prepare, run_simulated
+from pipeline.folder import commit
 from pipeline.monitor import StageStatus
 from pipeline.plan import StagePlan
 
@@ -105,7 +106,7 @@ def measure(job: Job, advance: Callable[[int], None] = lambda num_steps: None) -
         num_parameters=sum(plan.num_parameters for plan in prepared.plans),
         synthesizer_parameters=sum(plan.source_parameters for plan in prepared.plans),
         training_flops_per_sample=training_flops(prepared.plans, config) // rows_module.BATCH_SIZE,
-        commit=_commit(),
+        commit=commit() or "none",
         cpu=_cpu(),
         torch=torch.__version__,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -219,12 +220,6 @@ def _progress(console: Console) -> Progress:
 
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    described = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
-    return described.stdout.strip() or "none"
 
 
 def _cpu() -> str:
