@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, RunError
 from pipeline.keyed import generator, seeded, undisturbed
 from pipeline.messages import Activation, Drain, Message, Payload, Stop
 
@@ -121,7 +121,7 @@ class ReadBatches:
                     yield batch
                 position += 1
             if position == begun:
-                raise ValueError(
+                raise RunError(
                     f"the data ran out after {position} batches: give a loader that can be read again, or fewer steps."
                 )
 

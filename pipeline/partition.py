@@ -166,7 +166,7 @@ def _balanced(
 def _smallest_maximum(costs: Sequence[float], num_stages: int) -> list[int]:
     """Starts of `num_stages` runs of layers whose largest total is as small as can be (exact, by recursion).
 
-    Among equals the cut that evens out the sum of squares wins, so that free layers do not all fall into one stage.
+    Among equals, cuts with a smaller sum of squares are preferred, so that free layers do not all fall into one stage.
     """
     totals = [0.0]
     for cost in costs:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -80,8 +81,15 @@ class Prepared:
 
     @property
     def bounds(self) -> list[int]:
-        """Per boundary, the bound on the microbatches in flight."""
-        return _bounds(self.config, self.num_stages)
+        """Per boundary, the bound on the microbatches in flight.
+
+        In fixed order, a stage that answers only when it is answered must not wait for more than comes from below.
+        """
+        bounds = _bounds(self.config, self.num_stages)
+        if self.config.arrival == "ready":
+            return bounds
+        waits = [bool(source.needs & Need.GRADIENT) for source in self.sources[:-1]]
+        return [min(bounds[: i + 1]) if waits[i] else bound for i, bound in enumerate(bounds)]
 
 
 def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
@@ -146,7 +154,7 @@ def build_stage(prepared: Prepared, index: int, *, clock: Clock, device: torch.d
         update_probability=UpdateProbability(
             per_stage(config.update_probability, num_stages, name="update_probability")[index]
         ),
-        max_in_flight=_max_in_flight(prepared, index),
+        max_in_flight=[*prepared.bounds, 1][index],
         modifies_input=prepared.outline.modifies_input[index],
         check_every=config.check_every,
         measure_every=config.measure_every,
@@ -184,6 +192,12 @@ def make_feed(prepared: Prepared, *, start: int = 0) -> Feed:
         steps=config.steps, evaluate_every=config.evaluate_every, checkpoint_every=config.checkpoint_every
     )
     assert prepared.train is not None, "the first stage's rank has the data"
+    if start and not prepared.train.exact:
+        warnings.warn(
+            f"the data is read again from its beginning and {start} batches are skipped; the resumed run is not "
+            "bit-equal to one never stopped. Use KeyedBatches for that.",
+            stacklevel=2,
+        )
     return Feed(prepared.train, prepared.test, settings=settings, start=start)
 
 
@@ -236,14 +250,6 @@ def _bounds(config: Config, num_stages: int) -> list[int]:
     if config.arrival == "ready":
         return per_stage(config.max_in_flight, num_stages - 1, name="max_in_flight")
     return per_stage(config.delay, num_stages - 1, name="delay")
-
-
-def _max_in_flight(prepared: Prepared, index: int) -> int:
-    """The bound of a stage; one that answers only when it is answered must not wait for more than comes from below."""
-    bounds = [*prepared.bounds, 1]
-    if prepared.config.arrival == "fixed" and prepared.sources[index].needs & Need.GRADIENT:
-        return min(bounds[: index + 1])
-    return bounds[index]
 
 
 def _check_ranks(num_ranks: int | None, num_stages: int) -> None:

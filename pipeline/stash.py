@@ -44,7 +44,7 @@ def _detached(member: Tensor | None) -> Tensor | None:
 
 
 class Stash:
-    """The unanswered microbatches of one stage, by (training, step)."""
+    """The unanswered microbatches of one stage, by step; a drain keeps evaluation and training apart."""
 
     def __init__(self) -> None:
         self._entries: dict[int, Forwarded] = {}

@@ -57,20 +57,20 @@ class Updater:
         self.num_samples += num_samples
 
     def apply(self, step: int) -> bool:
-        """Divide by the samples, clip, step the optimiser and clear. False if nothing had been accumulated."""
-        if self.num_samples == 0:
+        """Divide by the samples, clip, step the optimiser and clear. False if there was nothing to apply."""
+        if self.num_samples == 0 or self._optimizer is None:
+            self.num_samples = 0
             return False
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         if gradients:
             torch._foreach_div_(gradients, self.num_samples)
         if gradients and not math.isinf(self._clip_norm):
             nn.utils.clip_grad_norm_(self.parameters.values(), self._clip_norm)
-        if self._optimizer is not None:
-            factor = self._schedule(step)
-            for group, rate in zip(self._groups(), self._base_rates, strict=True):
-                group["lr"] = rate * factor
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
+        factor = self._schedule(step)
+        for group, rate in zip(self._groups(), self._base_rates, strict=True):
+            group["lr"] = rate * factor
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
         self.num_samples = 0
         return True
 

@@ -83,7 +83,7 @@ def test_every_rank_learns_who_failed_first(ranks: Ranks, tmp_path: Path, stage:
         assert "ArithmeticError: scripted fault" in place[3]
         assert num_threads == 0
     times = [when for when, _, _ in outcomes]
-    assert max(times) - min(times) < 3.0  # a hang would be told from a death by minutes
+    assert max(times) - min(times) < 20.0  # a hang would last for minutes; how soon it is, is measured elsewhere
     record = json.loads((tmp_path / "error.json").read_text())
     assert (record["rank"], record["stage"], record["step"]) == (stage, stage, step)
     assert "scripted fault" in record["traceback"]

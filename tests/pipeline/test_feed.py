@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, RunError
 from pipeline.feed import Batches, Feed, FeedSettings, KeyedBatches, ReadBatches, batches
 from pipeline.messages import Activation, Drain, Stop
 
@@ -128,7 +128,7 @@ def test_one_shot_iterator_gives_every_batch_once_and_then_says_that_it_ran_out(
     assert _first(source, 4) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
     other = ReadBatches(once())
     other.peek()
-    with pytest.raises(ValueError, match=r"the data ran out after 4 batches: .* or fewer steps"):
+    with pytest.raises(RunError, match=r"the data ran out after 4 batches: .* or fewer steps"):
         _first(other, 5)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dni import Bernoulli, ConditionalSyntheticGradient
-from pipeline import CheckpointError, StageFailure, partition, prepare, run_simulated
+from pipeline import CheckpointError, Data, StageFailure, partition, prepare, run_simulated
 from pipeline.config import Config
 from pipeline.control import Control, World
 from pipeline.distributed import run_rank
@@ -74,6 +74,17 @@ def test_longer_run_resumed_from_a_finished_one_equals_the_longer_run(tmp_path: 
     with pytest.raises(AssertionError):  # without a folder nothing was saved, but the drains happen in every run alike
         assert_bit_equal(extended.export(), run_simulated(prepare(short)).export())
     assert_bit_equal(extended.export(), whole.export())
+
+
+def test_data_without_keys_is_skipped_with_a_warning_and_the_summary_says_that_resuming_was_not_exact(
+    tmp_path: Path,
+) -> None:
+    batches = [(x, y) for _, (x, y) in zip(range(5), PROBLEM.batches().start(0), strict=False)]
+    config = replace(make_config(), data=lambda: Data(train=batches))
+    run_simulated(prepare(replace(config, steps=12)), folder=tmp_path)
+    with pytest.warns(UserWarning, match="12 batches are skipped"):
+        result = run_simulated(prepare(config), folder=tmp_path, resume=True)
+    assert (result.summary["resumed_at"], result.summary["resume_exact"]) == (12, False)
 
 
 def train_ranks(world: World, folder: str, fail_at: int | None, fault: Fault, resume: bool) -> bool:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dni import Always, Bernoulli, ConditionalSyntheticGradient, SyntheticGradient
 from pipeline import KeyedBatches, Sgd, StageFailure, partition, train
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, RunError
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_loss_may_be_a_function_and_data_a_generator() -> None:
 
     result = train(partition(_small(x), 2), batches(), loss=loss, steps=4)
     assert result.summary["steps"] == 4 and result.summary["samples"] == 24
-    with pytest.raises(ValueError, match="the data ran out after 4 batches"):
+    with pytest.raises(RunError, match="the data ran out after 4 batches"):
         train(partition(_small(x), 2), batches(), loss=loss, steps=5)
 
 

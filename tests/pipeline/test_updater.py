@@ -207,7 +207,7 @@ def test_stage_without_parameters_makes_no_optimizer() -> None:
 
     updater = _updater(nn.ReLU(), refuse)
     updater.accumulate(4)
-    assert updater.apply(0)
+    assert not updater.apply(0) and updater.num_samples == 0
     updater.load_state_dict(updater.state_dict())
     updater.check_finite()
     assert updater.state_dict() == {"optimizer": {}, "gradients": {}, "num_samples": 0}
