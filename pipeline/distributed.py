@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import torch.distributed as dist
 
 from pipeline.arrival import Inbox
-from pipeline.clock import WallClock
+from pipeline.clock import Clock, WallClock
 from pipeline.control import Control
 from pipeline.edge import Receiver, Sender
 from pipeline.errors import FailureRecord, LostEdge, RemoteFailure
@@ -54,6 +54,7 @@ def run_rank(
     folder: Path | None,
     resume: bool = False,
     on_status: Callable[[Sequence[StageStatus]], None] = lambda statuses: None,
+    clock: Clock | None = None,
 ) -> dict[str, Any]:
     """Run this rank's stages until the run is over.
 
@@ -63,6 +64,7 @@ def run_rank(
         folder: the run's folder, the same on every rank.
         resume: go on from the folder's newest checkpoint.
         on_status: called on rank 0, from a thread, with every stage's status a few times a second.
+        clock: what time is measured by; wall time unless a benchmark asks for another.
 
     Returns:
         The summary, the same on every rank; rank 0 has written it.
@@ -73,7 +75,7 @@ def run_rank(
     """
     mailbox: queue.SimpleQueue[_Delivery] = queue.SimpleQueue()
     control.watch(lambda record: mailbox.put(RemoteFailure(record)))
-    rank = _Rank(prepared, control, mailbox=mailbox, folder=folder, resume=resume)
+    rank = _Rank(prepared, control, mailbox=mailbox, folder=folder, resume=resume, clock=clock or WallClock())
     try:
         with threads(prepared.config.num_threads), undisturbed():
             rank.run(on_status)
@@ -100,12 +102,14 @@ class _Rank:
         mailbox: queue.SimpleQueue[_Delivery],
         folder: Path | None,
         resume: bool,
+        clock: Clock,
     ) -> None:
         world = control.world
         self._prepared = prepared
         self._control = control
         self._mailbox = mailbox
         self._folder = folder
+        self._clock = clock
         self._placement = place(prepared.num_stages, world.world_size)
         self._receivers: list[Receiver] = []
         self._senders: dict[tuple[int, int], Sender] = {}
@@ -117,7 +121,6 @@ class _Rank:
             timeout=_FOREVER,
         )
         self._connect()
-        clock = WallClock()
         device = choose_device(prepared.config.device, local_rank=world.local_rank)
         self._stages = {
             index: build_stage(prepared, index, clock=clock, device=device)
@@ -237,14 +240,14 @@ class _Rank:
         return failed
 
     def _handle_all(self) -> None:
-        started_s = time.perf_counter()
+        started_s = self._clock.now()
         order = sorted(self._stages, reverse=True)  # upper stages first: they let the lower ones go on
         while not all(stage.finished for stage in self._stages.values()):
             self._take_delivered()
             turns = [self._take_turn(index) for index in order]
             if not any(turns):
                 self._wait_delivered()
-        self._account(time.perf_counter() - started_s)
+        self._account(self._clock.now() - started_s)
 
     def _account(self, elapsed_s: float) -> None:
         """What the thread did beside its stages' own work, in equal shares."""
@@ -289,9 +292,9 @@ class _Rank:
             self._accept(self._mailbox.get())
 
     def _wait_delivered(self) -> None:
-        started_s = time.perf_counter()
+        started_s = self._clock.now()
         self._accept(self._mailbox.get())
-        waited_s = time.perf_counter() - started_s
+        waited_s = self._clock.now() - started_s
         self._waited_s += waited_s
         for stage in self._stages.values():
             if not stage.finished:

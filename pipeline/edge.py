@@ -4,9 +4,10 @@ Facts this file rests on (torch 2.13, measured): a receive buffer that is too sm
 large is filled in part, so the receiver posts one buffer of an announced capacity and the header at its front says how
 much of it counts; a send buffer is read only when the receiver posts, so a message is copied into a buffer that the
 edge owns until it was sent; `isend` costs the calling thread some 500 us on a busy machine and polling does not work,
-so each end has a thread that blocks (the interpreter lock is released); one expired wait closes every pair of its
-group, so each directed edge has a group of its own, no wait has a short timeout, and an expired wait is how a blocked
-thread is woken when a run fails.
+so each end has a thread that blocks, in the group's own methods (they release the interpreter lock; `dist.send` and
+`dist.recv` around them run some 50 us of Python, for which the stage's thread would have to wait); one expired wait
+closes every pair of its group, so each directed edge has a group of its own, no wait has a short timeout, and an
+expired wait is how a blocked thread is woken when a run fails.
 """
 
 from __future__ import annotations
@@ -118,13 +119,23 @@ class Sender:
         _close_pairs(self._group, self._peer)
 
     def _run(self) -> None:
+        """Send in order. A slot is free once the send from it was waited for, which is done when the next one comes:
+        so the thread needs the interpreter lock once a message, and not again when a message has gone."""
+        sent: tuple[_Slot, Any] | None = None
         try:
             while (slot := self._filled.get()) is not None:
-                _send(slot.buffer[: slot.num_bytes], self._group, self._place)
-                self._free.put(slot)
+                self._wait_sent(sent)
+                sent = slot, self._group.send([slot.buffer[: slot.num_bytes]], self._place, 0)
+            self._wait_sent(sent)
         except BaseException as error:
             self._failed(error)
             self._free.put(_Slot())  # whoever waits for a free one goes on and learns of the failure
+
+    def _wait_sent(self, sent: tuple[_Slot, Any] | None) -> None:
+        if sent is not None:
+            slot, work = sent
+            work.wait()
+            self._free.put(slot)
 
     def _announce(self, schema: Schema, payload_bytes: int) -> None:
         """Say what is in the payloads from here on, and how large a buffer they need."""
@@ -236,7 +247,7 @@ class Receiver:
             sequence = 0
             while True:
                 buffer = torch.empty(capacity, dtype=torch.uint8)
-                _receive(buffer, self._group, self._place)
+                self._group.recv([buffer], self._place, 0).wait()
                 header = read_header(
                     buffer.numpy()[:HEADER_BYTES].tobytes(),
                     sender=self._ends[0],
@@ -255,16 +266,6 @@ class Receiver:
                     return
         except BaseException as error:
             self._failed(error)
-
-
-# The group's own methods: `dist.send` and `dist.recv` around them run some 50 us of Python, for which the stage's
-# thread would have to wait each time (there is one interpreter lock).
-def _send(buffer: Tensor, group: dist.ProcessGroup, place: int) -> None:
-    group.send([buffer], place, 0).wait()
-
-
-def _receive(buffer: Tensor, group: dist.ProcessGroup, place: int) -> None:
-    group.recv([buffer], place, 0).wait()
 
 
 def _close_pairs(group: dist.ProcessGroup, peer: int) -> None:

@@ -25,6 +25,7 @@ from torch import nn
 
 from dni import Bernoulli, ConditionalSyntheticGradient
 from pipeline import Config, Data, KeyedBatches, prepare
+from pipeline.clock import ThreadClock, WallClock
 from pipeline.control import Control, World, world_from_environment
 from pipeline.distributed import run_rank
 from pipeline.folder import commit
@@ -66,21 +67,23 @@ def config(width: int, *, ranks: int, steps: int) -> Config:
 
 
 def measure_rank(world: World, options: Options) -> None:
-    """On one rank: every width in turn, our run and then the raw pair; rank 0 records the medians."""
-    ours: dict[int, list[dict[str, Any]]] = {width: [] for width in options.widths}
+    """On one rank: every width in turn, by wall and by processor time, and then the raw pair; rank 0 records medians."""
+    clocks = {"wall": WallClock(), "cpu": ThreadClock()}
+    ours: dict[tuple[int, str], list[dict[str, Any]]] = {(w, c): [] for w in options.widths for c in clocks}
     raw: dict[int, list[float]] = {width: [] for width in options.widths}
     for repeat in range(options.repeats):
         for width in options.widths:
             name = f"{world.prefix}/{width}/{repeat}"
-            control = Control(World(**{**vars(world), "prefix": f"{name}/run"}))
-            prepared = prepare(config(width, ranks=world.world_size, steps=options.steps))
-            ours[width].append(run_rank(prepared, control, folder=None))
+            for label, clock in clocks.items():
+                control = Control(World(**{**vars(world), "prefix": f"{name}/{label}"}))
+                prepared = prepare(config(width, ranks=world.world_size, steps=options.steps))
+                ours[width, label].append(run_rank(prepared, control, folder=None, clock=clock))
             control = Control(World(**{**vars(world), "prefix": f"{name}/raw"}))
             raw[width].append(raw_pair_us(control, num_bytes=256 * width * 4))
             control.close()
     if world.rank == 0:
         for width in options.widths:
-            record(options, width, summaries=ours[width], raw_us=raw[width])
+            record(options, width, wall=ours[width, "wall"], cpu=ours[width, "cpu"], raw_us=raw[width])
 
 
 def raw_pair_us(control: Control, *, num_bytes: int, repeats: int = 200) -> float:
@@ -105,21 +108,23 @@ def raw_pair_us(control: Control, *, num_bytes: int, repeats: int = 200) -> floa
     return statistics.median(times) * 1e6 if times else 0.0
 
 
-def record(options: Options, width: int, *, summaries: list[dict[str, Any]], raw_us: list[float]) -> None:
+def record(
+    options: Options, width: int, *, wall: list[dict[str, Any]], cpu: list[dict[str, Any]], raw_us: list[float]
+) -> None:
     """Append one line per stage."""
     with RESULTS.open("a") as file:
-        for index in range(len(summaries[0]["stages"])):
-            stages = [summary["stages"][index] for summary in summaries]
+        for index in range(len(wall[0]["stages"])):
             line = {
                 "ranks": options.ranks,
                 "width": width,
                 "activation_bytes": 256 * width * 4,
                 "stage": index,
                 "steps": options.steps,
-                "repeats": len(stages),
-                "overhead_us_per_step": statistics.median(s["overhead_s"] / s["forwards"] * 1e6 for s in stages),
-                "overhead_us_per_message": statistics.median(s["overhead_s"] / s["handled"] * 1e6 for s in stages),
-                "busy_us_per_step": statistics.median(s["busy_s"] / s["forwards"] * 1e6 for s in stages),
+                "repeats": len(wall),
+                "crossing_per_step": (index > 0) * 2 + (index < options.ranks - 1) * 2,
+                "busy_us_per_step": median_us(wall, index, "busy_s"),
+                "overhead_us_per_step": median_us(wall, index, "overhead_s"),
+                "overhead_cpu_us_per_step": median_us(cpu, index, "overhead_s"),
                 "raw_pair_us": statistics.median(raw_us),
                 "torch": torch.__version__,
                 "commit": commit(),
@@ -127,6 +132,12 @@ def record(options: Options, width: int, *, summaries: list[dict[str, Any]], raw
             }
             file.write(json.dumps(line) + "\n")
             print(line)
+
+
+def median_us(summaries: list[dict[str, Any]], index: int, name: str) -> float:
+    """Of a stage's seconds per step, over the runs."""
+    stages = [summary["stages"][index] for summary in summaries]
+    return statistics.median(stage[name] / stage["forwards"] * 1e6 for stage in stages)
 
 
 def main() -> None:

@@ -14,28 +14,21 @@ BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 def newest() -> list[dict[str, Any]]:
     """The last line of every (ranks, width, stage)."""
     lines = [json.loads(line) for line in (HERE / "results.jsonl").read_text().splitlines()]
-    rows = {(line["ranks"], line["width"], line["stage"]): line for line in lines}
+    rows = {(line["ranks"], line["width"], line["stage"]): line for line in lines if "crossing_per_step" in line}
     return [rows[key] for key in sorted(rows)]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "| ranks | boundary | stage | own work, us/step | beside it, us/step | us/message | raw pair, us | torch |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| ranks | boundary | stage | own work | beside it | a message | beside it, CPU | a message, CPU | raw pair |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
-        cells = (
-            str(row["ranks"]),
-            f"{row['activation_bytes'] // 1024} KiB",
-            str(row["stage"]),
-            f"{row['busy_us_per_step']:.0f}",
-            f"{row['overhead_us_per_step']:.0f}",
-            f"{row['overhead_us_per_message']:.0f}",
-            f"{row['raw_pair_us']:.0f}",
-            row["torch"],
-        )
-        lines.append(f"| {' | '.join(cells)} |")
+        wall, cpu, crossing = row["overhead_us_per_step"], row["overhead_cpu_us_per_step"], row["crossing_per_step"]
+        numbers = (row["busy_us_per_step"], wall, wall / crossing, cpu, cpu / crossing, row["raw_pair_us"])
+        cells = [str(row["ranks"]), f"{row['activation_bytes'] // 1024} KiB", str(row["stage"])]
+        lines.append(f"| {' | '.join(cells + [f'{number:.0f}' for number in numbers])} |")
     return "\n".join(lines) + "\n"
 
 
