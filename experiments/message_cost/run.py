@@ -67,7 +67,7 @@ def config(width: int, *, ranks: int, steps: int) -> Config:
 
 
 def measure_rank(world: World, options: Options) -> None:
-    """On one rank: every width in turn, by wall and by processor time, and then the raw pair; rank 0 records medians."""
+    """On one rank: every width by wall and by processor time, then the raw pair; rank 0 records the medians."""
     clocks = {"wall": WallClock(), "cpu": ThreadClock()}
     ours: dict[tuple[int, str], list[dict[str, Any]]] = {(w, c): [] for w in options.widths for c in clocks}
     raw: dict[int, list[float]] = {width: [] for width in options.widths}
