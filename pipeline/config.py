@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 import tyro
@@ -108,10 +108,12 @@ class Config:
 
     sync: tyro.conf.AvoidSubcommands[SyncPolicy] = field(default_factory=Never)
     """When, and how far down, the true gradient is used instead of each stage's source."""
-    optimizer: tyro.conf.AvoidSubcommands[Adam | Sgd | OptimizerFactory] = field(default_factory=Adam)
-    """Makes each stage's optimiser."""
-    schedule: tyro.conf.Suppress[Schedule] = field(default_factory=Constant)
-    """Factor of every stage's learning rate, as a function of the step."""
+    optimizer: tyro.conf.AvoidSubcommands[Adam | Sgd | OptimizerFactory | tuple[OptimizerFactory, ...]] = field(
+        default_factory=Adam
+    )
+    """Makes each stage's optimiser; in Python also a tuple, one per stage."""
+    schedule: tyro.conf.Suppress[Schedule | tuple[Schedule, ...]] = field(default_factory=Constant)
+    """Factor of the learning rate as a function of the step; one for all stages, or one per stage."""
     clip_norm: float = math.inf
     """Largest norm of a stage's averaged gradient; inf: no clipping."""
     cadence: tuple[int, ...] = (1,)
@@ -180,15 +182,13 @@ _LEAST = {
 }
 
 
-Number = Annotated[Any, "int, float or anything else that is set per stage"]
-
-
-def per_stage(values: Sequence[Number], count: int, *, name: str) -> list[Number]:
-    """One value for each of `count` stages or boundaries, from a single one or one each.
+def per_stage(values: Any, count: int, *, name: str) -> list[Any]:
+    """One value for each of `count` stages or boundaries, from a single one or a tuple of one each.
 
     Raises:
         ConfigurationError: there are neither one nor `count` of them.
     """
+    values = values if isinstance(values, tuple) else (values,)
     if len(values) == 1:
         return list(values) * count
     if len(values) != count:

@@ -112,10 +112,10 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
     sources = _sources(config, len(cut))
     _check_ranks(num_ranks or config.num_ranks, len(cut))
     _bounds(config, len(cut))
-    per_stage(config.cadence, len(cut), name="cadence")
-    per_stage(config.update_probability, len(cut), name="update_probability")
+    for name in ("cadence", "update_probability", "schedule"):
+        per_stage(getattr(config, name), len(cut), name=name)
     _check_labels(sources, data.train)
-    _check_optimizer(config)
+    _check_optimizers(config, len(cut))
     plans = survey(cut, sources, first, seed=config.seed)
     outline = Outline(
         starts=None if isinstance(model, Partition) else cut.starts,
@@ -161,8 +161,8 @@ def build_stage(prepared: Prepared, index: int, *, clock: Clock, device: torch.d
     )
     updater = Updater(
         {names[name]: parameter for name, parameter in module.named_parameters()},
-        optimizer=config.optimizer,
-        schedule=config.schedule,
+        optimizer=per_stage(config.optimizer, num_stages, name="optimizer")[index],
+        schedule=per_stage(config.schedule, num_stages, name="schedule")[index],
         clip_norm=config.clip_norm,
     )
     return Stage(
@@ -235,8 +235,7 @@ def _cut(config: Config, model: nn.Module | Partition | Sequence[nn.Module], fir
 
 
 def _sources(config: Config, num_stages: int) -> tuple[GradientSource, ...]:
-    given = config.source
-    below = per_stage(given if isinstance(given, tuple) else (given,), num_stages - 1, name="source")
+    below = per_stage(config.source, num_stages - 1, name="source")
     for source in below:
         if not isinstance(source, GradientSource):
             raise ConfigurationError(
@@ -260,11 +259,12 @@ def _check_ranks(num_ranks: int | None, num_stages: int) -> None:
         )
 
 
-def _check_optimizer(config: Config) -> None:
-    try:
-        config.optimizer([nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"the optimiser {config.optimizer} cannot be made: {error}.") from error
+def _check_optimizers(config: Config, num_stages: int) -> None:
+    for optimizer in per_stage(config.optimizer, num_stages, name="optimizer"):
+        try:
+            optimizer([nn.Parameter(torch.zeros(1))])
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"the optimiser {optimizer} cannot be made: {error}.") from error
 
 
 def _check_labels(sources: Sequence[GradientSource], train: object) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from torch import nn
 
-from dni import Always, ConditionalSyntheticGradient
-from pipeline import prepare, run_simulated
+from dni import Always, ConditionalSyntheticGradient, Constant, Steps
+from pipeline import Adam, Sgd, prepare, run_simulated
 from pipeline.control import Control, World
 from pipeline.distributed import place, run_rank
-from tests.reference import Problem, assert_bit_equal, mean_loss_loop, summed_loss_loop
+from tests.reference import Problem, assert_bit_equal, initial_model, mean_loss_loop, state, summed_loss_loop
 from tests.spawn import Ranks
 
 PROBLEMS = {
@@ -50,6 +51,23 @@ def test_accumulation_over_a_cadence_equals_the_loop_that_accumulates(bound: int
     config = problem.config(cadence=(4,), arrival="fixed", delay=(bound,))
     result = run_simulated(prepare(config))
     assert_bit_equal(result.export(), summed_loss_loop(problem, cadence=4))
+
+
+def test_each_stage_may_have_an_optimizer_and_a_schedule_of_its_own() -> None:
+    problem = Problem(num_stages=2)
+    config = problem.config(optimizer=(Sgd(lr=0.05), Adam(lr=3e-3)), schedule=(Steps(at=(7,)), Constant()))
+    model = initial_model(problem).train()
+    lower, upper = (list(stage.parameters()) for stage in problem.cut(model).stages)
+    optimizers = torch.optim.SGD(lower, lr=0.05), torch.optim.Adam(upper, lr=3e-3)
+    for step, (x, target) in zip(range(problem.steps), problem.batches().start(0), strict=False):
+        optimizers[0].param_groups[0]["lr"] = 0.05 * (0.1 if step >= 7 else 1.0)
+        nn.CrossEntropyLoss(reduction="sum")(model(x), target).backward()
+        for parameter in model.parameters():
+            parameter.grad.div_(len(x))
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert_bit_equal(run_simulated(prepare(config)).export(), state(model))
 
 
 def test_a_wrong_gradient_would_be_noticed() -> None:

@@ -1,0 +1,39 @@
+"""Does a run do the same on a GPU as on the CPU, up to rounding?"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dni import Bernoulli, ConditionalSyntheticGradient
+from pipeline import prepare, run_simulated
+from pipeline.control import Control, World
+from pipeline.distributed import run_rank
+from tests.reference import Problem, summed_loss_loop
+from tests.spawn import Ranks
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+PROBLEM = Problem(num_stages=4, batch_norm=False, batch_size=256, steps=8)
+
+
+def test_simulated_run_on_a_gpu_is_close_to_the_loop_on_the_cpu() -> None:
+    found = run_simulated(prepare(PROBLEM.config(device="cuda"))).export()
+    for name, expected in summed_loss_loop(PROBLEM).items():
+        torch.testing.assert_close(found[name].cpu(), expected, rtol=1e-3, atol=1e-4)
+
+
+def train_on_gpu(world: World) -> float:
+    """Synthetic gradients between processes that share the GPU; the training loss."""
+    source = ConditionalSyntheticGradient(num_classes=10)
+    config = PROBLEM.config(source, device="cuda", sync=Bernoulli(0.3))
+    summary = run_rank(prepare(config, num_ranks=world.world_size), Control(world), folder=None)
+    return float(summary["train_loss"])
+
+
+@pytest.mark.distributed
+def test_ranks_that_share_a_gpu_train_as_one_process_does(ranks: Ranks) -> None:
+    config = PROBLEM.config(ConditionalSyntheticGradient(num_classes=10), device="cpu", sync=Bernoulli(0.3))
+    expected = run_simulated(prepare(config)).summary["train_loss"]
+    for loss in ranks.run(train_on_gpu, world_size=2):
+        assert loss == pytest.approx(expected, rel=1e-2)
