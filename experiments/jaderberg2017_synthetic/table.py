@@ -68,7 +68,7 @@ def draw(expected: Mapping[str, Expected], runs: Runs, path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(7.6, 4.2), layout="constrained")
     for color, (method, name) in enumerate(_METHODS.items()):
         rows = [f"{method}_{layers}" for layers in _LAYERS]
         ours = [(n, error(runs, r), _deviation(runs, r)) for n, r in zip(_LAYERS, rows, strict=True) if runs.get(r)]
@@ -80,7 +80,7 @@ def draw(expected: Mapping[str, Expected], runs: Runs, path: Path) -> None:
     axes.set(xlabel="layers", ylabel="test error, %", yscale="log", xticks=_LAYERS)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside right center", fontsize="small")
     figure.savefig(path, dpi=120, metadata={"Software": None})
     pyplot.close(figure)
 
@@ -132,7 +132,7 @@ def _full_table(expected: Mapping[str, Expected], runs: Runs) -> str:
 
 def _line(row: Expected, own: Sequence[Run], runs: Runs) -> str:
     if not own:
-        return f"| {row.row} | - | {_number(row.paper)} |" + " - |" * 7
+        return f"| {row.row} | not run | {_number(row.paper)} |" + " - |" * 7
     last = own[-1]
     backprop = runs.get(f"bp_{_layers(row.row)}")
     flops = last.training_flops_per_sample / backprop[-1].training_flops_per_sample if backprop else None

@@ -165,8 +165,8 @@ def test_check_refuses_a_table_written_by_hand(folder: Path, capsys: pytest.Capt
 def test_check_names_rows_outside_their_tolerance(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     remake(folder, {"bp_3": 2.5, "no_bp_3": 15.0})
     assert check(folder, capsys) == [
-        "no_bp_3: 15.00 % lies outside 20.00 ± 2.00 %",
-        "bp_3: 2.50 % lies outside 2.00 ± 0.30 %",
+        "no_bp_3: 15.00 % lies outside 20.00 ± 1.00 %",
+        "bp_3: 2.50 % lies outside 2.00 ± 0.20 %",
     ]
 
 
