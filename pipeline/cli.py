@@ -24,7 +24,7 @@ from pipeline.config import Config
 from pipeline.control import Control, World, world_from_environment
 from pipeline.display import LiveDisplay, plan_tables, summary_table
 from pipeline.distributed import place, run_rank
-from pipeline.errors import ConfigurationError, RemoteFailure, RunError
+from pipeline.errors import ConfigurationError, FailureRecord, RemoteFailure, RunError
 from pipeline.folder import RunRecord, choose_folder, make_folder, read_record
 from pipeline.launch import launch
 from pipeline.loading import BUILT_IN, find_config, fingerprint
@@ -261,10 +261,9 @@ def _run_as_rank(prepared: Prepared, control: Control, *, folder: Path, resume: 
     try:
         with LiveDisplay(console, steps=prepared.config.steps) as display:
             summary = run_rank(prepared, control, folder=folder, resume=resume, on_status=display.show)
-    except RunError as error:
-        what = error.record.message if isinstance(error, RemoteFailure) else str(error)
-        where = error.record.rank if isinstance(error, RemoteFailure) else rank
-        print(f"rank {rank}: stopped, because on rank {where} {what}", file=sys.stderr, flush=True)
+    except Exception as error:  # whoever failed first has left the stack trace in error.json
+        record = error.record if isinstance(error, RemoteFailure) else FailureRecord.of(error, rank=rank)
+        print(f"rank {rank}: stopped, because on rank {record.rank} {record.message}", file=sys.stderr, flush=True)
         return 1
     if rank == 0:
         write_timeline(folder)

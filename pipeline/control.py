@@ -18,7 +18,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from pipeline.errors import FailureRecord
+from pipeline.errors import FailureRecord, RemoteFailure
 
 __all__ = ["Control", "World", "world_from_environment"]
 
@@ -108,8 +108,12 @@ class Control:
         self._store.set(key, json.dumps(value))
 
     def gather(self, keys: Sequence[str]) -> list[Any]:
-        """Wait for the values of `keys`."""
-        self._store.wait(list(keys), _LONG)
+        """Wait for the values of `keys`.
+
+        Raises:
+            RemoteFailure: a rank has failed, so that they may never come.
+        """
+        self._wait_for(keys)
         return [json.loads(self._store.get(key)) for key in keys]
 
     def count(self, key: str) -> int:
@@ -117,10 +121,14 @@ class Control:
         return self._store.add(key, 1)
 
     def wait_everyone(self, name: str) -> None:
-        """Go on once every rank has got here."""
+        """Go on once every rank has got here.
+
+        Raises:
+            RemoteFailure: a rank has failed, so that it may never get here.
+        """
         if self._store.add(f"{name}/count", 1) == self.world.world_size:
             self._store.set(f"{name}/all", "1")
-        self._store.wait([f"{name}/all"], _LONG)
+        self._wait_for([f"{name}/all"])
 
     def close(self) -> None:
         """End the watch. Every rank calls it, once nothing can fail any more."""
@@ -134,6 +142,13 @@ class Control:
                 self._store.set("all left", "1")
         elif others:  # the server must outlive the others' last word
             self._store.wait(["all left"], _LONG)
+
+    def _wait_for(self, keys: Sequence[str]) -> None:
+        """Ask again and again, because a store can wait for all of several keys, but not for one of two."""
+        while not self._store.check(list(keys)):
+            if self._store.check(["failure"]):
+                raise RemoteFailure(FailureRecord(**json.loads(self._store.get("failure"))))
+            time.sleep(0.005)
 
     def _watch(self, on_failure: Callable[[FailureRecord], None]) -> None:
         store = self.client()

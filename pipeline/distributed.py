@@ -29,6 +29,7 @@ from pipeline.messages import Message, Send, Stop
 from pipeline.monitor import StageStatus
 from pipeline.run import Prepared, build_stage, choose_device, make_feed
 from pipeline.session import Session, on_signals, threads
+from pipeline.stage import Stage
 from pipeline.summary import summarize, write_summary
 
 __all__ = ["place", "run_rank"]
@@ -75,9 +76,10 @@ def run_rank(
     """
     mailbox: queue.SimpleQueue[_Delivery] = queue.SimpleQueue()
     control.watch(lambda record: mailbox.put(RemoteFailure(record)))
-    rank = _Rank(prepared, control, mailbox=mailbox, folder=folder, resume=resume, clock=clock or WallClock())
+    rank = _Rank(prepared, control, mailbox=mailbox, folder=folder, clock=clock or WallClock())
     try:
         with threads(prepared.config.num_threads), undisturbed():
+            rank.set_up(resume=resume)
             rank.run(on_status)
             summary = rank.summarize()
     except BaseException as error:
@@ -101,39 +103,41 @@ class _Rank:
         *,
         mailbox: queue.SimpleQueue[_Delivery],
         folder: Path | None,
-        resume: bool,
         clock: Clock,
     ) -> None:
-        world = control.world
         self._prepared = prepared
         self._control = control
         self._mailbox = mailbox
         self._folder = folder
         self._clock = clock
-        self._placement = place(prepared.num_stages, world.world_size)
+        self._placement = place(prepared.num_stages, control.world.world_size)
         self._receivers: list[Receiver] = []
         self._senders: dict[tuple[int, int], Sender] = {}
+        self._started: list[Sender | Receiver] = []
+        self._stages: dict[int, Stage] = {}
+        self._inboxes: dict[int, Inbox] = {}
+        self._waited_s = 0.0
+        self._feed: Feed | None = None
+        self._messages: Iterator[Message] = iter(())
+
+    def set_up(self, *, resume: bool) -> None:
+        """Connect to the other ranks and build the stages that live here."""
+        world, prepared = self._control.world, self._prepared
         dist.init_process_group(
             "gloo",
-            store=dist.PrefixStore("groups", control.client()),
+            store=dist.PrefixStore("groups", self._control.client()),
             rank=world.rank,
             world_size=world.world_size,
             timeout=_FOREVER,
         )
         self._connect()
         device = choose_device(prepared.config.device, local_rank=world.local_rank)
-        self._stages = {
-            index: build_stage(prepared, index, clock=clock, device=device)
-            for index, rank in enumerate(self._placement)
-            if rank == world.rank
-        }
-        self._inboxes = {index: Inbox(prepared.config.arrival) for index in self._stages}
-        self._session = Session(
-            prepared, list(self._stages.values()), folder=folder, resume=resume, count=control.count
-        )
-        self._waited_s = 0.0
-        self._feed: Feed | None = None
-        self._messages: Iterator[Message] = iter(())
+        for index, rank in enumerate(self._placement):
+            if rank == world.rank:
+                self._stages[index] = build_stage(prepared, index, clock=self._clock, device=device)
+                self._inboxes[index] = Inbox(prepared.config.arrival)
+        stages = list(self._stages.values())
+        self._session = Session(prepared, stages, folder=self._folder, resume=resume, count=self._control.count)
         if 0 in self._stages:
             self._feed = make_feed(prepared, start=self._session.start)
             self._messages = self._feed.messages()
@@ -144,6 +148,7 @@ class _Rank:
         over = threading.Event()
         for edge in self._edges:
             edge.start()
+            self._started.append(edge)
         for index in self._stages:
             self._control.put(f"status/{index}", asdict(StageStatus(stage=index)))
         self._control.wait_everyone("start")
@@ -185,11 +190,12 @@ class _Rank:
 
     def abort(self) -> None:
         """Break every connection, so that no thread stays blocked. For a run that has failed."""
-        for edge in self._edges:
+        for edge in self._started:
             edge.abort()
-        for edge in self._edges:
+        for edge in self._started:
             edge.wait_stopped(timeout_s=1.0)
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
     @property
     def _edges(self) -> list[Sender | Receiver]:

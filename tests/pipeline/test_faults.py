@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from dni import Bernoulli, ConditionalSyntheticGradient, Never
@@ -113,3 +114,27 @@ def test_ranks_that_survive_a_killed_one_say_which_stage_is_gone(tmp_path: Path)
         assert "lost its connection to stage 2 on rank 2" in str(text), (kind, text)
     _, manifest = latest(tmp_path / "checkpoints")
     assert manifest.step == 16
+
+
+def fail_while_setting_up(world: World, folder: str) -> str:
+    """Only the rank of stage 1 fails, while it sets itself up; returns the exception's name and message."""
+    prepared = prepare(PROBLEM.config(), num_ranks=world.world_size)
+    if world.rank == 1:
+        prepared = replace(prepared, config=replace(prepared.config, optimizer=refuse))
+    try:
+        run_rank(prepared, Control(world), folder=Path(folder))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    raise AssertionError("the run should have failed")
+
+
+def refuse(parameters: object) -> torch.optim.Optimizer:
+    """An optimiser that cannot be made."""
+    raise ValueError("no optimiser here")
+
+
+@pytest.mark.distributed
+def test_rank_that_fails_while_it_sets_itself_up_ends_the_others_too(ranks: Ranks, tmp_path: Path) -> None:
+    told = ranks.run(fail_while_setting_up, str(tmp_path), world_size=2)
+    assert told[0] == "RemoteFailure: rank 1: ValueError: no optimiser here"
+    assert told[1] == "ValueError: no optimiser here"
