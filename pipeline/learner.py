@@ -82,7 +82,7 @@ class Learner:
         self._built = False
         self._num_syncs = 0
 
-    def forward(self, message: Activation, *, learns: bool, held: bool, blocks: bool) -> Forwarded:
+    def forward(self, message: Activation, *, learns: bool, held: bool, blocks: bool, asks: bool) -> Forwarded:
         """Run the module in training mode, once per message, under the seed of (seed, stage, step)."""
         self.phase = "forward"
         self._recorder.begin()
@@ -100,6 +100,7 @@ class Learner:
             learns=learns,
             held=held,
             blocks=blocks,
+            asks=asks,
         )
         self._recorder.end("F", message.step, version=self.version, reach=message.reach)
         self._recorder.totals.num_samples += num_samples(h)
@@ -136,20 +137,24 @@ class Learner:
         """Ask the source for dL/dh and pull it back at once; dL/dx, or None if nothing is learned from this step."""
         self.phase = "backward"
         self._recorder.begin()
-        h = map_members(Tensor.detach, entry.h)
-        self._build_source(h)
-        seeded(self._seed, f"estimate/{self._index}", entry.step, device=self.device)
-        gradient = self.source.estimate(h, Signal(step=entry.step, target=entry.target))
+        gradient = self._estimate(entry, Signal(step=entry.step, target=entry.target))
         if isinstance(self.source, LossGradient):
             self._record_loss(entry.step)
         return None if gradient is None else self._pull_back(entry, gradient)
 
-    def backward_from_above(self, entry: Forwarded, gradient: Payload) -> Payload:
-        """Pull the gradient from above back through the graph that was held; dL/dx."""
+    def backward_from_above(self, entry: Forwarded, gradient: Payload) -> tuple[Payload | None, bool]:
+        """Pull the gradient from above, or what the source makes of it, back through the graph that was held.
+
+        Returns:
+            dL/dx, or None if nothing is learned from this step; and whether the gradient was used as it came.
+        """
         self.phase = "backward"
         self._recorder.begin()
         self._measure_quality(entry, gradient)
-        return self._pull_back(entry, gradient)
+        used: Payload | None = gradient
+        if entry.asks:
+            used = self._estimate(entry, Signal(step=entry.step, target=entry.target, gradient=gradient))
+        return None if used is None else self._pull_back(entry, used), used is gradient
 
     def learn_source(self, entry: Forwarded, gradient: Payload) -> None:
         """Let the source learn from the gradient that came from above, if it learns at all."""
@@ -206,6 +211,12 @@ class Learner:
     def _run(self, x: Payload) -> Payload:
         h: Payload = self.module(map_members(torch.clone, x) if self._modifies_input else x)
         return h
+
+    def _estimate(self, entry: Forwarded, signal: Signal) -> Payload | None:
+        h = map_members(Tensor.detach, entry.h)
+        self._build_source(h)
+        seeded(self._seed, f"estimate/{self._index}", entry.step, device=self.device)
+        return self.source.estimate(h, signal)
 
     def _pull_back(self, entry: Forwarded, gradient: Payload) -> Payload:
         """dL/dx; parameter gradients add up. The recorder's operation is already open."""

@@ -233,6 +233,7 @@ class Stage:
             learns=learns,
             held=learns and not self.is_last and (within_reach or waits_by_nature),
             blocks=learns and within_reach and not waits_by_nature,
+            asks=waits_by_nature and not within_reach,
         )
         sends = [] if self.is_last else [self._send_on(message, entry)]
         self._below_waits = message.reach > self.settings.num_stages - self.index or any(
@@ -296,8 +297,9 @@ class Stage:
         else:
             value = map_members(self._learner.to_device, message.value)
             if entry.held:
-                pulled = self._learner.backward_from_above(entry, value)
-                sends = self._answer(entry.step, pulled, exact=message.exact)
+                pulled, as_it_came = self._learner.backward_from_above(entry, value)
+                exact = message.exact and as_it_came
+                sends = self._not_learned(entry) if pulled is None else self._answer(entry.step, pulled, exact=exact)
             # Also at a step that this stage did not draw: the source regresses what the stage above made of it.
             self._learner.learn_source(entry, value)
             self.recorder.measure("staleness", entry.step, self.version - entry.version)

@@ -33,6 +33,9 @@ class Forwarded:
     blocks: bool
     """True: nothing of a later step is handled before this one's backward (a sync step is exact)."""
 
+    asks: bool = False
+    """True: what arrives from above is the source's to make a gradient of; False: it is used as it is."""
+
     def let_go(self) -> None:
         """Drop the graph; h stays, for the source to learn from."""
         self.x = None

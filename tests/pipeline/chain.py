@@ -185,3 +185,24 @@ def downward(sends: list[Send], stage: Stage) -> list[Gradient]:
 def upward(sends: list[Send], stage: Stage) -> list[Activation]:
     """What goes to the stage above."""
     return [s.message for s in sends if s.to == stage.settings.index + 1 and isinstance(s.message, Activation)]
+
+
+class Shrunk(nn.Module):
+    """A source that needs the gradient from above and passes on a share of it (None: nothing)."""
+
+    needs = Need.GRADIENT
+    learns_from = Need.NONE
+
+    def __init__(self, share: float | None) -> None:
+        super().__init__()
+        self.share = share
+
+    def build(self, h: Members, *, generator: torch.Generator) -> None:
+        pass
+
+    def estimate(self, h: Members, signal: Signal) -> Members | None:
+        assert isinstance(signal.gradient, Tensor)
+        return None if self.share is None else signal.gradient * self.share
+
+    def learn(self, h: Members, signal: Signal) -> float:
+        return 0.0

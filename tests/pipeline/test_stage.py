@@ -28,6 +28,7 @@ from tests.pipeline.chain import (
     SOURCES,
     WIDTH,
     Constant,
+    Shrunk,
     activation,
     downward,
     equal,
@@ -422,3 +423,31 @@ def test_state_is_not_taken_while_something_is_in_flight() -> None:
     stage.handle(activation(0))
     with pytest.raises(AssertionError, match="drained"):
         stage.state_dict()
+
+
+def test_source_that_needs_the_gradient_decides_what_is_made_of_it() -> None:
+    stage, plain = make_stage(source=Shrunk(0.5)), make_stage()
+    sent = []
+    for each in (stage, plain):
+        each.handle(activation(0))
+        sent += downward(each.handle(gradient(0, 2.0, exact=True)), each)
+    shrunk, true = sent
+    torch.testing.assert_close(shrunk.value, true.value / 2, rtol=0, atol=0)
+    assert true.exact and not shrunk.exact
+
+
+def test_sync_step_uses_the_truth_even_if_the_source_would_make_something_else_of_it() -> None:
+    stage, plain = make_stage(source=Shrunk(0.5)), make_stage()
+    for each in (stage, plain):
+        each.handle(activation(0, reach=3))
+        each.handle(gradient(0, 2.0, exact=True))
+    assert equal(weights(stage.module), weights(plain.module))
+
+
+def test_source_that_makes_nothing_of_the_gradient_lets_the_step_go() -> None:
+    stage = make_stage(source=Shrunk(None))
+    before = weights(stage.module)
+    stage.handle(activation(0))
+    (sent,) = downward(stage.handle(gradient(0, 2.0)), stage)
+    assert sent.value is None
+    assert equal(before, weights(stage.module))
