@@ -90,7 +90,8 @@ def _work(connection: Connection) -> None:
     while (job := connection.recv()) is not None:
         function, world, arguments = job
         try:
-            outcome = time.time(), "returned", function(world, *arguments)
+            value = function(world, *arguments)
+            outcome = time.time(), "returned", value
         except BaseException as error:
             outcome = time.time(), "raised", "".join(traceback.format_exception(error))
         connection.send(outcome)
