@@ -14,9 +14,11 @@ from typing import Literal, TypeAlias
 from pipeline.messages import Message
 from pipeline.stage import Stage
 
-__all__ = ["Arrival", "Inbox"]
+__all__ = ["Arrival", "Inbox", "Preference", "QueuePolicy"]
 
 Arrival: TypeAlias = Literal["ready", "fixed"]
+Preference: TypeAlias = Literal["gradients", "activations"]
+QueuePolicy: TypeAlias = Literal["block", "latest", "drop_oldest"]
 
 
 @dataclass

@@ -26,16 +26,18 @@ from dni import (
     TrueGradient,
     UpdateProbability,
 )
-from pipeline.arrival import Arrival
+from pipeline.arrival import Arrival, Preference, QueuePolicy
 from pipeline.errors import ConfigurationError
 from pipeline.feed import Batch
 from pipeline.partition import Balance, Partition
 from pipeline.simulator import CostModel
+from pipeline.stash import StashPolicy
 from pipeline.updater import OptimizerFactory
 
-__all__ = ["Adam", "Config", "Data", "Executor", "Sgd", "per_stage"]
+__all__ = ["Adam", "Config", "Data", "Executor", "Sgd", "Transport", "per_stage"]
 
-Executor: TypeAlias = Literal["simulate", "distributed"]
+Executor: TypeAlias = Literal["simulate", "threads", "distributed"]
+Transport: TypeAlias = Literal["auto", "shared", "gloo", "nccl"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +124,8 @@ class Config:
     """Probability that a stage learns from a step; one number for all stages, or one per stage."""
 
     executor: Executor = "simulate"
-    """simulate: one thread, virtual time. distributed: a process per rank, under torchrun."""
+    """simulate: one thread, virtual time. threads: one process, a thread (and CUDA stream) per stage. distributed: a
+    process per rank, under torchrun."""
     num_ranks: int | None = None
     """Processes of the distributed executor; by default one per stage."""
     arrival: Arrival = "fixed"
@@ -132,6 +135,29 @@ class Config:
     max_in_flight: tuple[int, ...] = (4,)
     """With arrival ready: microbatches a stage may have sent on and not yet been answered for. One, or one per
     boundary."""
+    prefer: Preference = "gradients"
+    """What a stage handles first when both wait: gradients (backward first, as in 1F1B), or activations (forward first,
+    as in GPipe; the last stage too then forwards up to its bound before it pulls anything back)."""
+    stash: StashPolicy = "hold"
+    """What a stage keeps from a forward until its gradient comes. hold: the graph, and updates wait for it. recompute:
+    the input; the backward is of today's weights. weights: the weights of the forward (PipeDream)."""
+    max_staleness: int | None = None
+    """Most versions from a forward to the use of its gradient; None: no bound of its own."""
+    at_max_staleness: Literal["wait", "drop"] = "wait"
+    """At that bound: wait (fewer microbatches in flight), or drop (a gradient that comes too late is not used)."""
+    queue: tuple[QueuePolicy, ...] = ("block",)
+    """What happens to activations that come faster than a stage takes them. block: the stage below waits at its bound.
+    latest: only the newest is kept. drop_oldest: the oldest beyond queue_size goes. One, or one per boundary. Syncs and
+    evaluations are never dropped."""
+    queue_size: tuple[int, ...] = (2,)
+    """With queue drop_oldest: activations that may wait. One number, or one per boundary."""
+    transport: tuple[Transport, ...] = ("auto",)
+    """How messages cross between ranks: shared (memory, on one host), gloo, nccl (a GPU per rank), or auto: the fastest
+    of them that works. One, or one per boundary."""
+    dead_after_s: float = 30.0
+    """Seconds without a sign of life after which a rank counts as dead, and the run fails."""
+    max_restarts: int = 0
+    """Times the distributed executor starts all ranks again after a failure, from the last whole checkpoint."""
     costs: CostModel = field(default_factory=CostModel)
     """Virtual seconds of the simulate executor."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -143,6 +169,10 @@ class Config:
     """Steps from one evaluation to the next (drain, evaluate, go on); 0: at the end only."""
     checkpoint_every: int = 0
     """Steps from one checkpoint to the next; 0: at the end only."""
+    keep_last: int = 3
+    """Checkpoints to keep, the newest ones; older ones are removed."""
+    keep_best: bool = True
+    """Keep also the checkpoint with the lowest test loss, if an evaluation fell on its step."""
     check_every: int = 100
     """Steps from one scan of the parameters for NaN to the next; 0: at checkpoints only."""
     log_every: int = 50
@@ -158,6 +188,10 @@ class Config:
                     raise ConfigurationError(f"{name} must be at least {least}, got {value}.")
         if not self.clip_norm > 0:
             raise ConfigurationError(f"clip_norm must be positive (inf: no clipping), got {self.clip_norm}.")
+        if not self.dead_after_s >= 2:
+            raise ConfigurationError(
+                f"dead_after_s must be at least 2 (a rank gives a sign of life every 0.25 s), got {self.dead_after_s}."
+            )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ConfigurationError("device is cuda, but PyTorch finds no CUDA device here. Use auto or cpu.")
         try:
@@ -173,6 +207,10 @@ _LEAST = {
     "num_ranks": 1,
     "delay": 1,
     "max_in_flight": 1,
+    "queue_size": 1,
+    "max_staleness": 0,
+    "max_restarts": 0,
+    "keep_last": 1,
     "num_threads": 1,
     "evaluate_every": 0,
     "checkpoint_every": 0,

@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from torch import Tensor
 
 from pipeline.messages import Payload
 
-__all__ = ["Forwarded", "Stash"]
+__all__ = ["Forwarded", "Stash", "StashPolicy"]
+
+StashPolicy: TypeAlias = Literal["hold", "recompute", "weights"]
 
 
 @dataclass(slots=True)
