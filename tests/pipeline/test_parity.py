@@ -11,7 +11,8 @@ from torch import nn
 from dni import Always, ConditionalSyntheticGradient, Constant, Steps
 from pipeline import Adam, Sgd, prepare, run_simulated
 from pipeline.control import Control, World
-from pipeline.distributed import place, run_rank
+from pipeline.distributed import run_rank
+from pipeline.placement import place
 from tests.reference import Problem, assert_bit_equal, initial_model, mean_loss_loop, state, summed_loss_loop
 from tests.spawn import Ranks
 
