@@ -90,6 +90,14 @@ def test_distributed_run_equals_the_summed_loss_loop(ranks: Ranks, world_size: i
             assert_bit_equal(merged, expected)
 
 
+@pytest.mark.distributed
+def test_run_over_gloo_equals_the_summed_loss_loop(ranks: Ranks) -> None:
+    name = "BatchNorm, 4 stages, short last batch"
+    shares = ranks.run(run_problem, name, "at sync steps", "gloo", world_size=2)
+    merged = {key: value for share in shares for key, value in share.items()}
+    assert_bit_equal(merged, summed_loss_loop(PROBLEMS[name]))
+
+
 def run_problems(
     world: World, names: Sequence[str], ways: Sequence[str]
 ) -> dict[tuple[str, str], dict[str, torch.Tensor]]:
@@ -97,9 +105,10 @@ def run_problems(
     return {(name, way): run_problem(world, name, way) for name in names for way in ways}
 
 
-def run_problem(world: World, name: str, way: str) -> dict[str, torch.Tensor]:
+def run_problem(world: World, name: str, way: str, transport: str = "auto") -> dict[str, torch.Tensor]:
     """This rank's share of one run."""
-    prepared = prepare(PROBLEMS[name].config(**WAYS[way]), num_ranks=world.world_size)
+    config = PROBLEMS[name].config(**WAYS[way], executor="distributed", transport=(transport,))
+    prepared = prepare(config, num_ranks=world.world_size)
     own = World(**{**vars(world), "prefix": f"{world.prefix}/{name}/{way}"})
     run_rank(prepared, Control(own), folder=None)
     placement = place(prepared.num_stages, world.world_size)
