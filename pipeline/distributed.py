@@ -27,7 +27,7 @@ from pipeline.feed import Feed
 from pipeline.keyed import undisturbed
 from pipeline.messages import Message, Send, Stop
 from pipeline.monitor import StageStatus
-from pipeline.run import Prepared, build_stage, choose_device, make_feed
+from pipeline.run import Prepared, build_stage, choose_device, make_feed, make_inbox
 from pipeline.session import Session, on_signals, threads
 from pipeline.stage import Stage
 from pipeline.summary import summarize, write_summary
@@ -135,7 +135,7 @@ class _Rank:
         for index, rank in enumerate(self._placement):
             if rank == world.rank:
                 self._stages[index] = build_stage(prepared, index, clock=self._clock, device=device)
-                self._inboxes[index] = Inbox(prepared.config.arrival)
+                self._inboxes[index] = make_inbox(prepared, index)
         stages = list(self._stages.values())
         self._session = Session(prepared, stages, folder=self._folder, resume=resume, count=self._control.count)
         if 0 in self._stages:
@@ -266,13 +266,14 @@ class _Rank:
         stage, inbox = self._stages[index], self._inboxes[index]
         if index == 0 and not inbox.below and stage.accepts_activation:
             stage.recorder.begin()
-            inbox.below.extend((0.0, message) for message in _first(self._messages))
+            for message in _first(self._messages):
+                inbox.put_below(message)
             stage.recorder.end_untraced("data")
         waiting = inbox.turn(stage)
         if waiting is None:
             return False
         _, message = waiting.popleft()
-        for send in stage.handle(message):
+        for send in stage.work(message):
             self._route(index, send)
         if (drain := stage.drained) is not None:
             stage.recorder.begin()
@@ -290,8 +291,11 @@ class _Rank:
             self._senders[sender, send.to].send(send.message)
 
     def _put(self, sender: int, receiver: int, message: Message) -> None:
-        inbox = self._inboxes[receiver]
-        (inbox.below if sender < receiver else inbox.above).append((0.0, message))
+        if sender >= receiver:
+            self._inboxes[receiver].put_above(message)
+        elif dropped := self._inboxes[receiver].put_below(message):
+            for answer in self._stages[receiver].drop(dropped):
+                self._route(receiver, answer)
 
     def _take_delivered(self) -> None:
         while not self._mailbox.empty():

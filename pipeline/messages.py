@@ -45,9 +45,11 @@ class Gradient:
     value: Payload | None
     """(N, *F), or None: a credit. The activation was dropped, or nothing was learned from its step."""
     exact: bool = False
-    """Whether every gradient in the chain above was the true one."""
+    """Whether every gradient in the chain above was the true one, of the weights of today."""
     version: int = 0
     generation: int = 0
+    dropped: bool = False
+    """Whether the activation was dropped from a queue: the work that went into it was for nobody above."""
 
 
 @dataclass(frozen=True, slots=True)

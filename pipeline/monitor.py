@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from pipeline.order import open_order
 from pipeline.stage import Stage
 from pipeline.trace import Event
 
@@ -94,9 +96,11 @@ class StageMonitor:
         self._next_log = log_every
         self._interval = _Interval(started_s=time.perf_counter())
         self._means: dict[str, _Mean] = defaultdict(_Mean)
-        self._metrics = self._trace = None
+        self._staleness: Counter[float] = Counter()
+        self._metrics = self._trace = self._order = None
         self._writer = None
         if folder is not None:
+            self._order = open_order(folder, stage.index, since=since)
             self._metrics = _open(folder / "metrics" / f"stage-{stage.index}.jsonl", since=since)
             self._trace = _open(folder / "trace" / f"stage-{stage.index}.jsonl", since=since)
             self._writer = SummaryWriter(str(folder / "tensorboard" / f"stage-{stage.index}"), purge_step=since or None)
@@ -115,10 +119,16 @@ class StageMonitor:
         if self._trace is not None:
             self._trace.writelines(_trace_line(event, self.stage.index) for event in events)
             self._trace.flush()
+        order = self._recorder.take_order()
+        if self._order is not None:
+            self._order.writelines(f"{message}\n" for message in order)
+            self._order.flush()
         step = max((event.step for event in events), default=self.status.step)
         single = self._collect()
         self._update_status(step, events)
         scalars = {name: sum(v) / len(v) for name, v in self._interval.values.items()}
+        if self._writer is not None and (staleness := self._interval.values.get("staleness")):
+            self._writer.add_histogram("pipeline/staleness_histogram", torch.tensor(staleness), step)
         scalars |= {
             "waiting_share": self.status.waiting_share,
             "samples_per_s": self.status.samples_per_s,
@@ -144,12 +154,17 @@ class StageMonitor:
             "updates": self.stage.version,
             "forwards": totals.operations.get("F", 0),
             "backwards": totals.operations.get("B", 0),
+            "dropped": totals.dropped,
+            "too_stale": totals.too_stale,
+            "most_held": self.stage.stash.most_held,
             "handled": totals.handled,
             "busy_s": totals.busy_s,
             "wait_s": totals.wait_s,
+            "dropped_s": totals.dropped_s,
             "overhead_s": totals.overhead_s,
             "staleness_mean": self._means["staleness"].mean,
             "staleness_max": self._means["staleness"].largest if self._means["staleness"].count else None,
+            "staleness_counts": {str(int(value)): n for value, n in sorted(self._staleness.items())},
             "source_loss": self._means["source_loss"].latest,
             "gradient_cosine": self._means["gradient_cosine"].latest,
         }
@@ -161,7 +176,7 @@ class StageMonitor:
     def close(self) -> None:
         """Write what is left and close the files."""
         self.flush()
-        for file in (self._metrics, self._trace):
+        for file in (self._metrics, self._trace, self._order):
             if file is not None:
                 file.close()
         if self._writer is not None:
@@ -172,6 +187,8 @@ class StageMonitor:
         single = []
         for name, step, value in self._recorder.take_values():
             self._means[name].add(value)
+            if name == "staleness":
+                self._staleness[value] += 1
             if name.startswith("test_"):
                 self._means[name].latest = value
                 single.append((name, step, value))

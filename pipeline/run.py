@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dni import GradientSource, LossGradient, Need, Periodic, UpdateProbability
+from dni import GradientSource, LossGradient, Need, Never, Periodic, UpdateProbability
+from pipeline.arrival import Inbox
 from pipeline.clock import Clock
 from pipeline.config import Config, per_stage
 from pipeline.errors import ConfigurationError
 from pipeline.feed import Batch, Batches, Feed, FeedSettings, batches
 from pipeline.keyed import seeded, undisturbed
+from pipeline.learner import Learner
 from pipeline.partition import Partition, partition
 from pipeline.plan import StagePlan, survey
 from pipeline.stage import Stage, StageSettings
@@ -32,6 +34,7 @@ __all__ = [
     "build_stage",
     "choose_device",
     "make_feed",
+    "make_inbox",
     "prepare",
     "prepare_outlined",
     "resumes_exactly",
@@ -83,13 +86,21 @@ class Prepared:
     def bounds(self) -> list[int]:
         """Per boundary, the bound on the microbatches in flight.
 
-        In fixed order, a stage that answers only when it is answered must not wait for more than comes from below.
+        A bound on staleness that is to be waited for is one on them: at most one version comes with each. And in fixed
+        order, a stage that answers only when it is answered must not wait for more than comes from below.
         """
-        bounds = _bounds(self.config, self.num_stages)
-        if self.config.arrival == "ready":
-            return bounds
+        config = self.config
+        bounds = _bounds(config, self.num_stages)
         waits = [bool(source.needs & Need.GRADIENT) for source in self.sources[:-1]]
-        return [min(bounds[: i + 1]) if waits[i] else bound for i, bound in enumerate(bounds)]
+        if config.max_staleness is not None and config.at_max_staleness == "wait":
+            bounds = [
+                bound if wait and config.stash == "hold" else min(bound, config.max_staleness + wait)
+                for bound, wait in zip(bounds, waits, strict=True)
+            ]
+        if config.arrival == "ready":
+            return bounds
+        late_syncs = config.stash != "hold" and not isinstance(config.sync, Never)
+        return [min(bounds[: i + 1]) if waits[i] or late_syncs else bound for i, bound in enumerate(bounds)]
 
 
 def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
@@ -143,6 +154,8 @@ def build_stage(prepared: Prepared, index: int, *, clock: Clock, device: torch.d
     device = device or _CPU
     module = prepared.cut.stages[index].to(device)
     names = prepared.cut.names(index)
+    bounds = prepared.bounds
+    defers = config.prefer == "activations" and config.stash == "hold"
     cadences = [Periodic(period) for period in per_stage(config.cadence, num_stages, name="cadence")]
     settings = StageSettings(
         index=index,
@@ -150,14 +163,15 @@ def build_stage(prepared: Prepared, index: int, *, clock: Clock, device: torch.d
         seed=config.seed,
         sync=config.sync,
         cadence=cadences[index],
-        cadences_below=tuple(cadences[:index]),
+        cadences_below=tuple(cadences[:index]) if config.stash == "hold" else (),
         update_probability=UpdateProbability(
             per_stage(config.update_probability, num_stages, name="update_probability")[index]
         ),
-        max_in_flight=[*prepared.bounds, 1][index],
-        modifies_input=prepared.outline.modifies_input[index],
+        max_in_flight=[*bounds, bounds[-1] if defers and bounds else 1][index],
+        stash=config.stash,
+        most_staleness=config.max_staleness if config.at_max_staleness == "drop" else None,
+        defers=defers,
         check_every=config.check_every,
-        measure_every=config.measure_every,
     )
     updater = Updater(
         {names[name]: parameter for name, parameter in module.named_parameters()},
@@ -165,15 +179,32 @@ def build_stage(prepared: Prepared, index: int, *, clock: Clock, device: torch.d
         schedule=per_stage(config.schedule, num_stages, name="schedule")[index],
         clip_norm=config.clip_norm,
     )
-    return Stage(
+    recorder = Recorder(index, clock)
+    learner = Learner(
         module,
+        index=index,
         source=prepared.sources[index],
         updater=updater,
-        settings=settings,
-        recorder=Recorder(index, clock),
+        recorder=recorder,
         names=names,
         device=device,
+        seed=config.seed,
+        modifies_input=prepared.outline.modifies_input[index],
+        measure_every=config.measure_every,
+        stash=config.stash,
     )
+    return Stage(learner, settings=settings, recorder=recorder)
+
+
+def make_inbox(prepared: Prepared, index: int) -> Inbox:
+    """What waits for stage `index`, by the order and the queue policy of the boundary below it."""
+    config = prepared.config
+    room = None
+    if index > 0:  # the feed waits for the first stage
+        policy = per_stage(config.queue, prepared.num_stages - 1, name="queue")[index - 1]
+        size = per_stage(config.queue_size, prepared.num_stages - 1, name="queue_size")[index - 1]
+        room = {"block": None, "latest": 1, "drop_oldest": size}[policy]
+    return Inbox(config.arrival, prefer=config.prefer, room=room)
 
 
 def choose_device(wanted: str, *, local_rank: int = 0) -> torch.device:

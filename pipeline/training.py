@@ -17,7 +17,7 @@ from pipeline.feed import Batch
 from pipeline.keyed import undisturbed
 from pipeline.monitor import StageStatus
 from pipeline.partition import Partition, partition
-from pipeline.run import Prepared, build_stage, choose_device, make_feed, prepare
+from pipeline.run import Prepared, build_stage, choose_device, make_feed, make_inbox, prepare
 from pipeline.session import Session, on_signals, threads
 from pipeline.simulator import simulate
 from pipeline.stage import Stage
@@ -125,7 +125,7 @@ def run_simulated(
                 simulate(
                     stages,
                     feed.messages(),
-                    arrival=config.arrival,
+                    inboxes=[make_inbox(prepared, index) for index in range(prepared.num_stages)],
                     clock=clock,
                     costs=config.costs,
                     on_drained=session.drained,

@@ -30,7 +30,7 @@ from pipeline.config import Config, Data, Sgd
 from pipeline.errors import StageFailure
 from pipeline.feed import KeyedBatches
 from pipeline.messages import Activation, Drain, Message, Stop
-from pipeline.run import Prepared, build_stage, make_feed, prepare
+from pipeline.run import Prepared, build_stage, make_feed, make_inbox, prepare
 from pipeline.simulator import CostModel, simulate
 from pipeline.stage import Stage
 from pipeline.trace import Event
@@ -81,7 +81,7 @@ def _play(
     elapsed_s = simulate(
         stages,
         make_feed(prepared).messages(),
-        arrival=prepared.config.arrival,
+        inboxes=[make_inbox(prepared, index) for index in range(prepared.num_stages)],
         clock=clock,
         costs=prepared.config.costs,
         on_drained=lambda stage, drain: None,
@@ -298,7 +298,7 @@ def test_no_combination_of_settings_deadlocks_and_every_stage_handles_every_step
         assert [name for name in names if name[0] == "F"] == [f"F{step}" for step in range(run["steps"])]
         ended = sorted(event.step for event in own if event.operation in "BD")
         assert ended == list(range(run["steps"])), "every step is learned from or dropped, once"
-        assert stage.finished and stage.updater.num_samples == 0
+        assert stage.finished and stage.learner.updater.num_samples == 0
         assert all(a.end_s <= b.start_s for a, b in pairwise(own))
 
 
@@ -307,12 +307,12 @@ def test_messages_of_a_boundary_stay_in_order() -> None:
     stages, clock = _chain(_prepared(("true",), steps=2, bounds=(1,)))
     seen = []
     messages = iter([activation(0), Drain(step=1), activation(1), Drain(step=2, finish=True), Stop(step=2)])
-    original = stages[1].handle
+    original = stages[1].work
 
-    def handle(message: Message) -> Any:
+    def work(message: Message) -> Any:
         seen.append((type(message), message.step))
         return original(message)
 
-    stages[1].handle = handle  # type: ignore[method-assign]
+    stages[1].work = work  # type: ignore[method-assign]
     play(stages, messages, clock=clock, costs=COSTS)
     assert seen == [(Activation, 0), (Drain, 1), (Activation, 1), (Drain, 2), (Stop, 2)]

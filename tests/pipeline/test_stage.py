@@ -224,7 +224,7 @@ def test_drain_in_the_middle_keeps_the_partial_window() -> None:
     stage.handle(activation(0))
     stage.handle(Drain(step=1))
     stage.resume()
-    assert stage.version == 0 and stage.updater.num_samples == 4
+    assert stage.version == 0 and stage.learner.updater.num_samples == 4
 
 
 def test_stop_is_passed_on_and_finishes_the_stage_once_nothing_is_in_flight() -> None:
