@@ -89,7 +89,15 @@ def test_tensorboard_has_every_scalar_under_a_readable_name(tmp_path: Path) -> N
         *("pipeline/staleness", "pipeline/samples_per_s"),
         *("pipeline/fresh", "pipeline/waiting", "pipeline/dropped"),
     }
-    assert set(above) == {"loss/train", "loss/test", "accuracy/test", "pipeline/waiting", "pipeline/samples_per_s"}
+    assert set(above) == {
+        "loss/train",
+        "loss/test",
+        "accuracy/test",
+        "pipeline/fresh",
+        "pipeline/waiting",
+        "pipeline/dropped",
+        "pipeline/samples_per_s",
+    }
     assert [step for step, _ in above["accuracy/test"]] == [4]
     metrics = _lines(tmp_path / "metrics" / "stage-1.jsonl")
     assert above["loss/train"][-1][1] == pytest.approx(metrics[0]["loss"], rel=1e-5)
