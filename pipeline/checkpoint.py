@@ -131,16 +131,22 @@ def set_aside_after(checkpoints: Path, step: int) -> None:
     """Make room for a run that goes on from `step`: what lies after it is no checkpoint of this run any more.
 
     What was never finished is removed; the others are renamed, and removed once the run has passed them.
+
+    Raises:
+        CheckpointError: one cannot be moved out of the way.
     """
     for later, folder in find_folders(checkpoints, "step"):
         if later <= step:
             continue
-        if (folder / MANIFEST).exists():
-            aside = checkpoints / f"aside-{later:09d}"
-            shutil.rmtree(aside, ignore_errors=True)
-            os.replace(folder, aside)
-        else:
-            shutil.rmtree(folder)
+        aside = checkpoints / f"aside-{later:09d}"
+        try:
+            shutil.rmtree(aside if (folder / MANIFEST).exists() else folder, ignore_errors=True)
+            if folder.exists():
+                os.replace(folder, aside)
+        except OSError as error:
+            raise CheckpointError(
+                f"{folder} is in the way of a run that goes on from step {step}, and cannot be moved: {error}."
+            ) from error
 
 
 def remove_before(checkpoints: Path, step: int, *, kept: Collection[int]) -> None:
