@@ -10,6 +10,7 @@ from pipeline.errors import (
     PipelineError,
     RemoteFailure,
     RunError,
+    SaveFailure,
     StageFailure,
 )
 from pipeline.feed import Batches, KeyedBatches, ReadBatches
@@ -37,6 +38,7 @@ __all__ = [
     "RemoteFailure",
     "Result",
     "RunError",
+    "SaveFailure",
     "Sgd",
     "StageFailure",
     "generator",

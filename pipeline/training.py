@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pipeline.clock import VirtualClock
 from pipeline.config import Config, Data
 from pipeline.errors import FailureRecord
 from pipeline.feed import Batch
+from pipeline.folder import write_error
 from pipeline.keyed import undisturbed
 from pipeline.monitor import StageStatus
 from pipeline.partition import Partition, partition
@@ -105,15 +105,9 @@ def run_simulated(
     config = prepared.config
     clock = VirtualClock(config.costs.operation_s)
     device = choose_device(config.device)
-    counts: Counter[str] = Counter()
-
-    def count(name: str) -> int:
-        counts[name] += 1
-        return counts[name]
-
     with threads(config.num_threads), undisturbed():
         stages = [build_stage(prepared, i, clock=clock, device=device) for i in range(prepared.num_stages)]
-        session = Session(prepared, stages, folder=folder, resume=resume, count=count)
+        session = Session(prepared, stages, folder=folder, resume=resume)
         feed = make_feed(prepared, start=session.start)
 
         def look(stage: Stage) -> None:
@@ -121,7 +115,7 @@ def run_simulated(
                 on_status(session.statuses())
 
         try:
-            with on_signals(feed.interrupt, active=stop_on_signal):
+            with session, on_signals(feed.interrupt, active=stop_on_signal):
                 simulate(
                     stages,
                     feed.messages(),
@@ -133,10 +127,8 @@ def run_simulated(
                 )
         except Exception as error:
             if folder is not None:
-                (folder / "error.json").write_text(FailureRecord.of(error, rank=0).to_json())
+                write_error(folder, FailureRecord.of(error, rank=0))
             raise
-        finally:
-            session.close()
     summary = summarize(
         prepared,
         stages=session.entries(),
