@@ -13,6 +13,8 @@ PipelineError
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from traceback import format_exception
 from typing import Any
@@ -28,6 +30,7 @@ __all__ = [
     "RemoteFailure",
     "RunError",
     "StageFailure",
+    "blaming",
 ]
 
 
@@ -63,6 +66,17 @@ class StageFailure(RunError):
         self.stage = stage
         self.step = step
         self.phase = phase
+
+
+@contextmanager
+def blaming(stage: int, *, step: int, phase: str) -> Iterator[None]:
+    """What goes wrong inside the block, beside a `RunError` which says it itself, is a failure of the stage."""
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        raise StageFailure(stage=stage, step=step, phase=phase, cause=error) from error
 
 
 @dataclass(frozen=True, kw_only=True)

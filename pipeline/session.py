@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pipeline import checkpoint
+from pipeline.errors import blaming
 from pipeline.messages import Drain
 from pipeline.monitor import StageMonitor, StageStatus
 from pipeline.run import Prepared, resumes_exactly
@@ -57,7 +58,9 @@ class Session:
 
     def look(self, stage: Stage) -> bool:
         """Take down what a stage has done, if an interval is over; True if it was."""
-        return self._monitors[stage.index].look()
+        monitor = self._monitors[stage.index]
+        with blaming(stage.index, step=monitor.status.step, phase="record"):
+            return monitor.look()
 
     def statuses(self) -> list[StageStatus]:
         """The present of every stage."""
@@ -65,10 +68,12 @@ class Session:
 
     def drained(self, stage: Stage, drain: Drain) -> None:
         """Save a drained stage if the drain asks for it; whoever saves last declares the checkpoint whole."""
-        if self._folder is None or not drain.save:
-            return
+        if self._folder is not None and drain.save:
+            with blaming(stage.index, step=drain.step, phase="checkpoint"):
+                self._save(self._folder / "checkpoints", stage, drain)
+
+    def _save(self, checkpoints: Path, stage: Stage, drain: Drain) -> None:
         self._monitors[stage.index].flush()  # a run that goes on from here finds the record of what went before
-        checkpoints = self._folder / "checkpoints"
         checkpoint.save_stage(checkpoints, stage, step=drain.step)
         if self._count(f"saved/{drain.step}") == self._prepared.num_stages:
             manifest = checkpoint.Manifest(
