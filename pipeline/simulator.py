@@ -30,8 +30,14 @@ class CostModel:
     message_s: float = 0.01
 
     def operation_s(self, stage: int, operation: str) -> float:
-        """The cost of `F`, `B`, `L` or `U`; all stages are alike."""
-        costs = {"F": self.forward_s, "B": self.backward_s, "L": self.learn_s, "U": self.update_s}
+        """The cost of `F`, `R` (forward again), `B`, `L` or `U`; all stages are alike."""
+        costs = {
+            "F": self.forward_s,
+            "R": self.forward_s,
+            "B": self.backward_s,
+            "L": self.learn_s,
+            "U": self.update_s,
+        }
         return costs[operation]
 
 
