@@ -13,8 +13,9 @@ from torch import Tensor
 from pipeline import Data, Result, prepare
 from pipeline.config import Config
 from pipeline.control import Control, World
-from pipeline.distributed import place, run_rank
+from pipeline.distributed import run_rank
 from pipeline.executor import Execute
+from pipeline.placement import place
 from pipeline.quickstart import digits
 from pipeline.threaded import run_threaded
 from pipeline.training import run_simulated
