@@ -110,7 +110,9 @@ def run_case(case: Case, world: World, *, at: Sequence[str], width: int) -> dict
         (shared,) = control.gather(["scratch"])
         # The folder is rank 0's, and goes when rank 0 leaves; each rank reads its own part before that.
         prepared = prepare_together(config(case, at=tuple(at), width=width), control)
+        before_s = _side_threads_s()
         summary = run_rank(prepared, control, folder=Path(shared))
+        side_s = _side_threads_s() - before_s
         spans = read_trace(Path(shared), world.rank)
         _gathered(replace(world, prefix=f"{world.prefix}/read"), "read", {})
     stage = summary["stages"][world.rank]
@@ -119,7 +121,13 @@ def run_case(case: Case, world: World, *, at: Sequence[str], width: int) -> dict
         "operations": operations_ms(spans, case.first, case.last),
         "beside_ms": stage["overhead_s"] * 1000.0 / case.steps,
         "waited_ms": stage["wait_s"] * 1000.0 / case.steps,
+        "side_threads_ms": side_s * 1000.0 / case.steps,
     }
+
+
+def _side_threads_s() -> float:
+    """Processor time of this process's other threads so far."""
+    return time.process_time() - time.thread_time()
 
 
 def peak_mib() -> float:

@@ -42,6 +42,9 @@ _CLAIMS = (
 """(ours, beside what, how many times its throughput is aimed at)."""
 
 
+_BESIDE = ("beside_ms", "waited_ms", "period_ms", "side_threads_ms")
+
+
 def read(path: Path, part: str) -> Lines:
     """The lines of the newest run that measured `part`."""
     lines = [line for line in map(json.loads, path.read_text().splitlines()) if line["part"] == part]
@@ -57,6 +60,7 @@ def render(path: Path) -> dict[str, str]:
         "inside": "\n".join(_inside(timed)),
         "memory": "\n".join(_memory(read(path, "memory"))),
         "learning": "\n".join(_learning(read(path, "learning"))),
+        "machine": "\n".join(_machines([line for part in ("time", "memory", "learning") for line in read(path, part)])),
     }
 
 
@@ -114,15 +118,15 @@ def _time(lines: Lines) -> Iterator[str]:
 
 def _inside(lines: Lines) -> Iterator[str]:
     names = {"F": "forward", "B": "estimate, backward", "L": "source learns", "U": "update"}
-    yield f"| allocator | | stage | {' | '.join(names.values())} | beside them | waiting | together |"
-    yield "| :--- | :--- | ---: |" + " ---: |" * (len(names) + 3)
+    yield f"| allocator | | stage | {' | '.join(names.values())} | beside them | waiting | together | other threads |"
+    yield "| :--- | :--- | ---: |" + " ---: |" * (len(names) + 4)
     for allocator in _allocators(lines):
         for case in dict.fromkeys(line["case"] for line in lines if line["kind"] == "ours"):
             own = [line["ranks"] for line in lines if line["allocator"] == allocator and line["case"] == case]
             for stage in range(2):
                 ranks = [found[stage] for found in own]
                 parts = [median(rank["operations"].get(name, 0.0) for rank in ranks) for name in names]
-                parts += [median(rank[name] for rank in ranks) for name in ("beside_ms", "waited_ms", "period_ms")]
+                parts += [median(rank[name] for rank in ranks) for name in _BESIDE]
                 yield f"| {allocator} | {case} | {stage} | {' | '.join(f'{part:.2f}' for part in parts)} |"
 
 
@@ -146,6 +150,15 @@ def _learning(lines: Lines) -> Iterator[str]:
         error = _spread([100 * line["test_error"] for line in learned], "{:.2f}")
         loss = _spread([line["train_loss"] for line in learned], "{:.3f}")
         yield f"| {method} | {per_update} | {rate:g} | {loss} | {error} | {len(learned)} of {len(found)} |"
+
+
+def _machines(lines: Lines) -> Iterator[str]:
+    texts = (
+        f"* {line['part']}, {line['date']}: {line['processor']}, {line['cores']} cores, Python {line['python']}, "
+        f"torch {line['torch']}, commit {line['commit']}"
+        for line in lines
+    )
+    yield from dict.fromkeys(texts)
 
 
 def _spread(values: Sequence[float], form: str) -> str:

@@ -16,7 +16,9 @@ from pipeline import Config, CostModel, Data, KeyedBatches
 from pipeline.stash import StashPolicy
 
 __all__ = [
+    "BACKWARD_S",
     "BATCH_SIZE",
+    "FORWARD_S",
     "NOMINAL_S",
     "PAUSE_S",
     "SLOW",

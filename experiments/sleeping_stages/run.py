@@ -141,10 +141,9 @@ def predict_all(ranks: int, options: Options) -> None:
     measured = {(line["group"], line["method"]) for line in lines}
     for case in all_cases(ranks, options.sizes):
         if not case.schedule and (case.group, case.method) in measured:
-            predicted = predict(case, ranks, operations)
-            if predicted is not None:
-                line = {"run": options.label, "ranks": ranks, "group": case.group, "method": case.method}
-                _append(options.out / "results.jsonl", line | {"predicted": predicted, "costs_ms": operations})
+            line = {"run": options.label, "ranks": ranks, "group": case.group, "method": case.method}
+            line |= {"predicted": predict(case, ranks, operations), "costs_ms": operations}
+            _append(options.out / "results.jsonl", line)
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:

@@ -18,12 +18,14 @@ from typing import Any, TypeAlias
 import tyro
 
 from experiments.readme import rebuild
-from experiments.sleeping_stages.cases import PAUSE_S
+from experiments.sleeping_stages.cases import PAUSE_S, SLOW
 from experiments.sleeping_stages.draw import draw
 
 __all__ = ["Row", "main", "read_rows", "render"]
 
 HERE = Path(__file__).parent
+
+DECOUPLED = "decoupled, no syncs"
 
 Key: TypeAlias = tuple[int, str, str]
 """(ranks, group, method)."""
@@ -41,6 +43,8 @@ class Row:
     pause: list[dict[str, Any]]
     """Per stage, of the median repeat."""
     predicted: dict[str, Any] | None
+    machine: str
+    """What it was measured on."""
 
     @property
     def ratio(self) -> float:
@@ -66,10 +70,12 @@ def read_rows(path: Path) -> dict[Key, Row]:
 def render(rows: Mapping[Key, Row]) -> dict[str, str]:
     """The generated parts of the README, by the names of their markers."""
     return {
+        "claims": "\n".join(_claims(rows)),
         "equal": "\n".join(_equal(rows)),
         "predicted": "\n".join(_predicted(rows)),
         "slow": "\n".join(_slow(rows)),
         "paused": "\n".join(_paused(rows)),
+        "machine": "\n".join(f"* {text}" for text in dict.fromkeys(row.machine for row in rows.values())),
     }
 
 
@@ -100,7 +106,38 @@ def _row(lines: Sequence[dict[str, Any]], predicted: dict[str, Any] | None) -> R
         utilisation=median(sum(line["own_ms"]) / len(line["own_ms"]) / line["period_ms"] for line in lines),
         pause=middle["pause"],
         predicted=predicted["predicted"] if predicted is not None and same_run else None,
+        machine=(
+            f"{middle['date']}: {middle['processor']}, {middle['cores']} cores, Python {middle['python']}, "
+            f"torch {middle['torch']}, commit {middle['commit']}"
+        ),
     )
+
+
+def _claims(rows: Mapping[Key, Row]) -> Iterator[str]:
+    yield "| claim | stages | aim | found |"
+    yield "| :--- | ---: | ---: | ---: |"
+    for ranks in sorted({key[0] for key in rows}):
+        for claim, aim, found in _claims_of({key: row for key, row in rows.items() if key[0] == ranks}, ranks):
+            yield f"| {claim} | {ranks} | {aim} | {found} |"
+
+
+def _claims_of(rows: Mapping[Key, Row], ranks: int) -> Iterator[tuple[str, str, str]]:
+    """Claim, aim and what was found, of so many stages."""
+    if row := rows.get((ranks, "equal", DECOUPLED)):
+        yield "decoupled, no syncs: time per microbatch over the slowest stage's own", "1.05", f"{row.ratio:.3f}"
+    if row := rows.get((ranks, "slow", DECOUPLED)):
+        yield f"one stage {SLOW} times slower: it is busy", "95 %", f"{1 / row.ratio:.1%}"
+    if beyond := [_beyond_bound_s(row) for row in rows.values() if row.pause and row.predicted]:
+        yield f"a pause of {PAUSE_S:.0f} s: lost beyond what the bound forces, at most", "0 s", f"{max(beyond):.2f} s"
+    if off := [abs(row.period_ms / row.predicted["period_ms"] - 1.0) for row in rows.values() if row.predicted]:
+        yield "time per microbatch, measured against predicted: off by at most", "5 %", f"{max(off):.1%}"
+
+
+def _beyond_bound_s(row: Row) -> float:
+    """What the stage that lost most beyond the simulator's loss lost beyond it."""
+    assert row.predicted is not None
+    pairs = zip(row.pause, row.predicted["pause"], strict=True)
+    return max(max(measured["lost_s"] - forced["lost_s"], 0.0) for measured, forced in pairs)
 
 
 def _of(rows: Mapping[Key, Row], group: str) -> tuple[list[int], list[str]]:
