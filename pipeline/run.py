@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from pipeline.keyed import Generators, Phase, seeded, undisturbed
 from pipeline.learner import Learner
 from pipeline.partition import Partition, partition
 from pipeline.placement import check_transport, device_of, place, planned
-from pipeline.plan import StagePlan, survey
+from pipeline.plan import StagePlan, source_seconds, survey
 from pipeline.stage import Stage, StageSettings
 from pipeline.trace import Recorder
 from pipeline.turns import Turns
@@ -264,14 +264,24 @@ def _cut(config: Config, model: nn.Module | Partition | Sequence[nn.Module], fir
         if config.num_stages not in (None, len(model)) or config.at:
             raise ConfigurationError(f"the model is already cut into {len(model)} stages; leave out num_stages and at.")
         return model
-    x = None if first is None else first[0]
+    x, target = (None, None) if first is None else first
     return partition(
         model,
         config.num_stages,
         at=config.at,
         by=config.balance,
         batch=x if isinstance(x, Tensor) else None,
+        source_s=_source_s(config, target) if config.balance == "time" and config.num_stages else (),
     )
+
+
+def _source_s(config: Config, target: Tensor | None) -> list[Callable[[Tensor], float]]:
+    """Per boundary, what its source costs the stage below; a single source is measured once for all of them."""
+    num_boundaries = (config.num_stages or 1) - 1
+    if isinstance(config.source, tuple):
+        sources = per_stage(config.source, num_boundaries, name="source")
+        return [source_seconds(source, target, seed=config.seed) for source in sources]
+    return [source_seconds(config.source, target, seed=config.seed)] * num_boundaries
 
 
 def _sources(config: Config, num_stages: int) -> tuple[GradientSource, ...]:
