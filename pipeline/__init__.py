@@ -13,12 +13,14 @@ from pipeline.errors import (
     SaveFailure,
     StageFailure,
 )
+from pipeline.executor import Result
 from pipeline.feed import Batches, KeyedBatches, ReadBatches
 from pipeline.keyed import generator
 from pipeline.partition import Partition, partition
 from pipeline.run import prepare
 from pipeline.simulator import CostModel
-from pipeline.training import Result, run_simulated, train
+from pipeline.threaded import run_threaded
+from pipeline.training import run_simulated, train
 
 __all__ = [
     "Adam",
@@ -45,5 +47,6 @@ __all__ = [
     "partition",
     "prepare",
     "run_simulated",
+    "run_threaded",
     "train",
 ]

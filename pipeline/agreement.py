@@ -35,6 +35,7 @@ def prepare_together(config: Config, control: Control) -> Prepared:
         Outline(
             starts=None if outline["starts"] is None else tuple(outline["starts"]),
             modifies_input=tuple(outline["modifies_input"]),
+            draws=tuple(map(tuple, outline["draws"])),
             exact_feed=outline["exact_feed"],
             evaluates=outline["evaluates"],
         ),

@@ -26,14 +26,16 @@ from pipeline.control import Control, World, world_from_environment
 from pipeline.display import LiveDisplay, plan_tables, summary_table
 from pipeline.distributed import place, run_rank
 from pipeline.errors import ConfigurationError, FailureRecord, RemoteFailure, RunError
+from pipeline.executor import Result
 from pipeline.folder import RunRecord, choose_folder, make_folder, read_record
 from pipeline.launch import launch
 from pipeline.loading import BUILT_IN, find_config, fingerprint
 from pipeline.messages import Drain
 from pipeline.retention import best
 from pipeline.run import Prepared, build_stage, prepare
+from pipeline.threaded import place_on_devices
 from pipeline.timeline import write_timeline
-from pipeline.training import Result, run_simulated
+from pipeline.training import find_executor
 
 __all__ = ["main"]
 
@@ -115,7 +117,7 @@ def _train(words: list[str]) -> int:
     make_folder(folder, _record(reference, options, prepared))
     if config.executor == "distributed":
         return _launch(["train", reference, *options], prepared, folder)
-    return _simulate(prepared, folder, resume=False)
+    return _run_here(prepared, folder, resume=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +153,7 @@ def _resume(words: list[str]) -> int:
         Console(stderr=True).print(f"note: {record.config} has changed since this run was started", style="yellow")
     if config.executor == "distributed":
         return _launch(["resume", *words], prepared, options.run)
-    return _simulate(prepared, options.run, resume=True)
+    return _run_here(prepared, options.run, resume=True)
 
 
 def _plan(words: list[str]) -> int:
@@ -159,8 +161,24 @@ def _plan(words: list[str]) -> int:
     config = _parse_config(reference, options, command="plan")
     prepared = prepare(config)
     num_ranks = prepared.num_ranks if config.executor == "distributed" else 1
-    Console().print(plan_tables(prepared, place(prepared.num_stages, num_ranks)))
+    placement = place(prepared.num_stages, num_ranks)
+    Console().print(plan_tables(prepared, placement, _places(prepared, placement)))
     return 0
+
+
+def _places(prepared: Prepared, placement: Sequence[int]) -> list[str]:
+    """Where each stage runs, in words."""
+    match prepared.config.executor:
+        case "distributed":
+            return [f"rank {rank}" for rank in placement]
+        case "threads":
+            devices = place_on_devices(prepared.num_stages, prepared.config.device)
+            return [
+                f"thread {stage}" + (f", {device}" if device.type == "cuda" else "")
+                for stage, device in enumerate(devices)
+            ]
+        case "simulate":
+            return ["simulated"] * prepared.num_stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,11 +283,12 @@ def _check_resumable(prepared: Prepared, run: Path) -> None:
     checkpoint.set_aside_after(run / "checkpoints", manifest.step)
 
 
-def _simulate(prepared: Prepared, folder: Path, *, resume: bool) -> int:
+def _run_here(prepared: Prepared, folder: Path, *, resume: bool) -> int:
     console = Console()
     try:
         with LiveDisplay(console, steps=prepared.config.steps) as display:
-            result = run_simulated(prepared, folder=folder, resume=resume, on_status=display.show, stop_on_signal=True)
+            execute = find_executor(prepared.config.executor)
+            result = execute(prepared, folder=folder, resume=resume, on_status=display.show, stop_on_signal=True)
     except RunError as error:
         print(f"dni: {error}", file=sys.stderr)
         _say_how_to_go_on(folder)

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from traceback import format_exception
@@ -32,6 +34,7 @@ __all__ = [
     "RunError",
     "SaveFailure",
     "StageFailure",
+    "blaming",
 ]
 
 
@@ -91,6 +94,17 @@ _ADVICE = {
     errno.EPERM: "Allow writing there",
     errno.EROFS: "Allow writing there",
 }
+
+
+@contextmanager
+def blaming(stage: int, *, step: int, phase: str) -> Iterator[None]:
+    """What goes wrong inside the block, beside a `RunError` which says it itself, is a failure of the stage."""
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        raise StageFailure(stage=stage, step=step, phase=phase, cause=error) from error
 
 
 @dataclass(frozen=True, kw_only=True)

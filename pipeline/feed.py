@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigurationError, RunError
+from pipeline.errors import ConfigurationError, RunError, blaming
 from pipeline.keyed import generator, seeded, undisturbed
 from pipeline.messages import Activation, Drain, Message, Payload, Stop
 from pipeline.stateful import Stateful, StatefulBatches
@@ -192,6 +192,11 @@ class Feed:
         self.stopped_at = start
         """Training steps sent so far, those before `start` included."""
 
+    @property
+    def draws(self) -> bool:
+        """Whether reading may draw from the process-wide generators; our own order has a generator of its own."""
+        return not isinstance(self._train, KeyedBatches)
+
     def interrupt(self) -> None:
         """Drain, save and stop at the next step; safe to call from a signal handler."""
         self._interrupted = True
@@ -208,7 +213,8 @@ class Feed:
                 yield self._save(step)
                 yield Stop(step=step)
                 return
-            x, target = next(source)
+            with blaming(0, step=step, phase="data"):
+                x, target = next(source)
             yield Activation(step=step, h=x, target=target)
             step += 1
             self.stopped_at = step

@@ -16,7 +16,7 @@ import torch
 
 from pipeline import checkpoint
 from pipeline.durable import FileDigest
-from pipeline.errors import SaveFailure
+from pipeline.errors import SaveFailure, blaming
 from pipeline.manifest import Manifest, write_manifest
 from pipeline.messages import Drain
 from pipeline.monitor import StageMonitor, StageStatus
@@ -79,14 +79,16 @@ class Session:
 
         Raises:
             SaveFailure: it could not be written.
+            StageFailure: something else is wrong with it.
         """
         monitor = self._monitors[stage.index]
-        try:
-            if stage.is_last and self._retention is not None:
-                self._tend(monitor, self._retention)
-            return monitor.look()
-        except OSError as error:
-            raise self._failure(monitor, error) from error
+        with blaming(stage.index, step=monitor.status.step, phase="record"):
+            try:
+                if stage.is_last and self._retention is not None:
+                    self._tend(monitor, self._retention)
+                return monitor.look()
+            except OSError as error:
+                raise self._failure(monitor, error) from error
 
     def statuses(self) -> list[StageStatus]:
         """The present of every stage."""
@@ -97,15 +99,17 @@ class Session:
 
         Raises:
             SaveFailure: it could not be written.
+            StageFailure: something else is wrong with it.
         """
         if self._folder is None:
             return
         saved = self._saved.get(stage.index) == drain.step
         if drain.save and not saved:
-            try:
-                self._save(stage, drain, self._folder / "checkpoints")
-            except OSError as error:
-                raise self._failure(self._monitors[stage.index], error, step=drain.step) from error
+            with blaming(stage.index, step=drain.step, phase="checkpoint"):
+                try:
+                    self._save(stage, drain, self._folder / "checkpoints")
+                except OSError as error:
+                    raise self._failure(self._monitors[stage.index], error, step=drain.step) from error
         elif stage.is_last and saved and not drain.save:
             self._evaluated = drain.step
 
