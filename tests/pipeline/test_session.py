@@ -335,7 +335,7 @@ def test_failure_while_closing_does_not_hide_the_one_before(tmp_path: Path, monk
     session, _ = _session(_prepared(), tmp_path)
     with pytest.raises(ArithmeticError, match="first") as caught, session:
         raise ArithmeticError("first")
-    assert sorted(closed) == [0, 1, 2] and "And then: stage" in caught.value.__notes__[0]
+    assert sorted(closed) == [0, 1, 2] and "Then also: SaveFailure: stage" in caught.value.__notes__[0]
     again, _ = _session(_prepared(), tmp_path)
     with pytest.raises(SaveFailure, match="could not be saved"), again:
         pass
