@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -69,6 +70,7 @@ def run_threaded(
             crew = _Crew(prepared, stages, session=session, messages=_in_turn(feed, turns, stages[0]), clock=clock)
             crew.run(lambda: on_status(session.statuses()))
             settle(devices)
+        _warn_if(turns.suspicious)
     return concluded(prepared, session, feed, folder=folder)
 
 
@@ -209,6 +211,15 @@ class _Count:
         with self._lock:
             self._counts[name] += 1
             return self._counts[name]
+
+
+def _warn_if(suspicious: bool) -> None:
+    if suspicious:
+        warnings.warn(
+            "something drew from PyTorch's process-wide generator out of turn, and the run was over before it was "
+            "known what: what stages drew (dropout) may not be what they draw in another executor.",
+            stacklevel=3,
+        )
 
 
 def _wait_all(crew: Sequence[threading.Thread]) -> None:
