@@ -126,7 +126,6 @@ CHOICES: Mapping[tuple[str, str], Choice] = {}
 """By task and method."""
 
 
-
 def one_64(task: Task, choice: Choice, *, num_threads: int = 1) -> Config:
     config = _run(task, choice, TrueGradient(), batch_size=MICROBATCH)
     return replace(config, executor="simulate", num_threads=num_threads)
