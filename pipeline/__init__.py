@@ -9,12 +9,14 @@ from pipeline.errors import (
     PartitionError,
     PipelineError,
     RemoteFailure,
+    ReplayError,
     RunError,
     StageFailure,
 )
 from pipeline.feed import Batches, KeyedBatches, ReadBatches
 from pipeline.keyed import generator
 from pipeline.partition import Partition, partition
+from pipeline.replay import Replay, replay
 from pipeline.run import prepare
 from pipeline.simulator import CostModel
 from pipeline.training import Result, run_simulated, train
@@ -35,6 +37,8 @@ __all__ = [
     "PipelineError",
     "ReadBatches",
     "RemoteFailure",
+    "Replay",
+    "ReplayError",
     "Result",
     "RunError",
     "Sgd",
@@ -42,6 +46,7 @@ __all__ = [
     "generator",
     "partition",
     "prepare",
+    "replay",
     "run_simulated",
     "train",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from pipeline.errors import CheckpointError
 from pipeline.stage import Stage
 
-__all__ = ["Manifest", "latest", "load", "read_stage", "save_stage", "write_manifest"]
+__all__ = ["Manifest", "first_whole", "latest", "load", "read_stage", "save_stage", "write_manifest"]
 
 _MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -74,6 +74,20 @@ def latest(checkpoints: Path) -> tuple[Path, Manifest]:
     if manifest.format != _FORMAT:
         raise CheckpointError(f"{path} has format {manifest.format}, this version reads {_FORMAT}.")
     return path.parent, manifest
+
+
+def first_whole(checkpoints: Path, steps: Iterable[int]) -> tuple[Path, Manifest]:
+    """The first of these checkpoints that is whole.
+
+    Raises:
+        CheckpointError: none is.
+    """
+    wanted = list(steps)
+    for step in wanted:
+        path = _folder(checkpoints, step) / _MANIFEST
+        if path.exists():
+            return path.parent, Manifest(**json.loads(path.read_text()))
+    raise CheckpointError(f"{checkpoints} holds no whole checkpoint of step {', '.join(map(str, wanted))}.")
 
 
 def read_stage(folder: Path, index: int, *, device: torch.device) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from pipeline.folder import RunRecord, choose_folder, make_folder, read_record
 from pipeline.launch import launch
 from pipeline.loading import BUILT_IN, find_config, fingerprint
 from pipeline.messages import Drain
+from pipeline.replay_command import replay_command
 from pipeline.run import Prepared, build_stage, prepare
 from pipeline.timeline import write_timeline
 from pipeline.training import Result, run_simulated
@@ -42,6 +43,7 @@ Train a network as stages that do not wait for each other.
 
   dni train  CONFIG [--options]      train; CONFIG is path/to/config.py:function, or built in: {", ".join(BUILT_IN)}
   dni resume RUN [--steps N]         go on from the last whole checkpoint of a run folder
+  dni replay RUN [--from N] [--until N]   the recorded order again, on one thread: are the weights equal?
   dni plan   CONFIG [--options]      show the stages and boundaries, or why they are impossible; start nothing
   dni export RUN --out FILE          write the whole network's state dict, loadable into the unsplit model
 
@@ -157,9 +159,14 @@ def _export(words: list[str]) -> int:
     return 0
 
 
+def _replay(words: list[str]) -> int:
+    return replay_command(words, recorded_config=lambda run: _recorded_config(run)[1])
+
+
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "resume": _resume,
+    "replay": _replay,
     "plan": _plan,
     "export": _export,
 }
