@@ -11,15 +11,18 @@ from pipeline.errors import (
     RemoteFailure,
     ReplayError,
     RunError,
+    SaveFailure,
     StageFailure,
 )
+from pipeline.executor import Result
 from pipeline.feed import Batches, KeyedBatches, ReadBatches
 from pipeline.keyed import generator
 from pipeline.partition import Partition, partition
 from pipeline.replay import Replay, replay
 from pipeline.run import prepare
 from pipeline.simulator import CostModel
-from pipeline.training import Result, run_simulated, train
+from pipeline.threaded import run_threaded
+from pipeline.training import run_simulated, train
 
 __all__ = [
     "Adam",
@@ -41,6 +44,7 @@ __all__ = [
     "ReplayError",
     "Result",
     "RunError",
+    "SaveFailure",
     "Sgd",
     "StageFailure",
     "generator",
@@ -48,5 +52,6 @@ __all__ = [
     "prepare",
     "replay",
     "run_simulated",
+    "run_threaded",
     "train",
 ]

@@ -21,12 +21,13 @@ from pipeline.clock import Clock
 from pipeline.config import Config, per_stage
 from pipeline.errors import ConfigurationError
 from pipeline.feed import Batch, Batches, Feed, FeedSettings, batches
-from pipeline.keyed import seeded, undisturbed
+from pipeline.keyed import Generators, Phase, seeded, undisturbed
 from pipeline.learner import Learner
 from pipeline.partition import Partition, partition
 from pipeline.plan import StagePlan, survey
 from pipeline.stage import Stage, StageSettings
 from pipeline.trace import Recorder
+from pipeline.turns import Turns
 from pipeline.updater import Updater
 
 __all__ = [
@@ -52,6 +53,8 @@ class Outline:
     """Names of the layers at which stages begin, after the first; None where the model comes in stages."""
     modifies_input: tuple[bool, ...]
     """Per stage, whether its module writes into its input."""
+    draws: tuple[tuple[Phase, ...], ...]
+    """Per stage, the phases in which it draws from the process-wide generators."""
     exact_feed: bool
     """Whether a resumed run sees the same microbatches."""
     evaluates: bool
@@ -121,6 +124,7 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
     outline = Outline(
         starts=None if isinstance(model, Partition) else cut.starts,
         modifies_input=tuple(plan.modifies_input for plan in plans),
+        draws=tuple(plan.draws for plan in plans),
         exact_feed=train.exact,
         evaluates=len(data.test) > 0,
     )
@@ -138,8 +142,13 @@ def prepare_outlined(config: Config, outline: Outline) -> Prepared:
     return Prepared(config=config, cut=cut, sources=_sources(config, len(cut)), outline=outline)
 
 
-def build_stage(prepared: Prepared, index: int, *, clock: Clock, device: torch.device | None = None) -> Stage:
-    """Stage `index`, ready for its first message; its module is moved to `device`."""
+def build_stage(
+    prepared: Prepared, index: int, *, clock: Clock, device: torch.device | None = None, turns: Turns | None = None
+) -> Stage:
+    """Stage `index`, ready for its first message; its module is moved to `device`.
+
+    `turns` are those of the threads that draw from the same generators; None: this thread alone does.
+    """
     config, num_stages = prepared.config, prepared.num_stages
     device = device or _CPU
     module = prepared.cut.stages[index].to(device)
@@ -179,6 +188,15 @@ def build_stage(prepared: Prepared, index: int, *, clock: Clock, device: torch.d
         names=names,
         device=device,
         seed=config.seed,
+        generators=Generators(
+            seed=config.seed,
+            stage=index,
+            device=device,
+            turns=turns,
+            draws=frozenset(prepared.outline.draws[index]),
+            check_every=config.check_every,
+            waited=recorder.held_up,
+        ),
         modifies_input=prepared.outline.modifies_input[index],
         measure_every=config.measure_every,
         stash=config.stash,
