@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline import checkpoint
 from pipeline.conditions import Conditions
 from pipeline.errors import CheckpointError
+from pipeline.manifest import saved_steps
 from pipeline.stage import Stage
 
 __all__ = ["Comparison", "Difference", "compare_states", "refusals"]
@@ -31,8 +32,7 @@ class Comparison:
     """By (step, stage), where there are any."""
     damaged: list[str] = field(default_factory=list)
     """What is wrong with checkpoints that are there and cannot be compared with."""
-    absent: list[int] = field(default_factory=list)
-    """Steps at which the run was saved, of which no whole checkpoint is left."""
+    _folders: dict[int, Path | None] = field(default_factory=dict)
 
     @property
     def equal(self) -> bool:
@@ -42,17 +42,10 @@ class Comparison:
     def add(self, stage: Stage, step: int) -> None:
         """Compare a stage with what was saved of it at `step`, if that is still there."""
         own = stage.state_dict()  # finds what is not finite, as saving it did
-        if self.refused or step in self.absent:
+        folder = None if self.refused else self._folder(step)
+        if folder is None:
             return
-        if not any(self.checkpoints.glob(f"step-{step:09d}/manifest.json")):
-            self.absent.append(step)
-            return
-        try:
-            folder, _ = checkpoint.first_whole(self.checkpoints, [step])
-            saved = checkpoint.read_stage(folder, stage.index, device=stage.device)
-        except CheckpointError as error:
-            self.damaged.append(str(error))
-            return
+        saved = checkpoint.read_stage(folder, stage.index, device=stage.device)
         self.num_tensors[step, stage.index], differences = compare_states(own, saved)
         if differences:
             self.differences[step, stage.index] = differences
@@ -69,9 +62,20 @@ class Comparison:
                 f"equal, bit for bit: {sum(self.num_tensors.values()):,} tensors of {num_stages} stages, "
                 f"at the checkpoint{'s' * (len(steps) > 1)} of step {_listed(steps)}"
             )
-        elif not self.refused:
+        elif not self.refused and not self.damaged:
             lines.append("not compared: no checkpoint of a step that was replayed is left")
-        return lines + [f"damaged: {what}" for what in dict.fromkeys(self.damaged)]
+        return lines + [f"not compared: {what}" for what in self.damaged]
+
+    def _folder(self, step: int) -> Path | None:
+        """The checkpoint of `step`, if it is there and as it was written."""
+        if step not in self._folders:
+            self._folders[step] = None
+            if step in saved_steps(self.checkpoints):
+                try:
+                    self._folders[step], _ = checkpoint.first_whole(self.checkpoints, [step])
+                except CheckpointError as error:
+                    self.damaged.append(str(error))
+        return self._folders[step]
 
     def _first_difference(self) -> str:
         step, stage = min(self.differences)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.errors import ReplayError
+from pipeline.errors import ReplayError, blaming
 from pipeline.messages import Activation, Drain, Message, Stop
 from pipeline.run import Prepared
 
@@ -33,7 +33,8 @@ class RecordedFeed:
                         f"the record of stage 0 has {line} where A{self._step} should be: it was changed."
                     )
                 self._step += 1
-                x, target = next(self._train)
+                with blaming(0, step=step, phase="data"):
+                    x, target = next(self._train)
                 return Activation(step=step, h=x, target=target)
             case "E":
                 if step >= len(self._test):

@@ -31,6 +31,7 @@ from pipeline.partition import Partition, partition
 from pipeline.recorded_feed import RecordedFeed
 from pipeline.run import Prepared, build_stage, choose_device, prepare
 from pipeline.session import threads
+from pipeline.stateful import StatefulBatches
 from pipeline.trace import notation
 
 __all__ = ["Replay", "replay"]
@@ -103,18 +104,25 @@ class Replay:
             if start:
                 path, manifest = checkpoint.first_whole(folder / "checkpoints", [start])
                 checkpoint.load(path, self.stages, manifest)
+                if isinstance(prepared.train, StatefulBatches):
+                    prepared.train.restore(start, checkpoint.read_feed(path))
             here = Conditions.here(folder, device)
         conditions = [[attempt.conditions for attempt in parts] for parts in attempts]
         refused = refusals(conditions, here=here, exact_feed=prepared.outline.exact_feed)
         self.comparison = Comparison(folder / "checkpoints", refused)
         """The stages beside the checkpoints of the run, as far as it was replayed."""
-        self.failure = _failure(folder)
-        """What the run has failed with, if it has."""
-        self.num_handled = 0
-        """Messages handled so far."""
         self._remaining = [deque(message for part in parts for message in part.messages) for parts in attempts]
         self.num_steps = sum(message[0] == "A" for message in self._remaining[0])
         """Training microbatches that the first stage took from `start` on."""
+        over = all(remaining[-1][0] == "Z" for remaining in self._remaining)
+        self.failure = None if over else _read_failure(folder)
+        """What the run has failed with, if it has."""
+        if self.failure is not None and self.failure.phase == "data":
+            self._remaining[0].append(f"A{self.failure.step}")  # it never came to be handled
+        self._handled = ["" for _ in self.stages]
+        """The latest message of each stage."""
+        self.num_handled = 0
+        """Messages handled so far."""
         self._below: list[deque[Message]] = [deque() for _ in self.stages]
         self._above: list[deque[Message]] = [deque() for _ in self.stages]
         self._feed = RecordedFeed(prepared, start=start)
@@ -146,17 +154,18 @@ class Replay:
             for index in range(len(self.stages)):
                 if self._failed_with_next(index) and self._find_message(index, until) is not None:
                     before_failure()
-                    self._take_turn(index, until)  # `s` here, in the debugger, and then into stage.work
+                    self._take_turn(index, until)  # step into this, and there into stage.work
+                    self._handle_all(until, on_status)
         self._check_ends(until)
 
     def ends(self) -> list[str]:
         """Per stage that was not replayed to the end of the run, what is left, or that its record ends before."""
         lines = []
-        for stage, remaining in zip(self.stages, self._remaining, strict=True):
+        for stage, remaining, handled in zip(self.stages, self._remaining, self._handled, strict=True):
             if remaining:
                 lines.append(f"stage {stage.index}: {len(remaining):,} messages are left, from {remaining[0]} on")
             elif not stage.stopping:
-                lines.append(f"stage {stage.index}: its record ends here, before the end of the run")
+                lines.append(f"stage {stage.index}: its record ends with {handled}")
         return lines
 
     def _handle_all(self, until: int | None, on_status: Callable[[Sequence[StageStatus]], None]) -> None:
@@ -182,17 +191,13 @@ class Replay:
             self._below[0].append(self._feed.message(line))
         queue = self._above[index] if line[0] == "G" else self._below[index]
         if queue and notation(queue[0]) != line:
-            raise ReplayError(
-                f"stage {index} has handled {line} next, says its record, but {notation(queue[0])} has come before it. "
-                f"The record (order/stage-{index}.txt, or a neighbour's) was damaged or changed, or the run had other "
-                "settings."
-            )
+            raise _impossible(index, f"it handles {line} next, but {notation(queue[0])} comes before that")
         return queue[0] if queue else None
 
     def _take_turn(self, index: int, until: int | None) -> None:
         stage, message = self.stages[index], self._find_message(index, until)
         assert message is not None
-        line = self._remaining[index].popleft()
+        self._handled[index] = line = self._remaining[index].popleft()
         queue = (self._above if line[0] == "G" else self._below)[index]
         del queue[next(place for place, waiting in enumerate(queue) if waiting is message)]
         self.num_handled += 1
@@ -215,11 +220,7 @@ class Replay:
             while (line := next(iter(self._remaining[at]), None)) is not None and not _is_halted(line, until):
                 other = at + 1 if line[0] == "G" else at - 1
                 if other in seen or not 0 <= other < len(self.stages) or self.stages[other].stopping:
-                    raise ReplayError(
-                        f"stage {at} waits for {line}, which its record has next, and stage {other} will not send it. "
-                        f"The record (order/stage-{at}.txt, or a neighbour's) was damaged or changed, or the run had "
-                        "other settings."
-                    )
+                    raise _impossible(at, f"it handles {line} next, and nobody sends that")
                 seen.add(other)
                 at = other
 
@@ -228,7 +229,14 @@ def _is_halted(line: str, until: int | None) -> bool:
     return until is not None and line[0] == "A" and int(line[1:]) >= until
 
 
-def _failure(folder: Path) -> FailureRecord | None:
+def _impossible(stage: int, what: str) -> ReplayError:
+    return ReplayError(
+        f"stage {stage} cannot have handled its messages in the recorded order: {what}. The record "
+        f"(order/stage-{stage}.txt, or that of a neighbour) was damaged or changed, or the run had other settings."
+    )
+
+
+def _read_failure(folder: Path) -> FailureRecord | None:
     try:
         return FailureRecord(**json.loads((folder / "error.json").read_text()))
     except (OSError, ValueError, TypeError):

@@ -76,7 +76,7 @@ def _run_in_debugger(replay: Replay, until: int | None) -> None:
 def _report(console: Console, replay: Replay, options: _Options) -> int:
     """Say what has come out; the exit code."""
     lines = [f"replayed {options.run} on one thread: {replay.num_handled:,} messages", *replay.comparison.lines()]
-    lines += [f"not to the end: {line}" for line in replay.ends()]
+    lines += [f"not to the end of the run: {line}" for line in replay.ends()]
     if replay.failure is not None:
         lines.append(f"the run itself had failed: {replay.failure.message}")
     for line in lines:
