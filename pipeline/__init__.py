@@ -9,6 +9,7 @@ from pipeline.errors import (
     PartitionError,
     PipelineError,
     RemoteFailure,
+    ReplayError,
     RunError,
     SaveFailure,
     StageFailure,
@@ -17,6 +18,7 @@ from pipeline.executor import Result
 from pipeline.feed import Batches, KeyedBatches, ReadBatches
 from pipeline.keyed import generator
 from pipeline.partition import Partition, partition
+from pipeline.replay import Replay, replay
 from pipeline.run import prepare
 from pipeline.simulator import CostModel
 from pipeline.threaded import run_threaded
@@ -38,6 +40,8 @@ __all__ = [
     "PipelineError",
     "ReadBatches",
     "RemoteFailure",
+    "Replay",
+    "ReplayError",
     "Result",
     "RunError",
     "SaveFailure",
@@ -46,6 +50,7 @@ __all__ = [
     "generator",
     "partition",
     "prepare",
+    "replay",
     "run_simulated",
     "run_threaded",
     "train",

@@ -32,6 +32,7 @@ from pipeline.launch import launch
 from pipeline.loading import BUILT_IN, find_config, fingerprint
 from pipeline.messages import Drain
 from pipeline.placement import place
+from pipeline.replay_command import replay_command
 from pipeline.retention import best
 from pipeline.run import Prepared, build_stage, prepare
 from pipeline.threaded import place_on_devices
@@ -47,6 +48,7 @@ Train a network as stages that do not wait for each other.
 
   dni train  CONFIG [--options]      train; CONFIG is path/to/config.py:function, or built in: {", ".join(BUILT_IN)}
   dni resume RUN [--options]         go on from the last whole checkpoint of a run folder
+  dni replay RUN [--from N] [--until N]   the recorded order again, on one thread: are the weights equal?
   dni plan   CONFIG [--options]      show the stages and boundaries, or why they are impossible; start nothing
   dni export RUN --out FILE [--best] write the whole network's state dict, loadable into the unsplit model:
                                      of the last checkpoint, or of the one with the lowest test loss
@@ -216,9 +218,14 @@ def _export(words: list[str]) -> int:
     return 0
 
 
+def _replay(words: list[str]) -> int:
+    return replay_command(words, recorded_config=lambda run: _recorded_config(run)[1])
+
+
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "resume": _resume,
+    "replay": _replay,
     "plan": _plan,
     "export": _export,
 }

@@ -7,6 +7,7 @@ PipelineError
 └── RunError              found while running, exit code 1
     ├── StageFailure      a stage raised; carries stage, step and phase
     ├── NotFinite         a loss, gradient or parameter is NaN or infinite
+    ├── ReplayError       a recorded order that the stages cannot have followed
     ├── SaveFailure       something could not be written: the disk is full, or does not let us
     └── RemoteFailure     another rank failed first; carries its record
 """
@@ -31,6 +32,7 @@ __all__ = [
     "PartitionError",
     "PipelineError",
     "RemoteFailure",
+    "ReplayError",
     "RunError",
     "SaveFailure",
     "StageFailure",
@@ -60,6 +62,10 @@ class RunError(PipelineError):
 
 class NotFinite(RunError):
     """A loss, gradient or parameter is NaN or infinite."""
+
+
+class ReplayError(RunError):
+    """A recorded order that the stages cannot have followed: it was damaged or changed."""
 
 
 class StageFailure(RunError):

@@ -15,7 +15,7 @@ import torch
 
 from pipeline.errors import ConfigurationError, FailureRecord
 
-__all__ = ["RunRecord", "choose_folder", "commit", "make_folder", "read_record", "write_error"]
+__all__ = ["RunRecord", "choose_folder", "commit", "make_folder", "processor", "read_record", "write_error"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def make_folder(folder: Path, record: RunRecord) -> None:
     folder.mkdir(parents=True)
     content = asdict(record) | {
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "machine": {"platform": platform.platform(), "processor": _processor()},
+        "machine": {"platform": platform.platform(), "processor": processor()},
         "commit": commit(),
     }
     (folder / "config.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
@@ -104,14 +104,15 @@ def commit() -> str | None:
     return head + ("+changes" if changes else "")
 
 
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout.strip()
-
-
-def _processor() -> str:
+def processor() -> str:
+    """The CPU's name, as far as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()

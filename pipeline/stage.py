@@ -26,7 +26,7 @@ from pipeline.evaluation import Tally
 from pipeline.keyed import generator
 from pipeline.messages import Activation, Drain, Gradient, Message, Payload, Send, Stop
 from pipeline.stash import Forwarded, Stash, StashPolicy
-from pipeline.trace import Recorder
+from pipeline.trace import Recorder, notation
 
 __all__ = ["Stage", "StageLearner", "StageSettings"]
 
@@ -207,7 +207,7 @@ class Stage:
         Raises:
             StageFailure: whatever went wrong, with stage, step and phase; the cause is chained.
         """
-        self.recorder.handles(_notation(message))
+        self.recorder.handles(notation(message))
         try:
             match message:
                 case Activation(training=True):
@@ -409,16 +409,3 @@ class Stage:
 
     def _pass_on(self, message: Drain | Stop) -> list[Send]:
         return [] if self.is_last else [Send(self.index + 1, message)]
-
-
-def _notation(message: Message) -> str:
-    """The message as the recorder notes it."""
-    match message:
-        case Activation(step=step, training=training):
-            return f"A{step}" if training else f"E{step}"
-        case Gradient(step=step):
-            return f"G{step}"
-        case Drain(step=step, save=save, finish=finish):
-            return f"D{step}{'s' * save}{'f' * finish}"
-        case Stop(step=step):
-            return f"Z{step}"
