@@ -1,6 +1,7 @@
 """The runtime: what crosses between stages, who drives them, what is kept."""
 
 from pipeline.config import Adam, Config, Data, Sgd
+from pipeline.costs import CostModel
 from pipeline.errors import (
     CheckpointError,
     ConfigurationError,
@@ -16,7 +17,6 @@ from pipeline.feed import Batches, KeyedBatches, ReadBatches
 from pipeline.keyed import generator
 from pipeline.partition import Partition, partition
 from pipeline.run import prepare
-from pipeline.simulator import CostModel
 from pipeline.training import Result, run_simulated, train
 
 __all__ = [

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pipeline.clock import VirtualClock
 from pipeline.config import Config, Data
+from pipeline.costs import virtual_clock
 from pipeline.errors import FailureRecord
 from pipeline.feed import Batch
 from pipeline.keyed import undisturbed
@@ -103,7 +103,8 @@ def run_simulated(
         stop_on_signal: drain and save on SIGINT and SIGTERM instead of dying of them.
     """
     config = prepared.config
-    clock = VirtualClock(config.costs.operation_s)
+    costs = config.costs.with_bytes([plan.activation_bytes for plan in prepared.plans[:-1]])
+    clock = virtual_clock(costs, num_stages=prepared.num_stages)
     device = choose_device(config.device)
     counts: Counter[str] = Counter()
 
@@ -127,7 +128,7 @@ def run_simulated(
                     feed.messages(),
                     inboxes=[make_inbox(prepared, index) for index in range(prepared.num_stages)],
                     clock=clock,
-                    costs=config.costs,
+                    costs=costs,
                     on_drained=session.drained,
                     on_turn=look,
                 )
