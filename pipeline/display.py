@@ -69,17 +69,17 @@ class LiveDisplay:
 def summary_table(summary: Mapping[str, Any], folder: Path) -> RenderableType:
     """The end of a run: a row per stage, the result, where the files are and how to look at them."""
     table = Table(title=f"{summary['status']}: {summary['steps']:,} steps, {summary['num_stages']} stages")
-    headings = ("stage", "params", "updates", "busy s", "waiting", "stale", "source\nloss", "sync\ncosine")
+    headings = ("stage", "params", "updates", "fresh", "wait", "drop", "stale", "source\nloss", "sync\ncosine")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for stage in summary["stages"]:
         total_s = stage["busy_s"] + stage["wait_s"]
+        fresh_s = stage["busy_s"] - stage["dropped_s"]
         table.add_row(
             str(stage["index"]),
             f"{stage['num_parameters']:,}",
             f"{stage['updates']:,}",
-            f"{stage['busy_s']:.1f}",
-            f"{stage['wait_s'] / total_s:.0%}" if total_s else "-",
+            *(f"{s / total_s:.0%}" if total_s else "-" for s in (fresh_s, stage["wait_s"], stage["dropped_s"])),
             _number(stage["staleness_mean"]),
             _number(stage["source_loss"]),
             _number(stage["gradient_cosine"]),
