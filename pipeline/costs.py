@@ -7,11 +7,9 @@ is drawn does not depend on the order in which stages take their turns.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,7 +77,7 @@ class CostModel:
     def check(self, num_stages: int) -> None:
         """Raise `ConfigurationError` if this does not fit a chain of `num_stages`."""
         self.means(num_stages)
-        self.transfer_s(num_stages)
+        self.with_bytes((1,)).transfer_s(num_stages)
         for name, entries in (("slow", self.slow), ("pauses", self.pauses)):
             for stage, *_ in entries:
                 if not 0 <= stage < num_stages:
@@ -168,26 +166,14 @@ def jitter(
     return factors
 
 
-def measured_costs(costs: CostModel, run: Path) -> CostModel:
-    """`costs` with each stage's mean seconds per operation as a run measured them.
+def measured_costs(costs: CostModel, stages: Sequence[Mapping[str, Any]]) -> CostModel:
+    """`costs` with each stage's mean seconds per operation as a run measured them: the stages of its summary.json.
 
     What a stage never did in that run costs what the others' mean is, or else what `costs` says.
-
-    Raises:
-        ConfigurationError: the run has no summary, or it does not say what its operations took.
     """
-    path = run / "summary.json"
-    try:
-        stages = [stage["operation_s"] for stage in json.loads(path.read_text())["stages"]]
-    except FileNotFoundError as error:
-        raise ConfigurationError(f"{run} has no costs to offer: there is no {path}. Name a finished run.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigurationError(
-            f"{path} does not say what operations took: {type(error).__name__}: {error}."
-        ) from error
-    found = {}
+    found: dict[str, Any] = {}
     for operation in ("F", "B", "L", "U"):
-        own = [stage.get(operation) for stage in stages]
+        own = [stage["operation_s"].get(operation) for stage in stages]
         there = [seconds for seconds in own if seconds is not None]
         if there:
             mean_s = sum(there) / len(there)

@@ -32,6 +32,9 @@ class StagePlan:
 
     index: int
     num_parameters: int
+    parameter_bytes: int
+    input_bytes: int
+    """Of what enters it with one microbatch."""
     forward_flops: int
     """For the batch; matrix products and convolutions only."""
     activation_bytes: int
@@ -43,6 +46,8 @@ class StagePlan:
     source: str
     source_parameters: int
     """What the source adds to the network's own parameters."""
+    source_acts: bool
+    """Whether it gives a gradient at all; a stage whose source does not learns at sync steps only."""
     modifies_input: bool
     """Whether the module writes into its input; the runtime then gives it a copy."""
 
@@ -70,17 +75,21 @@ def survey(cut: Partition, sources: Sequence[GradientSource], batch: Batch, *, s
             given = h
             trial = _try_stage(module, index, x=given, num_samples=num_samples(x))
             h = trial.h
+            source_parameters, source_acts = _try_source(sources[index], index, h, target=target, seed=seed)
             plans.append(
                 StagePlan(
                     index=index,
                     num_parameters=sum(p.numel() for p in module.parameters()),
+                    parameter_bytes=sum(p.numel() * p.element_size() for p in module.parameters()),
+                    input_bytes=_num_bytes(given),
                     forward_flops=trial.flops,
                     held_bytes=trial.held_bytes,
-                    activation_bytes=sum(m.numel() * m.element_size() for m in as_tuple(h) if m is not None),
+                    activation_bytes=_num_bytes(h),
                     input_shapes=_shapes(given),
                     output_shapes=_shapes(h),
                     source=type(sources[index]).__name__,
-                    source_parameters=_try_source(sources[index], index, h, target=target, seed=seed),
+                    source_parameters=source_parameters,
+                    source_acts=source_acts,
                     modifies_input=trial.modifies_input,
                 )
             )
@@ -170,8 +179,10 @@ def _check_needs(source: GradientSource, index: int, *, target: Tensor | None) -
         )
 
 
-def _try_source(source: GradientSource, index: int, h: Payload, *, target: Tensor | None, seed: int) -> int:
-    """Build and ask a copy of the source; return its number of parameters."""
+def _try_source(
+    source: GradientSource, index: int, h: Payload, *, target: Tensor | None, seed: int
+) -> tuple[int, bool]:
+    """Build and ask a copy of the source; its number of parameters, and whether it gives a gradient."""
     trial = copy.deepcopy(source)
     truth = like(h, [torch.zeros_like(member) for member in carriers(h)])
     try:
@@ -193,7 +204,8 @@ def _try_source(source: GradientSource, index: int, h: Payload, *, target: Tenso
                 f"the source {type(source).__name__} of stage {index} must return a gradient shaped as the output "
                 f"{wanted}, got {got}."
             )
-    return sum(p.numel() for p in trial.parameters()) if isinstance(trial, nn.Module) else 0
+    num_parameters = sum(p.numel() for p in trial.parameters()) if isinstance(trial, nn.Module) else 0
+    return num_parameters, gradient is not None
 
 
 def _check_chain(cut: Partition, x: Payload, h: Payload, *, seed: int) -> None:
@@ -218,6 +230,10 @@ def _equal(a: Payload, b: Payload) -> bool:
     return len(as_tuple(a)) == len(as_tuple(b)) and all(
         p is not None and q is not None and p.shape == q.shape and torch.equal(p, q) for p, q in pairs
     )
+
+
+def _num_bytes(h: Payload) -> int:
+    return sum(m.numel() * m.element_size() for m in as_tuple(h) if m is not None)
 
 
 def _shapes(h: Payload) -> tuple[str, ...]:

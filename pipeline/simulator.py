@@ -88,8 +88,7 @@ class _Simulation:
 
     def turns(self) -> Iterator[Stage]:
         """Let every stage take its turns in the order of time; yields each before it is free again."""
-        for index in range(len(self._stages)):
-            self._push(0.0, index, None)
+        self._push(0.0, 0, None)
         while self._heap:
             now_s = self._heap[0][0]
             for index in self._arrive(now_s):
