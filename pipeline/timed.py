@@ -6,25 +6,21 @@ run, counts versions, and makes no tensors. So messages, order, waiting and stal
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.clock import Clock
-from pipeline.errors import ConfigurationError
 from pipeline.feed import Batch, Feed, FeedSettings
 from pipeline.messages import Activation, Payload
-from pipeline.partition import Partition
-from pipeline.plan import StagePlan
 from pipeline.run import Prepared, stage_settings
 from pipeline.stage import Stage
 from pipeline.stash import Forwarded, StashPolicy
 from pipeline.trace import Recorder
 
-__all__ = ["TimedLearner", "build_timed_stage", "equal_stages", "make_timed_feed"]
+__all__ = ["TimedLearner", "build_timed_stage", "make_timed_feed"]
 
 _CPU = torch.device("cpu")
 _NOTHING: tuple[()] = ()
@@ -187,66 +183,3 @@ def make_timed_feed(prepared: Prepared) -> Feed:
         steps=config.steps, evaluate_every=config.evaluate_every, checkpoint_every=config.checkpoint_every
     )
     return Feed(_NoData(), [(_NOTHING, None)] * len(prepared.test), settings=settings)
-
-
-def equal_stages(prepared: Prepared, num_stages: int) -> Prepared:
-    """A chain of `num_stages` equal stages, each the mean of the given ones, to be timed (there are no modules in it).
-
-    Nothing is evaluated or saved.
-
-    Raises:
-        ConfigurationError: stages or boundaries differ in their settings, so that there is no equal one.
-    """
-    config, plans = prepared.config, prepared.plans
-    if len(plans) < 2:
-        raise ConfigurationError("a chain of equal stages is made from at least two; the configuration has one.")
-    kinds = {
-        (waits, plan.source_acts, bool(source.learns_from))
-        for waits, plan, source in zip(prepared.waits, plans[:-1], prepared.sources[:-1], strict=True)
-    }
-    if len(kinds) > 1:
-        raise _differ("source", tuple(type(source).__name__ for source in prepared.sources[:-1]))
-    each = ("cadence", "update_probability", "delay", "max_in_flight", "queue", "queue_size")
-    settings: dict[str, Any] = {name: _extended(getattr(config, name), num_stages, name=name) for name in each}
-    stretched = replace(config, num_stages=num_stages, at=(), evaluate_every=0, checkpoint_every=0, **settings)
-    stretched.costs.check(num_stages)
-    return Prepared(
-        config=stretched,
-        cut=Partition(stages=(nn.Identity(),) * num_stages, prefixes=((),) * num_stages),
-        sources=(prepared.sources[0],) * (num_stages - 1) + prepared.sources[-1:],
-        outline=replace(prepared.outline, starts=None, modifies_input=(False,) * num_stages, evaluates=False),
-        plans=tuple(_mean_plan(plans, index, is_last=index == num_stages - 1) for index in range(num_stages)),
-    )
-
-
-def _extended(values: tuple[Any, ...], num_stages: int, *, name: str) -> tuple[Any, ...]:
-    """One value for all; or bounds that fall by one from stage to stage, as those of 1F1B, from the new number on."""
-    if len(set(values)) == 1:
-        return values[:1]
-    if name in ("delay", "max_in_flight") and values == tuple(range(len(values) + 1, 1, -1)):
-        return tuple(range(num_stages, 1, -1))
-    raise _differ(name, values)
-
-
-def _differ(name: str, values: tuple[Any, ...]) -> ConfigurationError:
-    return ConfigurationError(
-        f"a chain of equal stages has one {name}, but the configuration's differ: {', '.join(map(str, values))}. "
-        "Give one for all, or choose a method (--method)."
-    )
-
-
-def _mean_plan(plans: Sequence[StagePlan], index: int, *, is_last: bool) -> StagePlan:
-    """The mean of all stages; what crosses a boundary is the mean of all boundaries."""
-
-    def mean(name: str, over: Sequence[StagePlan]) -> int:
-        return round(sum(getattr(plan, name) for plan in over) / len(over))
-
-    of_stages = ("num_parameters", "parameter_bytes", "forward_flops", "held_bytes")
-    of_boundaries = ("activation_bytes", "source_parameters")
-    return replace(
-        plans[-1] if is_last else plans[0],
-        index=index,
-        input_bytes=mean("activation_bytes", plans[:-1]),
-        **{name: mean(name, plans) for name in of_stages},
-        **({} if is_last else {name: mean(name, plans[:-1]) for name in of_boundaries}),
-    )
