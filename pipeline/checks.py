@@ -25,6 +25,7 @@ def check_settings(config: Config, *, num_stages: int, waits: Sequence[bool], bo
     """
     for name in ("queue", "queue_size", "transport"):
         per_stage(getattr(config, name), num_stages - 1, name=name)
+    config.costs.check(num_stages)
     _check_staleness(config, waits, bounds)
     _check_queues(config, bounds)
     if config.stash != "hold" and not any(waits) and not config.syncs:

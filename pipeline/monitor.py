@@ -170,6 +170,11 @@ class StageMonitor:
             "wait_s": totals.wait_s,
             "dropped_s": totals.dropped_s,
             "overhead_s": totals.overhead_s,
+            "operation_s": {
+                name: totals.seconds[name] / count
+                for name, count in totals.operations.items()
+                if name in totals.seconds
+            },
             "staleness_mean": self._means["staleness"].mean,
             "staleness_max": self._means["staleness"].largest if self._means["staleness"].count else None,
             "staleness_counts": {str(int(value)): n for value, n in sorted(self._staleness.items())},
