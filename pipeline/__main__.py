@@ -1,5 +1,9 @@
 """`python -m pipeline`, which `torchrun -m pipeline` runs on every rank."""
 
+import os
+
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is loaded: a lost store is told by us
+
 from pipeline.cli import main
 
 main()

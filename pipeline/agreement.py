@@ -7,12 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline.attempt import Start
 from pipeline.config import Config
 from pipeline.control import Control
 from pipeline.errors import ConfigurationError
 from pipeline.run import Outline, Prepared, prepare, prepare_outlined
 
-__all__ = ["agree_on_folder", "prepare_together"]
+__all__ = ["agree_on_start", "prepare_together"]
 
 _T = TypeVar("_T")
 
@@ -39,13 +40,14 @@ def prepare_together(config: Config, control: Control) -> Prepared:
     )
 
 
-def agree_on_folder(control: Control, make: Callable[[], Path]) -> Path:
-    """The run's folder, which rank 0 makes."""
+def agree_on_start(control: Control, decide: Callable[[], Start]) -> Start:
+    """Where the run is kept and whether it goes on from there; rank 0 decides."""
     if control.world.rank != 0:
-        return Path(_heard(control, "folder"))
-    folder = _told(control, "folder", make)
-    control.put("folder", str(folder))
-    return folder
+        heard = _heard(control, "begin")
+        return Start(folder=Path(heard["folder"]), resume=heard["resume"])
+    start = _told(control, "begin", decide)
+    control.put("begin", {"folder": str(start.folder), "resume": start.resume})
+    return start
 
 
 def _told(control: Control, key: str, action: Callable[[], _T]) -> _T:

@@ -15,13 +15,14 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 __all__ = ["launch"]
 
 
-def launch(arguments: Sequence[str], *, num_ranks: int, folder: str) -> int:
+def launch(arguments: Sequence[str], *, num_ranks: int, folder: str, max_restarts: int) -> int:
     """Run `python -m pipeline ARGUMENTS` as `num_ranks` ranks and wait for them.
 
     Args:
         arguments: command line of each rank.
         num_ranks: processes to start.
         folder: the run's folder, which the ranks learn through the environment.
+        max_restarts: times that all of them are started again after one has failed.
 
     Returns:
         0 if all ranks ended well, 1 otherwise; the ranks have said why.
@@ -32,6 +33,7 @@ def launch(arguments: Sequence[str], *, num_ranks: int, folder: str) -> int:
             logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ["DNI_RUN_FOLDER"] = folder
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is told by us, without C++ stack traces
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -39,7 +41,7 @@ def launch(arguments: Sequence[str], *, num_ranks: int, folder: str) -> int:
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        max_restarts=0,
+        max_restarts=max_restarts,
         monitor_interval=0.1,
     )
     try:

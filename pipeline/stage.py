@@ -138,6 +138,11 @@ class Stage:
         return self.index == self.settings.num_stages - 1
 
     @property
+    def phase(self) -> str:
+        """What is being done, or was last: `forward`, `backward`, `source learning`, `update`, `evaluation`."""
+        return self._learner.phase
+
+    @property
     def in_flight(self) -> int:
         """Microbatches sent on and not yet answered."""
         return len(self._stash)
