@@ -75,7 +75,7 @@ class Activity:
     def look(self) -> Doing:
         """What the thread does now. A phase that began within a message counts from when it was first seen here."""
         noted, now_s = self._noted, time.monotonic()
-        phase = noted.phase if noted.handled_by is None else noted.handled_by.phase
+        phase = noted.phase if noted.handled_by is None else noted.handled_by.learner.phase
         if self._seen is None or self._seen[0] is not noted:
             self._seen_s = noted.since_s
         elif self._seen[1] != phase:

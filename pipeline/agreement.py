@@ -7,13 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline import checkpoint
 from pipeline.attempt import Start
 from pipeline.config import Config
 from pipeline.control import Control
 from pipeline.errors import ConfigurationError
+from pipeline.manifest import Manifest
 from pipeline.run import Outline, Prepared, prepare, prepare_outlined
 
-__all__ = ["agree_on_start", "prepare_together"]
+__all__ = ["agree_on_checkpoint", "agree_on_start", "prepare_together"]
 
 _T = TypeVar("_T")
 
@@ -34,6 +36,7 @@ def prepare_together(config: Config, control: Control) -> Prepared:
         Outline(
             starts=None if outline["starts"] is None else tuple(outline["starts"]),
             modifies_input=tuple(outline["modifies_input"]),
+            draws=tuple(map(tuple, outline["draws"])),
             exact_feed=outline["exact_feed"],
             evaluates=outline["evaluates"],
         ),
@@ -48,6 +51,21 @@ def agree_on_start(control: Control, decide: Callable[[], Start]) -> Start:
     start = _told(control, "begin", decide)
     control.put("begin", {"folder": str(start.folder), "resume": start.resume})
     return start
+
+
+def agree_on_checkpoint(control: Control, checkpoints: Path) -> tuple[Path, Manifest]:
+    """The newest whole checkpoint, which rank 0 looks for and verifies.
+
+    Raises:
+        CheckpointError: on rank 0: there is none.
+        RemoteFailure: on the others, if rank 0 has found none.
+    """
+    if control.world.rank == 0:
+        folder, manifest = checkpoint.latest(checkpoints)
+        control.put("checkpoint", {"folder": folder.name, "manifest": asdict(manifest)})
+        return folder, manifest
+    (told,) = control.gather(["checkpoint"])
+    return checkpoints / told["folder"], Manifest.of(told["manifest"])
 
 
 def _told(control: Control, key: str, action: Callable[[], _T]) -> _T:

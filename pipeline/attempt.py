@@ -28,7 +28,7 @@ __all__ = [
     "start_in",
 ]
 
-_MADE_ANEW = ("metrics", "trace", "tensorboard")
+_MADE_ANEW = ("metrics", "order", "tensorboard", "trace")
 """What a run that starts again from its beginning writes again."""
 
 

@@ -180,6 +180,11 @@ class Config:
     measure_every: int = 10
     """One in this many sync steps also compares parameter gradients (a second backward); 0: never."""
 
+    @property
+    def syncs(self) -> bool:
+        """Whether a true gradient may reach a stage that does not use it anyway."""
+        return not isinstance(self.sync, Never)
+
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             value = getattr(self, name)

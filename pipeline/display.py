@@ -69,17 +69,17 @@ class LiveDisplay:
 def summary_table(summary: Mapping[str, Any], folder: Path) -> RenderableType:
     """The end of a run: a row per stage, the result, where the files are and how to look at them."""
     table = Table(title=f"{summary['status']}: {summary['steps']:,} steps, {summary['num_stages']} stages")
-    headings = ("stage", "params", "updates", "busy s", "waiting", "stale", "source\nloss", "sync\ncosine")
+    headings = ("stage", "params", "updates", "fresh", "wait", "drop", "stale", "source\nloss", "sync\ncosine")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for stage in summary["stages"]:
         total_s = stage["busy_s"] + stage["wait_s"]
+        fresh_s = stage["busy_s"] - stage["dropped_s"]
         table.add_row(
             str(stage["index"]),
             f"{stage['num_parameters']:,}",
             f"{stage['updates']:,}",
-            f"{stage['busy_s']:.1f}",
-            f"{stage['wait_s'] / total_s:.0%}" if total_s else "-",
+            *(f"{s / total_s:.0%}" if total_s else "-" for s in (fresh_s, stage["wait_s"], stage["dropped_s"])),
             _number(stage["staleness_mean"]),
             _number(stage["source_loss"]),
             _number(stage["gradient_cosine"]),
@@ -97,28 +97,37 @@ def summary_table(summary: Mapping[str, Any], folder: Path) -> RenderableType:
     return Group(table, *lines)
 
 
-def plan_tables(prepared: Prepared, placement: Sequence[int]) -> RenderableType:
-    """The stages and boundaries of a run that has not started."""
+def plan_tables(prepared: Prepared, placement: Sequence[int], places: Sequence[str]) -> RenderableType:
+    """The stages and boundaries of a run that has not started.
+
+    Args:
+        prepared: the run.
+        placement: the process of each stage.
+        places: where each stage runs, in words.
+    """
     config = prepared.config
     lines = [
         f"executor {config.executor}, arrival {config.arrival}, {config.steps:,} steps, seed {config.seed}",
         f"sync {config.sync}",
         f"update probability {_listed(config.update_probability)}, optimiser {config.optimizer}",
     ]
-    return Group(_stage_table(prepared, placement), _boundary_table(prepared, placement), *lines)
+    drawing = [plan.index for plan in prepared.plans if plan.draws]
+    if config.executor == "threads" and drawing:
+        lines.append(f"stages that draw random numbers (dropout), and take turns to: {_listed(drawing)}")
+    return Group(_stage_table(prepared, places), _boundary_table(prepared, placement), *lines)
 
 
-def _stage_table(prepared: Prepared, placement: Sequence[int]) -> Table:
+def _stage_table(prepared: Prepared, places: Sequence[str]) -> Table:
     table = Table(title=f"{prepared.num_stages} stages; MFLOP of a forward, KiB that a held microbatch keeps")
     cadences = per_stage(prepared.config.cadence, prepared.num_stages, name="cadence")
-    for heading in ("stage", "rank", "params", "MFLOP", "held KiB", "cadence"):
+    for heading in ("stage", "place", "params", "MFLOP", "held KiB", "cadence"):
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("input", "output"):
         table.add_column(heading)
     for plan in prepared.plans:
         table.add_row(
             str(plan.index),
-            str(placement[plan.index]),
+            places[plan.index],
             f"{plan.num_parameters:,}",
             f"{plan.forward_flops / 1e6:,.2f}",
             f"{plan.held_bytes / 1024:,.0f}",

@@ -9,17 +9,17 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch.distributed as dist
 
 from pipeline.activity import Activity
-from pipeline.arrival import Inbox
+from pipeline.agreement import agree_on_checkpoint
 from pipeline.clock import Clock, WallClock
 from pipeline.control import Control
 from pipeline.edge import Receiver, Sender
@@ -31,15 +31,14 @@ from pipeline.keyed import undisturbed
 from pipeline.liveness import SILENT_AFTER_S
 from pipeline.messages import Message, Send, Stop
 from pipeline.monitor import StageStatus
-from pipeline.run import Prepared, build_stage, choose_device, make_feed
+from pipeline.run import Prepared, build_stage, choose_device, make_feed, make_inbox
 from pipeline.session import Session, on_signals, threads
 from pipeline.stage import Stage
 from pipeline.summary import summarize, write_summary
+from pipeline.worker import Mailbox, Worker
 
 __all__ = ["place", "run_rank"]
 
-_Delivery: TypeAlias = tuple[int, int, Message] | BaseException
-"""(from stage, to stage, message), or why this rank has to stop."""
 _FOREVER = timedelta(days=7)
 _SPARE_SLOTS = 4
 _END_WITHIN_S = 1.0
@@ -85,7 +84,7 @@ def run_rank(
         RemoteFailure: another rank failed first, or was lost; names rank, stage, step and cause.
         LostStore: the store has died.
     """
-    mailbox: queue.SimpleQueue[_Delivery] = queue.SimpleQueue()
+    mailbox: Mailbox = queue.SimpleQueue()
     failure = Failure(mailbox, rank=control.world.rank, folder=folder, on_known=on_failure)
     rank = _Rank(prepared, control, mailbox=mailbox, folder=folder, clock=clock or WallClock())
 
@@ -147,7 +146,7 @@ class _Rank:
         prepared: Prepared,
         control: Control,
         *,
-        mailbox: queue.SimpleQueue[_Delivery],
+        mailbox: Mailbox,
         folder: Path | None,
         clock: Clock,
     ) -> None:
@@ -163,12 +162,9 @@ class _Rank:
         self._senders: dict[tuple[int, int], Sender] = {}
         self._started: list[Sender | Receiver] = []
         self._stages: dict[int, Stage] = {}
-        self._inboxes: dict[int, Inbox] = {}
-        self._waited_s = 0.0
         self._statuses: list[StageStatus] = []
         self._runs = self._closes = False
         self._feed: Feed | None = None
-        self._messages: Iterator[Message] = iter(())
 
     def set_up(self, *, resume: bool) -> None:
         """Connect to the other ranks and build the stages that live here."""
@@ -185,12 +181,27 @@ class _Rank:
         for index, rank in enumerate(self._placement):
             if rank == world.rank:
                 self._stages[index] = build_stage(prepared, index, clock=self._clock, device=device)
-                self._inboxes[index] = Inbox(prepared.config.arrival)
         stages = list(self._stages.values())
-        self._session = Session(prepared, stages, folder=self._folder, resume=resume, count=self._control.count)
+        self._session = Session(
+            prepared,
+            stages,
+            folder=self._folder,
+            resume=resume,
+            choose=partial(agree_on_checkpoint, self._control),
+            collect=self._collect,
+        )
         if 0 in self._stages:
             self._feed = make_feed(prepared, start=self._session.start)
-            self._messages = self._feed.messages()
+        self._worker = Worker(
+            self._stages,
+            inboxes={index: make_inbox(prepared, index) for index in self._stages},
+            session=self._session,
+            clock=self._clock,
+            mailbox=self._mailbox,
+            route=self._route,
+            messages=iter(()) if self._feed is None else self._feed.messages(),
+            activity=self.activity,
+        )
 
     @property
     def stages_of_ranks(self) -> list[list[int]]:
@@ -207,13 +218,11 @@ class _Rank:
             self._control.put(f"status/{index}", asdict(StageStatus(stage=index)))
         self._control.wait_everyone("start")
         self._runs = True
-        try:
-            self._handle_all()
+        with self._session:
+            self._worker.run()
             self.activity.begin("closing")
             self._closes = True
             self._close_edges()
-        finally:
-            self._session.close()
 
     def summarize(self) -> dict[str, Any]:
         """Exchange the stages' entries; rank 0 writes summary.json."""
@@ -257,6 +266,14 @@ class _Rank:
     @property
     def _edges(self) -> list[Sender | Receiver]:
         return [*self._senders.values(), *self._receivers]
+
+    def _collect(self, name: str, stage: int, part: Any) -> list[Any] | None:
+        """Publish a stage's part of something; the rank that publishes the last one gets all of them."""
+        num_stages = self._prepared.num_stages
+        self._control.put(f"{name}/{stage}", part)
+        if self._control.count(name) < num_stages:
+            return None
+        return self._control.gather([f"{name}/{index}" for index in range(num_stages)])
 
     def _connect(self) -> None:
         """Make a process group per directed edge between ranks; every rank makes all, in the same order."""
@@ -302,78 +319,8 @@ class _Rank:
 
         return failed
 
-    def _handle_all(self) -> None:
-        started_s = self._clock.now()
-        order = sorted(self._stages, reverse=True)  # upper stages first: they let the lower ones go on
-        while not all(stage.finished for stage in self._stages.values()):
-            self._take_delivered()
-            turns = [self._take_turn(index) for index in order]
-            if not any(turns):
-                self._wait_delivered()
-        self._account(self._clock.now() - started_s)
-
-    def _account(self, elapsed_s: float) -> None:
-        """What the thread did beside its stages' own work, in equal shares."""
-        totals = [stage.recorder.totals for stage in self._stages.values()]
-        own_s = sum(sum(total.seconds.values()) for total in totals)
-        for total in totals:
-            total.overhead_s = (elapsed_s - self._waited_s - own_s) / len(totals)
-
-    def _take_turn(self, index: int) -> bool:
-        stage, inbox = self._stages[index], self._inboxes[index]
-        if index == 0 and not inbox.below and stage.accepts_activation:
-            self.activity.begin("data", stage=0)
-            stage.recorder.begin()
-            inbox.below.extend((0.0, message) for message in _first(self._messages))
-            stage.recorder.end_untraced("data")
-        waiting = inbox.turn(stage)
-        if waiting is None:
-            return False
-        _, message = waiting.popleft()
-        self.activity.handle(stage, message.step)
-        for send in stage.handle(message):
-            self._route(index, send)
-        if (drain := stage.drained) is not None:
-            self.activity.begin("checkpoint", stage=index, step=drain.step)
-            stage.recorder.begin()
-            self._session.drained(stage, drain)
-            stage.recorder.end_untraced("save")
-            stage.resume()
-        stage.recorder.totals.handled += 1
-        self._session.look(stage)
-        return True
-
     def _route(self, sender: int, send: Send) -> None:
-        if send.to in self._inboxes:
-            self._put(sender, send.to, send.message)
-        else:
-            self._senders[sender, send.to].send(send.message)
-
-    def _put(self, sender: int, receiver: int, message: Message) -> None:
-        inbox = self._inboxes[receiver]
-        (inbox.below if sender < receiver else inbox.above).append((0.0, message))
-
-    def _take_delivered(self) -> None:
-        while not self._mailbox.empty():
-            self._accept(self._mailbox.get())
-
-    def _wait_delivered(self) -> None:
-        self.activity.begin("waiting")
-        started_s = self._clock.now()
-        self._accept(self._mailbox.get())
-        waited_s = self._clock.now() - started_s
-        self._waited_s += waited_s
-        for stage in self._stages.values():
-            if not stage.finished:
-                stage.recorder.waited(waited_s)
-
-    def _accept(self, delivery: _Delivery) -> None:
-        if isinstance(delivery, BaseException):
-            raise delivery
-        sender, receiver, message = delivery
-        if sender > receiver and isinstance(message, Stop):
-            return  # closes the edge; a stage is stopped from below only
-        self._put(sender, receiver, message)
+        self._senders[sender, send.to].send(send.message)
 
     def _close_edges(self) -> None:
         for (sender, receiver), down in self._senders.items():
@@ -381,7 +328,7 @@ class _Rank:
                 down.send(Stop(step=self._prepared.config.steps))
         for edge in self._edges:
             edge.wait_stopped()
-        self._take_delivered()
+        self._worker.take_delivered()
 
     def exchange(self, control: Control) -> None:
         """Publish this rank's statuses, pass signals to the feed, and fetch everybody's for rank 0. For a thread."""
@@ -408,8 +355,3 @@ class _Rank:
             status.busy = str(doing) if at_it else ""
         if statuses:
             on_status(statuses)
-
-
-def _first(messages: Iterator[Message]) -> list[Message]:
-    message = next(messages, None)
-    return [] if message is None else [message]

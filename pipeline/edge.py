@@ -191,6 +191,7 @@ class Sender:
                     generation=message.generation,
                     exact=message.exact,
                     has_value=message.value is not None,
+                    dropped=message.dropped,
                     **common,
                 )
             case Drain():

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.control import Control
 from pipeline.errors import FailureRecord, LostEdge, LostStore, RemoteFailure
+from pipeline.folder import write_error
 
 __all__ = ["Failure"]
 
@@ -115,6 +116,5 @@ class Failure:
     def _write(self, record: FailureRecord, *, over: bool = True) -> None:
         if self._folder is None:
             return
-        path = self._folder / "error.json"
-        if over or not path.exists():
-            path.write_text(record.to_json())
+        if over or not (self._folder / "error.json").exists():
+            write_error(self._folder, record)

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.arrival import Arrival, Inbox
+from pipeline.arrival import Inbox
 from pipeline.clock import VirtualClock
-from pipeline.messages import Drain, Message
+from pipeline.messages import Drain, Message, Send
 from pipeline.stage import Stage
 
 __all__ = ["CostModel", "simulate"]
@@ -30,8 +30,14 @@ class CostModel:
     message_s: float = 0.01
 
     def operation_s(self, stage: int, operation: str) -> float:
-        """The cost of `F`, `B`, `L` or `U`; all stages are alike."""
-        costs = {"F": self.forward_s, "B": self.backward_s, "L": self.learn_s, "U": self.update_s}
+        """The cost of `F`, `R` (forward again), `B`, `L` or `U`; all stages are alike."""
+        costs = {
+            "F": self.forward_s,
+            "R": self.forward_s,
+            "B": self.backward_s,
+            "L": self.learn_s,
+            "U": self.update_s,
+        }
         return costs[operation]
 
 
@@ -39,7 +45,7 @@ def simulate(
     stages: Sequence[Stage],
     messages: Iterator[Message],
     *,
-    arrival: Arrival,
+    inboxes: Sequence[Inbox],
     clock: VirtualClock,
     costs: CostModel,
     on_drained: Callable[[Stage, Drain], None],
@@ -50,7 +56,7 @@ def simulate(
     Args:
         stages: in order; their recorders use `clock`.
         messages: what enters the first stage, pulled as it accepts.
-        arrival: the order in which a stage handles what it has.
+        inboxes: what waits for each stage.
         clock: set to each turn's start, advanced by the stage's own operations.
         costs: what a message's way costs.
         on_drained: called when a stage has drained, before it resumes (to save it).
@@ -59,7 +65,6 @@ def simulate(
     Returns:
         The virtual time at which the last stage finished.
     """
-    inboxes = [Inbox(arrival) for _ in stages]
     free_at_s = [0.0] * len(stages)
     exhausted = False
     while not all(stage.finished for stage in stages):
@@ -68,17 +73,14 @@ def simulate(
             message = next(messages, None)
             exhausted = message is None
             if message is not None:
-                inboxes[0].below.append((0.0, message))
+                inboxes[0].put_below(message)
         index, queue, start_s = _next_turn(stages, inboxes, free_at_s)
         stage = stages[index]
         _, message = queue.popleft()
         clock.time_s = start_s
-        sends = stage.handle(message)
         stage.recorder.waited(start_s - free_at_s[index])
-        for send in sends:
-            inbox = inboxes[send.to]
-            target = inbox.below if send.to > index else inbox.above
-            target.append((clock.time_s + costs.message_s, send.message))
+        for send in stage.work(message):
+            _deliver(stages, inboxes, send, sender=index, costs=costs, now_s=clock.time_s)
         if (drain := stage.drained) is not None:
             on_drained(stage, drain)
             stage.resume()
@@ -93,29 +95,21 @@ def _next_turn(
     """The stage that can start earliest (the lower one of two), its queue and the start."""
     best: tuple[float, int, deque[tuple[float, Message]]] | None = None
     for index, (stage, inbox) in enumerate(zip(stages, inboxes, strict=True)):
-        for queue in _open_queues(stage, inbox):
+        for queue in inbox.open(stage):
             start_s = max(free_at_s[index], queue[0][0])
             if best is None or start_s < best[0]:
                 best = (start_s, index, queue)
-    assert best is not None, f"no stage can go on: {[_describe(s, i) for s, i in zip(stages, inboxes, strict=True)]}"
+    assert best is not None, f"no stage can go on: {[i.describe(s) for s, i in zip(stages, inboxes, strict=True)]}"
     start_s, index, queue = best
     return index, queue, start_s
 
 
-def _open_queues(stage: Stage, inbox: Inbox) -> list[deque[tuple[float, Message]]]:
-    """The queues that may be served, the preferred one first; which is served, arrival times decide."""
-    if inbox.arrival == "fixed":
-        queue = inbox.turn(stage)
-        return [] if queue is None else [queue]
-    queues = [inbox.above] if inbox.above else []
-    if inbox.below and stage.accepts_activation:
-        queues.append(inbox.below)
-    return queues
-
-
-def _describe(stage: Stage, inbox: Inbox) -> str:
-    """A stage's state in one line, for the message of a deadlock."""
-    return (
-        f"stage {stage.index}: in flight {stage.in_flight}, accepts {stage.accepts_activation}, "
-        f"waiting below {len(inbox.below)}, above {len(inbox.above)}"
-    )
+def _deliver(
+    stages: Sequence[Stage], inboxes: Sequence[Inbox], send: Send, *, sender: int, costs: CostModel, now_s: float
+) -> None:
+    arrived_s = now_s + (costs.message_s if send.to != sender else 0.0)
+    if send.to <= sender:
+        inboxes[send.to].put_above(send.message, arrived_s=arrived_s)
+    elif dropped := inboxes[send.to].put_below(send.message, arrived_s=arrived_s):
+        for answer in stages[send.to].drop(dropped):
+            _deliver(stages, inboxes, answer, sender=send.to, costs=costs, now_s=arrived_s)

@@ -41,7 +41,7 @@ FIRST_CAPACITY_BYTES = 4096
 _ALIGNMENT = 64
 _KINDS = {"activation": 1, "gradient": 2, "drain": 3, "stop": 4, "schema": 5}
 _KIND_NAMES = {number: name for name, number in _KINDS.items()}
-_TRAINING, _EXACT, _SAVE, _FINISH, _VALUE = 1, 2, 4, 8, 16
+_TRAINING, _EXACT, _SAVE, _FINISH, _VALUE, _DROPPED = 1, 2, 4, 8, 16, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ class Header:
     save: bool = False
     finish: bool = False
     has_value: bool = False
+    dropped: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ def encode_header(header: Header) -> bytes:
         | _SAVE * header.save
         | _FINISH * header.finish
         | _VALUE * header.has_value
+        | _DROPPED * header.dropped
     )
     body = _LAYOUT.pack(
         _MAGIC,
@@ -210,6 +212,7 @@ def read_header(data: bytes, *, sender: int, receiver: int, sequence: int, capac
         save=bool(flags & _SAVE),
         finish=bool(flags & _FINISH),
         has_value=bool(flags & _VALUE),
+        dropped=bool(flags & _DROPPED),
     )
 
 
@@ -239,6 +242,7 @@ def decode(header: Header, schema: Schema | None, buffer: Tensor | None) -> Mess
                 exact=header.exact,
                 version=header.version,
                 generation=header.generation,
+                dropped=header.dropped,
             )
         case "drain":
             return Drain(step=header.step, save=header.save, finish=header.finish)

@@ -24,7 +24,9 @@ FORBIDDEN_IN_DNI = (
 FORBIDDEN_CALLS_IN_DNI = ("open", "print", "input", "torch.save", "torch.load", "torch.set_num_threads")
 USERS_OF_DNI = ("stage", "learner", "plan", "run", "config", "quickstart")
 WAITING_OR_TALKING = ("threading", "queue", "socket", "multiprocessing", "concurrent", "asyncio", "torch.distributed")
-EXECUTORS_AND_TRANSPORTS = ("control", "display", "distributed", "edge", "failure", "heartbeat", "launch")
+EXECUTORS_AND_TRANSPORTS = (
+    *("control", "display", "distributed", "edge", "failure", "heartbeat", "launch", "threaded", "turns", "worker"),
+)
 
 
 @dataclass(frozen=True)
