@@ -47,9 +47,9 @@ def agree_on_start(control: Control, decide: Callable[[], Start]) -> Start:
     """Where the run is kept and whether it goes on from there; rank 0 decides."""
     if control.world.rank != 0:
         heard = _heard(control, "begin")
-        return Start(folder=Path(heard["folder"]), resume=heard["resume"])
+        return Start(folder=Path(heard["folder"]), step=heard["step"])
     start = _told(control, "begin", decide)
-    control.put("begin", {"folder": str(start.folder), "resume": start.resume})
+    control.put("begin", {"folder": str(start.folder), "step": start.step})
     return start
 
 

@@ -37,8 +37,8 @@ class Start:
     """Where an attempt begins."""
 
     folder: Path
-    resume: bool
-    """Go on from the folder's last whole checkpoint."""
+    step: int | None = None
+    """Of the checkpoint it goes on from; None: it starts at the beginning."""
 
 
 def join_attempt(control: Control) -> None:
@@ -91,21 +91,21 @@ def remember_folder(control: Control, folder: Path) -> None:
 
 
 def find_folder(control: Control) -> Path | None:
-    """Where an earlier attempt keeps the run, or meant to; None if none got so far."""
+    """Where an earlier attempt keeps the run, or meant to; None if none got so far. For rank 0, which decides."""
     run = control.for_run()
-    return Path(run.get_many(["folder"])[0]) if run.has("folder") else None
+    return Path(run.get_many(["folder"])[0]) if control.world.rank == 0 and run.has("folder") else None
 
 
 def start_in(folder: Path) -> Start:
     """Go on in the folder of an earlier attempt: from its last whole checkpoint, or from the beginning."""
     put_error_aside(folder)
     try:
-        checkpoint.latest(folder / "checkpoints")
+        _, manifest = checkpoint.latest(folder / "checkpoints")
     except CheckpointError:
         for name in _MADE_ANEW:
             shutil.rmtree(folder / name, ignore_errors=True)
-        return Start(folder=folder, resume=False)
-    return Start(folder=folder, resume=True)
+        return Start(folder=folder)
+    return Start(folder=folder, step=manifest.step)
 
 
 def put_error_aside(folder: Path) -> None:

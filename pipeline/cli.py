@@ -332,6 +332,7 @@ def _train_as_rank(config: Config, control: Control, *, reference: str, options:
     folder = find_folder(control) if given is None else Path(given)
     if folder is not None and (folder / "config.json").exists():
         _, config = _recorded_config(folder)
+    config = replace(config, executor="distributed")  # whatever it says: torchrun has started the ranks
     prepared = prepare_together(config, control)
 
     def decide() -> Start:
@@ -340,7 +341,7 @@ def _train_as_rank(config: Config, control: Control, *, reference: str, options:
         new = folder or choose_folder(config=reference, name=config.name, runs_dir=config.runs_dir)
         remember_folder(control, new)
         make_folder(new, _record(reference, options, prepared), exist_ok=folder is not None)
-        return Start(folder=new, resume=False)
+        return Start(folder=new)
 
     if given is None and config.max_restarts and os.environ.get("TORCHELASTIC_MAX_RESTARTS") == "0":
         Console(stderr=True, quiet=control.world.rank != 0).print(
@@ -353,8 +354,9 @@ def _resume_as_rank(config: Config, control: Control, *, run: Path) -> int:
     join_attempt(control)
 
     def decide() -> Start:
-        checkpoint.latest(run / "checkpoints")  # without one there is nothing to resume
-        return start_in(run)
+        _, manifest = checkpoint.latest(run / "checkpoints")
+        put_error_aside(run)
+        return Start(folder=run, step=manifest.step)
 
     return _run_as_rank(prepare_together(config, control), control, agree_on_start(control, decide))
 
@@ -377,7 +379,7 @@ def _run_as_rank(prepared: Prepared, control: Control, start: Start) -> int:
     try:
         with LiveDisplay(console, steps=prepared.config.steps) as display:
             summary = run_rank(
-                prepared, control, folder=folder, resume=start.resume, on_status=display.show, give_up=give_up
+                prepared, control, folder=folder, resume=start.step is not None, on_status=display.show, give_up=give_up
             )
     except Exception as error:
         say(error)
@@ -393,10 +395,8 @@ def _run_as_rank(prepared: Prepared, control: Control, start: Start) -> int:
 
 
 def _attempt_line(attempt: int, start: Start) -> str:
-    if not start.resume:
-        return f"attempt {attempt + 1}: starts again, for there was no checkpoint yet: {start.folder}"
-    _, manifest = checkpoint.latest(start.folder / "checkpoints")
-    return f"attempt {attempt + 1}: goes on from step {manifest.step:,} of {start.folder}"
+    where = "from the beginning, for there was no checkpoint yet," if start.step is None else f"at step {start.step:,}"
+    return f"attempt {attempt + 1}: goes on {where} in {start.folder}"
 
 
 def _launch(arguments: list[str], prepared: Prepared, folder: Path) -> int:
