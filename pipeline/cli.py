@@ -34,13 +34,14 @@ from pipeline.clock import WallClock
 from pipeline.config import Config, Executor
 from pipeline.control import Control, world_from_environment
 from pipeline.display import LiveDisplay, plan_tables, summary_table
-from pipeline.distributed import place, run_rank
+from pipeline.distributed import run_rank
 from pipeline.errors import ConfigurationError, FailureRecord, LostStore, RemoteFailure, RunError
 from pipeline.executor import Result
 from pipeline.folder import RunRecord, choose_folder, make_folder, read_record
 from pipeline.launch import launch, warm_up
 from pipeline.loading import BUILT_IN, find_config, fingerprint
 from pipeline.messages import Drain
+from pipeline.placement import place
 from pipeline.retention import best
 from pipeline.run import Prepared, build_stage, prepare
 from pipeline.threaded import place_on_devices

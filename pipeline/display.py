@@ -17,6 +17,7 @@ from rich.text import Text
 
 from pipeline.config import per_stage
 from pipeline.monitor import StageStatus
+from pipeline.placement import Choice, planned
 from pipeline.run import Prepared
 
 __all__ = ["LiveDisplay", "plan_tables", "summary_table"]
@@ -128,7 +129,9 @@ def plan_tables(prepared: Prepared, placement: Sequence[int], places: Sequence[s
     drawing = [plan.index for plan in prepared.plans if plan.draws]
     if config.executor == "threads" and drawing:
         lines.append(f"stages that draw random numbers (dropout), and take turns to: {_listed(drawing)}")
-    return Group(_stage_table(prepared, places), _boundary_table(prepared, placement), *lines)
+    choices = planned(config, placement)
+    boundaries = _boundary_table(prepared, [choice.kind for choice in choices])
+    return Group(_stage_table(prepared, places), boundaries, *lines, *_edge_lines(choices))
 
 
 def _stage_table(prepared: Prepared, places: Sequence[str]) -> Table:
@@ -152,7 +155,7 @@ def _stage_table(prepared: Prepared, places: Sequence[str]) -> Table:
     return table
 
 
-def _boundary_table(prepared: Prepared, placement: Sequence[int]) -> Table:
+def _boundary_table(prepared: Prepared, kinds: Sequence[str]) -> Table:
     """Where gradients come from and how activations travel; the loss is the last stage's source."""
     table = Table(title="boundaries; KiB of an activation")
     bound = "delay" if prepared.config.arrival == "fixed" else "max in flight"
@@ -160,16 +163,21 @@ def _boundary_table(prepared: Prepared, placement: Sequence[int]) -> Table:
         table.add_column(heading, justify="left" if heading == "source" else "right", no_wrap=True)
     for lower, (plan, waits) in enumerate(zip(prepared.plans, [*prepared.bounds, None], strict=True)):
         last = waits is None
-        local = last or placement[lower] == placement[lower + 1]
         table.add_row(
             f"{lower}-{'loss' if last else lower + 1}",
             plan.source,
             f"{plan.source_parameters:,}",
             f"{plan.activation_bytes / 1024:,.1f}",
             "-" if last else str(waits),
-            "-" if last else "in process" if local else "gloo",
+            "-" if last else kinds[lower],
         )
     return table
+
+
+def _edge_lines(choices: Sequence[Choice]) -> list[str]:
+    """Why each kind of edge between ranks; where those will be is not known before they are there."""
+    reasons = sorted({f"{choice.kind}: {choice.why}" for choice in choices if choice.kind != "in process"})
+    return [f"edges {', '.join(reasons)}, if all ranks are on this host"] if reasons else []
 
 
 def _listed(values: Sequence[object]) -> str:

@@ -11,19 +11,19 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
+import torch
 
 from pipeline.activity import Activity
-from pipeline.agreement import agree_on_checkpoint
+from pipeline.agreement import agree_on_checkpoint, agree_on_transport
 from pipeline.clock import Clock, WallClock
+from pipeline.connections import Connections, Edge, edges, leave_groups
 from pipeline.control import Control
-from pipeline.edge import Receiver, Sender
-from pipeline.errors import LostEdge, RemoteFailure
+from pipeline.edge import SendingEnd
+from pipeline.errors import LostEdge, RemoteFailure, RunError
 from pipeline.failure import Failure
 from pipeline.feed import Feed
 from pipeline.heartbeat import Heartbeat
@@ -31,25 +31,19 @@ from pipeline.keyed import undisturbed
 from pipeline.liveness import SILENT_AFTER_S
 from pipeline.messages import Message, Send, Stop
 from pipeline.monitor import StageStatus
+from pipeline.placement import place
 from pipeline.run import Prepared, build_stage, choose_device, make_feed, make_inbox
 from pipeline.session import Session, on_signals, threads
 from pipeline.stage import Stage
 from pipeline.summary import summarize, write_summary
 from pipeline.worker import Mailbox, Worker
 
-__all__ = ["place", "run_rank"]
+__all__ = ["run_rank"]
 
-_FOREVER = timedelta(days=7)
-_SPARE_SLOTS = 4
 _END_WITHIN_S = 1.0
 """A thread that has not ended by then waits for something that does not come."""
 _STUCK_AFTER_S = 10.0
 """A rank whose own thread has not come back by then after a failure is given up: what it does may never end."""
-
-
-def place(num_stages: int, num_ranks: int) -> list[int]:
-    """The rank of each stage: neighbouring stages share a rank, as evenly as can be."""
-    return [stage * num_ranks // num_stages for stage in range(num_stages)]
 
 
 def run_rank(
@@ -134,7 +128,7 @@ def run_rank(
             if error is caught:
                 raise
             raise error from caught
-    dist.destroy_process_group()
+    leave_groups()
     return summary
 
 
@@ -158,9 +152,8 @@ class _Rank:
         self._placement = place(prepared.num_stages, control.world.world_size)
         self.activity = Activity()
         self.interrupted = threading.Event()
-        self._receivers: list[Receiver] = []
-        self._senders: dict[tuple[int, int], Sender] = {}
-        self._started: list[Sender | Receiver] = []
+        self._connections = Connections(control, deliver=self._deliver, failed=self._lose)
+        self._senders: dict[tuple[int, int], SendingEnd] = {}
         self._stages: dict[int, Stage] = {}
         self._statuses: list[StageStatus] = []
         self._runs = self._closes = False
@@ -169,15 +162,8 @@ class _Rank:
     def set_up(self, *, resume: bool) -> None:
         """Connect to the other ranks and build the stages that live here."""
         world, prepared = self._control.world, self._prepared
-        dist.init_process_group(
-            "gloo",
-            store=dist.PrefixStore("groups", self._control.client()),
-            rank=world.rank,
-            world_size=world.world_size,
-            timeout=_FOREVER,
-        )
-        self._connect()
         device = choose_device(prepared.config.device, local_rank=world.local_rank)
+        self._connect(device)
         for index, rank in enumerate(self._placement):
             if rank == world.rank:
                 self._stages[index] = build_stage(prepared, index, clock=self._clock, device=device)
@@ -211,9 +197,7 @@ class _Rank:
 
     def run(self) -> None:
         """Handle messages until every stage here has finished."""
-        for edge in self._edges:
-            edge.start()
-            self._started.append(edge)
+        self._connections.start()
         for index in self._stages:
             self._control.put(f"status/{index}", asdict(StageStatus(stage=index)))
         self._control.wait_everyone("start")
@@ -233,10 +217,13 @@ class _Rank:
             self._control.put("stopped at", self._feed.stopped_at)
         if num_stages - 1 in self._stages:
             self._control.put("scalars", self._session.scalars())
+        for edge, statistics in self._connections.statistics().items():
+            self._control.put(f"{edge}/statistics", asdict(statistics))
         scalars, stopped_at = self._control.gather(["scalars", "stopped at"])
         summary = summarize(
             self._prepared,
             stages=self._control.gather([f"summary/{index}" for index in range(num_stages)]),
+            edges=self._gather_edges(),
             scalars=scalars,
             world_size=self._control.world.world_size,
             start=self._session.start,
@@ -248,24 +235,26 @@ class _Rank:
             write_summary(self._folder, summary)
         return summary
 
+    def _gather_edges(self) -> list[dict[str, Any]]:
+        found = self._control.gather([f"{edge}/statistics" for edge in self._edges])
+        return [
+            {"sender": edge.sender, "receiver": edge.receiver, **statistics}
+            for edge, statistics in zip(self._edges, found, strict=True)
+        ]
+
     def wake(self) -> None:
         """Have the rank's own thread look for a failure in the one place where it waits for edges alone."""
         if self._closes:
-            for edge in self._started:
-                edge.abort()
+            self._connections.wake()
 
     def abort(self) -> None:
         """Break every connection, so that no thread stays blocked. For a run that has failed."""
-        for edge in self._started:
-            edge.abort()
-        for edge in self._started:
-            edge.wait_stopped(timeout_s=1.0)
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        self._connections.abort()
 
-    @property
-    def _edges(self) -> list[Sender | Receiver]:
-        return [*self._senders.values(), *self._receivers]
+    def _connect(self, device: torch.device) -> None:
+        choices = agree_on_transport(self._prepared, self._control)
+        self._edges = edges(choices, self._placement, self._prepared.bounds)
+        self._senders = self._connections.connect(self._edges, device=device)
 
     def _collect(self, name: str, stage: int, part: Any) -> list[Any] | None:
         """Publish a stage's part of something; the rank that publishes the last one gets all of them."""
@@ -275,49 +264,20 @@ class _Rank:
             return None
         return self._control.gather([f"{name}/{index}" for index in range(num_stages)])
 
-    def _connect(self) -> None:
-        """Make a process group per directed edge between ranks; every rank makes all, in the same order."""
-        bounds = self._prepared.bounds
-        own = self._control.world.rank
-        for lower in range(self._prepared.num_stages - 1):
-            for sender, receiver in ((lower, lower + 1), (lower + 1, lower)):
-                ends = self._placement[sender], self._placement[receiver]
-                if ends[0] == ends[1]:
-                    continue
-                group = dist.new_group(list(ends), backend="gloo", timeout=_FOREVER)
-                if own == ends[0]:
-                    self._senders[sender, receiver] = Sender(
-                        sender=sender,
-                        receiver=receiver,
-                        peer=ends[1],
-                        group=group,
-                        num_slots=bounds[lower] + _SPARE_SLOTS,
-                        failed=self._lost(sender, receiver, peer=ends[1], gone=receiver),
-                    )
-                elif own == ends[1]:
-                    self._receivers.append(
-                        Receiver(
-                            sender=sender,
-                            receiver=receiver,
-                            peer=ends[0],
-                            group=group,
-                            deliver=partial(self._deliver, sender, receiver),
-                            failed=self._lost(sender, receiver, peer=ends[0], gone=sender),
-                        )
-                    )
+    def _deliver(self, edge: Edge, message: Message) -> None:
+        delivery = edge.sender, edge.receiver, message
+        if edge.kind == "in process":
+            self._worker.accept(delivery)
+        else:
+            self._mailbox.put(delivery)
 
-    def _deliver(self, sender: int, receiver: int, message: Message) -> None:
-        self._mailbox.put((sender, receiver, message))
-
-    def _lost(self, sender: int, receiver: int, *, peer: int, gone: int) -> Callable[[BaseException], None]:
-        """What an edge's thread does with the exception that ended it."""
-
-        def failed(error: BaseException) -> None:
-            lost = LostEdge(stage=sender + receiver - gone, gone=gone, rank=peer)
-            lost.__cause__ = error
-            self._mailbox.put(lost)
-
-        return failed
+    def _lose(self, edge: Edge, error: BaseException) -> None:
+        """What is done with the exception that ended an edge; one that is ours says itself what is wrong."""
+        own = edge.ranks.index(self._control.world.rank)
+        stages = edge.sender, edge.receiver
+        lost = LostEdge(stage=stages[own], gone=stages[1 - own], rank=edge.ranks[1 - own])
+        lost.__cause__ = error
+        self._mailbox.put(error if isinstance(error, RunError) else lost)
 
     def _route(self, sender: int, send: Send) -> None:
         self._senders[sender, send.to].send(send.message)
@@ -326,8 +286,7 @@ class _Rank:
         for (sender, receiver), down in self._senders.items():
             if sender > receiver:
                 down.send(Stop(step=self._prepared.config.steps))
-        for edge in self._edges:
-            edge.wait_stopped()
+        self._connections.wait_stopped()
         self._worker.take_delivered()
 
     def exchange(self, control: Control) -> None:

@@ -86,13 +86,12 @@ def recording(session: Session, folder: Path | None) -> Iterator[None]:
     What fails after the first failure becomes a note of it.
     """
     try:
-        yield
-    except BaseException as error:
-        _and_then(error, session.close)
-        if folder is not None and isinstance(error, Exception):
+        with session:
+            yield
+    except Exception as error:
+        if folder is not None:
             write_error(folder, FailureRecord.of(error, rank=0))
         raise
-    session.close()
 
 
 def concluded(prepared: Prepared, session: Session, feed: Feed, *, folder: Path | None) -> Result:
@@ -109,10 +108,3 @@ def concluded(prepared: Prepared, session: Session, feed: Feed, *, folder: Path 
     if folder is not None:
         write_summary(folder, summary)
     return Result(summary=summary, cut=prepared.cut, folder=folder)
-
-
-def _and_then(error: BaseException, action: Callable[[], object]) -> None:
-    try:
-        action()
-    except Exception as later:
-        error.add_note(f"Then also: {type(later).__name__}: {later}")
