@@ -7,13 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline import checkpoint
+from pipeline.attempt import Start
 from pipeline.config import Config
 from pipeline.control import Control
 from pipeline.errors import ConfigurationError
+from pipeline.manifest import Manifest
 from pipeline.placement import Choice, Place, choose, device_of, place
 from pipeline.run import Outline, Prepared, prepare, prepare_outlined
 
-__all__ = ["agree_on_folder", "agree_on_transport", "prepare_together"]
+__all__ = ["agree_on_checkpoint", "agree_on_start", "agree_on_transport", "prepare_together"]
 
 _T = TypeVar("_T")
 
@@ -56,19 +59,36 @@ def _prepare_other(config: Config, control: Control) -> Prepared:
         Outline(
             starts=None if outline["starts"] is None else tuple(outline["starts"]),
             modifies_input=tuple(outline["modifies_input"]),
+            draws=tuple(map(tuple, outline["draws"])),
             exact_feed=outline["exact_feed"],
             evaluates=outline["evaluates"],
         ),
     )
 
 
-def agree_on_folder(control: Control, make: Callable[[], Path]) -> Path:
-    """The run's folder, which rank 0 makes."""
+def agree_on_start(control: Control, decide: Callable[[], Start]) -> Start:
+    """Where the run is kept and whether it goes on from there; rank 0 decides."""
     if control.world.rank != 0:
-        return Path(_heard(control, "folder"))
-    folder = _told(control, "folder", make)
-    control.put("folder", str(folder))
-    return folder
+        heard = _heard(control, "begin")
+        return Start(folder=Path(heard["folder"]), step=heard["step"])
+    start = _told(control, "begin", decide)
+    control.put("begin", {"folder": str(start.folder), "step": start.step})
+    return start
+
+
+def agree_on_checkpoint(control: Control, checkpoints: Path) -> tuple[Path, Manifest]:
+    """The newest whole checkpoint, which rank 0 looks for and verifies.
+
+    Raises:
+        CheckpointError: on rank 0: there is none.
+        RemoteFailure: on the others, if rank 0 has found none.
+    """
+    if control.world.rank == 0:
+        folder, manifest = checkpoint.latest(checkpoints)
+        control.put("checkpoint", {"folder": folder.name, "manifest": asdict(manifest)})
+        return folder, manifest
+    (told,) = control.gather(["checkpoint"])
+    return checkpoints / told["folder"], Manifest.of(told["manifest"])
 
 
 def _told(control: Control, key: str, action: Callable[[], _T]) -> _T:

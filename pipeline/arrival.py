@@ -1,8 +1,12 @@
-"""Which message does a stage handle next?
+"""Which message does a stage handle next, and which ones wait for it?
 
-`ready` handles what is there, gradients first: fast, the order varies from run to run. `fixed` names the one message
-whose turn it is, from the stage's own state alone, and waits for it: F(s) after G(s - delay), the delay being the
-stage's bound on what is in flight. So every executor, on any machine, handles the same messages in the same order.
+`ready` handles what is there: fast, the order varies from run to run. Where both wait, gradients come first (backward
+first, as in 1F1B), or activations (forward first, as in GPipe). `fixed` names the one message whose turn it is, from
+the stage's own state alone, and waits for it: F(s) after G(s - delay), the delay being the stage's bound on what is in
+flight. So every executor, on any machine, handles the same messages in the same order.
+
+A queue is bounded by what the stage below may have in flight. Where that stage is not to wait for a slower one, a
+policy drops what is too much: `latest` keeps the newest activation, `drop_oldest` the newest few.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from pipeline.messages import Message
+from pipeline.messages import Activation, Message
 from pipeline.stage import Stage
 
 __all__ = ["Arrival", "Inbox", "Preference", "QueuePolicy"]
@@ -26,19 +30,49 @@ class Inbox:
     """The messages that wait for one stage, with the time each arrived."""
 
     arrival: Arrival
+    prefer: Preference = "gradients"
+    """With arrival ready: what is handled first when both wait."""
+    room: int | None = None
+    """Activations that may wait; None: as many as the stage below may have in flight."""
     below: deque[tuple[float, Message]] = field(default_factory=deque)
     """From the stage below or the feed: activations, drains, stop."""
     above: deque[tuple[float, Message]] = field(default_factory=deque)
-    """From the stage above: gradients."""
+    """From the stage above (or, deferred, from the stage itself): gradients."""
+
+    def put_below(self, message: Message, *, arrived_s: float = 0.0) -> Activation | None:
+        """Let a message from below wait; returns the activation that has to go instead, to be answered."""
+        self.below.append((arrived_s, message))
+        if self.room is None or not isinstance(message, Activation) or len(self.below) <= self.room:
+            return None
+        return self._take_oldest() if sum(isinstance(m, Activation) for _, m in self.below) > self.room else None
+
+    def put_above(self, message: Message, *, arrived_s: float = 0.0) -> None:
+        """Let a gradient wait."""
+        self.above.append((arrived_s, message))
 
     def turn(self, stage: Stage) -> deque[tuple[float, Message]] | None:
-        """The queue whose first message `stage` handles next; None: it has to wait.
-
-        The choice looks at the messages' presence only; `simulate` also weighs when they arrived.
-        """
+        """The queue whose first message `stage` handles next; None: it has to wait."""
+        below, above = self.below, self.above
         if self.arrival == "fixed":
-            expected = self.below if stage.accepts_activation else self.above
+            expected = below if stage.accepts_activation else above
             return expected or None
-        if self.above:
-            return self.above
-        return self.below if self.below and stage.accepts_activation else None
+        if self.prefer == "gradients" and above:
+            return above
+        if below and stage.accepts_activation:
+            return below
+        return above or None
+
+    def describe(self, stage: Stage) -> str:
+        """What `stage` waits for, in one line, for the message of a deadlock."""
+        return (
+            f"stage {stage.index}: in flight {stage.in_flight}, accepts {stage.accepts_activation}, "
+            f"waiting below {len(self.below)}, above {len(self.above)}"
+        )
+
+    def _take_oldest(self) -> Activation | None:
+        """The oldest activation that may be dropped: not one of a sync, nor of an evaluation."""
+        for position, (_, message) in enumerate(self.below):
+            if isinstance(message, Activation) and message.training and message.reach <= 1:
+                del self.below[position]
+                return message
+        return None

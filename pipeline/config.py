@@ -27,10 +27,10 @@ from dni import (
     UpdateProbability,
 )
 from pipeline.arrival import Arrival, Preference, QueuePolicy
+from pipeline.costs import CostModel
 from pipeline.errors import ConfigurationError
 from pipeline.feed import Batch
 from pipeline.partition import Balance, Partition
-from pipeline.simulator import CostModel
 from pipeline.stash import StashPolicy
 from pipeline.updater import OptimizerFactory
 
@@ -106,7 +106,7 @@ class Config:
     at: tuple[str, ...] = ()
     """Layers at which a new stage begins, instead of num_stages."""
     balance: Balance = "count"
-    """What the cut balances: layers, parameters, or measured seconds."""
+    """What the cut balances: layers, parameters, or measured seconds (of forward, backward and the sources)."""
 
     sync: tyro.conf.AvoidSubcommands[SyncPolicy] = field(default_factory=Never)
     """When, and how far down, the true gradient is used instead of each stage's source."""
@@ -179,6 +179,11 @@ class Config:
     """Steps from one line of metrics to the next."""
     measure_every: int = 10
     """One in this many sync steps also compares parameter gradients (a second backward); 0: never."""
+
+    @property
+    def syncs(self) -> bool:
+        """Whether a true gradient may reach a stage that does not use it anyway."""
+        return not isinstance(self.sync, Never)
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():

@@ -127,10 +127,14 @@ class Connections:
         for end in self._ends:
             end.wait_stopped(timeout_s)
 
-    def abort(self) -> None:
-        """Break every connection, so that no thread stays blocked anywhere. For a run that has failed."""
+    def wake(self) -> None:
+        """Break every connection, so that no thread stays blocked anywhere; from any thread."""
         for end in self._ends:
             end.abort()
+
+    def abort(self) -> None:
+        """Break every connection and leave. For a run that has failed."""
+        self.wake()
         self.wait_stopped(timeout_s=1.0)
         leave_groups()
 
@@ -202,7 +206,9 @@ def _make_sockets(edges: Sequence[Edge], control: Control) -> dict[Edge, socket.
     waits for a rank that has failed: whoever waits, waits for what another says, and hears of failures too.
     """
     rank = control.world.rank
-    shared = [edge for edge in edges if edge.kind == "shared"]
+    shared = [edge for edge in edges if edge.kind == "shared" and rank in edge.ranks]
+    if not shared:
+        return {}
     outgoing = [edge for edge in shared if edge.ranks[0] == rank]
     incoming = [edge for edge in shared if edge.ranks[1] == rank]
     with ExitStack() as listening, ExitStack() as undone:

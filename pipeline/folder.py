@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import platform
 import subprocess
 from dataclasses import asdict, dataclass
@@ -12,9 +14,9 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, FailureRecord
 
-__all__ = ["RunRecord", "choose_folder", "commit", "make_folder", "read_record"]
+__all__ = ["RunRecord", "choose_folder", "commit", "make_folder", "processor", "read_record", "write_error"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +59,17 @@ def choose_folder(*, config: str, name: str, runs_dir: str) -> Path:
     return folder
 
 
-def make_folder(folder: Path, record: RunRecord) -> None:
-    """Create a run's folder and write config.json, with the versions and the commit it runs at."""
-    folder.mkdir(parents=True)
+def make_folder(folder: Path, record: RunRecord, *, exist_ok: bool = False) -> None:
+    """Create a run's folder and write config.json, with the versions and the commit it runs at; the latter at once."""
+    folder.mkdir(parents=True, exist_ok=exist_ok)
     content = asdict(record) | {
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "machine": {"platform": platform.platform(), "processor": _processor()},
+        "machine": {"platform": platform.platform(), "processor": processor()},
         "commit": commit(),
     }
-    (folder / "config.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
+    path = folder / "config.json"
+    path.with_suffix(".tmp").write_text(json.dumps(content, indent=1, default=str) + "\n")
+    os.replace(path.with_suffix(".tmp"), path)
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -84,6 +88,12 @@ def read_record(folder: Path) -> RunRecord:
         raise ConfigurationError(f"{path} cannot be read: {type(error).__name__}: {error}.") from error
 
 
+def write_error(folder: Path, record: FailureRecord) -> None:
+    """Write error.json. A disk that takes nothing more must not hide the failure, which is also raised."""
+    with contextlib.suppress(OSError):
+        (folder / "error.json").write_text(record.to_json())
+
+
 def commit() -> str | None:
     """The commit checked out where we stand, with `+changes` if the code differs from it; None outside a checkout.
 
@@ -97,14 +107,15 @@ def commit() -> str | None:
     return head + ("+changes" if changes else "")
 
 
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout.strip()
-
-
-def _processor() -> str:
+def processor() -> str:
+    """The CPU's name, as far as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()

@@ -137,6 +137,7 @@ class Outgoing:
                     generation=message.generation,
                     exact=message.exact,
                     has_value=message.value is not None,
+                    dropped=message.dropped,
                     **common,
                 )
             case Drain():

@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from dni import (
     GradientSource,
     LossGradient,
+    Need,
     NoGradient,
     Signal,
     carriers,
@@ -26,13 +28,17 @@ from dni import (
     num_samples,
 )
 from pipeline.errors import NotFinite
-from pipeline.keyed import generator, seeded
+from pipeline.keyed import Generators, generator
 from pipeline.messages import Activation, Payload
-from pipeline.stash import Forwarded
+from pipeline.stash import Forwarded, StashPolicy
 from pipeline.trace import Recorder
 from pipeline.updater import Updater
+from pipeline.weights import WeightVersions
 
 __all__ = ["Learner"]
+
+_ALIGNMENT = 64
+"""Bytes; of everything that PyTorch allocates, and of the tensors in a message between processes."""
 
 
 class Learner:
@@ -47,8 +53,10 @@ class Learner:
         names: global name of every entry of the module's state dict.
         device: where it runs; what arrives is moved there.
         seed: of every draw.
+        generators: what the module and the source draw from; None: the process's, which nobody else draws from.
         modifies_input: whether the module writes into its input, which then has to be copied first.
         measure_every: one in this many sync steps also compares parameter gradients; 0: none.
+        stash: what is kept from a forward until its gradient comes.
     """
 
     def __init__(
@@ -62,8 +70,10 @@ class Learner:
         names: Mapping[str, str],
         device: torch.device,
         seed: int,
+        generators: Generators | None = None,
         modifies_input: bool,
         measure_every: int,
+        stash: StashPolicy = "hold",
     ) -> None:
         self.module = module
         self.source = source
@@ -77,44 +87,56 @@ class Learner:
         self._names = dict(names)
         self.device = device
         self._seed = seed
+        self._generators = generators or Generators(seed=seed, stage=index, device=device)
         self._modifies_input = modifies_input
         self._measure_every = measure_every
+        self._stash: StashPolicy = stash
+        self._versions = WeightVersions(module)
         self._built = False
         self._num_syncs = 0
 
-    def forward(self, message: Activation, *, learns: bool, held: bool, blocks: bool, asks: bool) -> Forwarded:
+    @property
+    def waits(self) -> bool:
+        """Whether every step waits for the gradient from above, because the source makes its own of it."""
+        return bool(self.source.needs & Need.GRADIENT)
+
+    def forward(self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool) -> Forwarded:
         """Run the module in training mode, once per message, under the seed of (seed, stage, step)."""
         self.phase = "forward"
         self._recorder.begin()
         self._set_mode(training=True)
         x = self._input(message.h, requires_grad=learns and self._index > 0)
-        seeded(self._seed, f"forward/{self._index}", message.step, device=self.device)
-        with torch.set_grad_enabled(held or (learns and not isinstance(self.source, NoGradient))):
-            h = self._run(x)
-        entry = Forwarded(
+        weights = self._versions.of(self.version) if held and self._stash == "weights" else None
+        with torch.set_grad_enabled(self._needs_graph(learns=learns, held=held)):
+            graph = self._run(x, message.step, replaced=weights)
+        forward_s = self._recorder.end("F", message.step, version=self.version, reach=message.reach)
+        h = map_members(Tensor.detach, graph)
+        self._recorder.totals.num_samples += num_samples(h)
+        if sync:
+            self._recorder.mark("S", message.step, version=self.version, reach=message.reach)
+        return Forwarded(
             step=message.step,
             x=x,
             h=h,
+            graph=graph if learns else None,
             target=self._target(message),
             version=self.version,
             learns=learns,
             held=held,
-            blocks=blocks,
+            sync=sync,
             asks=asks,
+            forward_s=forward_s,
+            weights=weights,
         )
-        self._recorder.end("F", message.step, version=self.version, reach=message.reach)
-        self._recorder.totals.num_samples += num_samples(h)
-        if blocks:
-            self._recorder.mark("S", message.step, version=self.version, reach=message.reach)
-        return entry
 
     def evaluate(self, message: Activation) -> Forwarded:
         """Run the module in evaluation mode; nothing is kept for a backward."""
         self.phase = "evaluation"
         self._recorder.begin()
         self._set_mode(training=False)
-        with torch.no_grad():
-            h = self._run(self._input(message.h, requires_grad=False))
+        x = self._input(message.h, requires_grad=False)
+        with torch.no_grad(), self._generators.at("evaluation", message.step):
+            h = self._apply(x)
         self._recorder.end_untraced("evaluation")
         return Forwarded(
             step=message.step,
@@ -124,13 +146,12 @@ class Learner:
             version=self.version,
             learns=False,
             held=False,
-            blocks=False,
         )
 
     def loss_sum(self, entry: Forwarded) -> float:
         """The loss of an evaluation batch, summed over its samples; for the last stage."""
         assert isinstance(self.source, LossGradient)
-        with torch.no_grad():
+        with torch.no_grad(), self._generators.at("estimate", entry.step):
             return self.source.summed(entry.h, entry.target).item()
 
     def backward_from_source(self, entry: Forwarded) -> Payload | None:
@@ -149,6 +170,8 @@ class Learner:
             dL/dx, or None if nothing is learned from this step; and whether the gradient was used as it came.
         """
         self.phase = "backward"
+        if self._stash == "recompute":
+            self._forward_again(entry)
         self._recorder.begin()
         self._measure_quality(entry, gradient)
         used: Payload | None = gradient
@@ -162,10 +185,9 @@ class Learner:
             return
         self.phase = "source learning"
         self._recorder.begin()
-        h = map_members(Tensor.detach, entry.h)
-        self._build_source(h)
-        seeded(self._seed, f"learn/{self._index}", entry.step, device=self.device)
-        loss = self.source.learn(h, Signal(step=entry.step, target=entry.target, gradient=gradient))
+        self._build_source(entry.h)
+        with self._generators.at("learn", entry.step):
+            loss = self.source.learn(entry.h, Signal(step=entry.step, target=entry.target, gradient=gradient))
         self._recorder.end("L", entry.step, version=self.version)
         self._recorder.measure("source_loss", entry.step, loss)
         if not math.isfinite(loss):
@@ -175,7 +197,9 @@ class Learner:
         """Apply what has been accumulated, if anything has."""
         self.phase = "update"
         self._recorder.begin()
-        if self.updater.apply(step):
+        with self._generators.at("optimizer", step):
+            applied = self.updater.apply(step)
+        if applied:
             self.version += 1
             self._recorder.end("U", step, version=self.version)
 
@@ -204,29 +228,59 @@ class Learner:
         self.version = state["version"]
         self._num_syncs = state["num_syncs"]
 
-    def to_device(self, tensor: Tensor) -> Tensor:
-        """`tensor` where the stage runs, without a graph."""
-        return tensor.detach().to(self.device)
+    def received(self, payload: Payload) -> Payload:
+        """What came from another stage, on this one's device, and laid out as if it had come through a wire."""
+        return map_members(lambda tensor: _packed(self._to_device(tensor)), payload)
 
-    def _run(self, x: Payload) -> Payload:
-        h: Payload = self.module(map_members(torch.clone, x) if self._modifies_input else x)
+    def check_finite(self) -> None:
+        """Raise `NotFinite`, naming the parameter, if one is not finite."""
+        self.updater.check_finite()
+
+    def _needs_graph(self, *, learns: bool, held: bool) -> bool:
+        if held:
+            return self._stash != "recompute"
+        return learns and not isinstance(self.source, NoGradient)
+
+    def _run(self, x: Payload, step: int, *, replaced: Mapping[str, Tensor] | None) -> Payload:
+        """A forward in training mode, with other tensors in the place of some of the module's own."""
+        with self._generators.at("forward", step):
+            return self._apply(x, replaced=replaced)
+
+    def _apply(self, x: Payload, *, replaced: Mapping[str, Tensor] | None = None) -> Payload:
+        given = map_members(torch.clone, x) if self._modifies_input else x
+        h: Payload = self.module(given) if replaced is None else functional_call(self.module, dict(replaced), (given,))
         return h
 
+    def _forward_again(self, entry: Forwarded) -> None:
+        """Make the graph that was not kept, with today's weights and the same draws; running statistics stay."""
+        self._recorder.begin()
+        self._set_mode(training=True)
+        buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        assert entry.x is not None
+        with torch.enable_grad():
+            entry.graph = self._run(entry.x, entry.step, replaced=buffers)
+        self._recorder.end("R", entry.step, version=self.version)
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().to(self.device)
+
     def _estimate(self, entry: Forwarded, signal: Signal) -> Payload | None:
-        h = map_members(Tensor.detach, entry.h)
-        self._build_source(h)
-        seeded(self._seed, f"estimate/{self._index}", entry.step, device=self.device)
-        return self.source.estimate(h, signal)
+        self._build_source(entry.h)
+        with self._generators.at("estimate", entry.step):
+            return self.source.estimate(entry.h, signal)
 
     def _pull_back(self, entry: Forwarded, gradient: Payload) -> Payload:
         """dL/dx; parameter gradients add up. The recorder's operation is already open."""
         values = carriers(gradient)
         self._check_finite(values)
-        pairs = [(h, value) for h, value in zip(carriers(entry.h), values, strict=True) if h.requires_grad]
+        assert entry.x is not None and entry.graph is not None
+        pairs = [(h, value) for h, value in zip(carriers(entry.graph), values, strict=True) if h.requires_grad]
         if pairs:  # none in a first stage that has nothing to learn
-            torch.autograd.backward([h for h, _ in pairs], [value for _, value in pairs])
+            with self._generators.at("backward", entry.step):
+                torch.autograd.backward([h for h, _ in pairs], [value for _, value in pairs])
+        if entry.weights is not None:
+            self._versions.move_gradients(entry.weights)
         self.updater.accumulate(num_samples(entry.h))
-        assert entry.x is not None
         x = entry.x
         entry.let_go()
         self._recorder.end("B", entry.step, version=self.version)
@@ -234,19 +288,21 @@ class Learner:
 
     def _measure_quality(self, entry: Forwarded, true: Payload) -> None:
         """At a sync step, set what the source would have said beside the truth. Training is not disturbed."""
-        if not entry.blocks or not self._built or not self.source.learns_from:
+        if not entry.sync or not self._built or not self.source.learns_from:
             return
-        h = map_members(Tensor.detach, entry.h)
-        estimate = self.source.estimate(h, Signal(step=entry.step, target=entry.target, gradient=true))
+        assert entry.graph is not None
+        estimate = self._estimate(entry, Signal(step=entry.step, target=entry.target, gradient=true))
         self._num_syncs += 1
         if estimate is None:
             return
         values = compare_gradients(carriers(estimate), carriers(true))
         if self._measure_every and (self._num_syncs - 1) % self._measure_every == 0:
-            parameters = [p for p in self.module.parameters() if p.requires_grad]
-            values |= compare_parameter_gradients(
-                carriers(entry.h), parameters, used=carriers(estimate), true=carriers(true)
-            )
+            own = entry.weights or dict(self.module.named_parameters())
+            parameters = [p for p in own.values() if p.requires_grad]
+            with self._generators.at("backward", entry.step):
+                values |= compare_parameter_gradients(
+                    carriers(entry.graph), parameters, used=carriers(estimate), true=carriers(true)
+                )
         for name, value in values.items():
             self._recorder.measure(name, entry.step, value)
 
@@ -265,11 +321,12 @@ class Learner:
 
     def _build_source(self, h: Payload) -> None:
         if not self._built:
-            self.source.build(h, generator=generator(self._seed, f"source/{self._index}", 0))
+            with self._generators.forked():
+                self.source.build(h, generator=generator(self._seed, f"source/{self._index}", 0))
             self._built = True
 
     def _input(self, h: Payload, *, requires_grad: bool) -> Payload:
-        x = map_members(self.to_device, h)
+        x = map_members(self._to_device, h) if self._index == 0 else self.received(h)
         if requires_grad:
             for member in carriers(x):
                 member.requires_grad_()
@@ -281,3 +338,12 @@ class Learner:
     def _set_mode(self, *, training: bool) -> None:
         if self.module.training != training:
             self.module.train(training)
+
+
+def _packed(tensor: Tensor) -> Tensor:
+    """Dense and aligned, so that the bits of what is computed do not depend on whether it came from another process.
+
+    Kernels add in another order for other strides, and matrix products for addresses that are not aligned.
+    """
+    dense = tensor.reshape(-1).view(tensor.shape)
+    return dense if dense.data_ptr() % _ALIGNMENT == 0 else dense.clone()

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from pipeline.conditions import Conditions
+from pipeline.order import OrderFile
 from pipeline.stage import Stage
 from pipeline.trace import Event
 
@@ -30,7 +33,9 @@ _TAGS = {
     "gradient_norm_ratio": "norm_ratio_at_sync/activations",
     "parameter_norm_ratio": "norm_ratio_at_sync/parameters",
     "staleness": "pipeline/staleness",
+    "fresh_share": "pipeline/fresh",
     "waiting_share": "pipeline/waiting",
+    "dropped_share": "pipeline/dropped",
     "samples_per_s": "pipeline/samples_per_s",
 }
 """Names in TensorBoard: charts are grouped by the word before the slash, and longer names are cut off there. At sync
@@ -47,7 +52,16 @@ class StageStatus:
     source_loss: float | None = None
     samples_per_s: float = 0.0
     waiting_share: float = 0.0
+    """Of its time: nothing was there to handle."""
+    dropped_share: float = 0.0
+    """Of its time: forwards whose output the stage above dropped. The rest is fresh work."""
     staleness: float | None = None
+    rank: int = 0
+    """Where it lives."""
+    silent_s: float = 0.0
+    """Since that rank's last sign of life; 0 unless this is longer than it should be."""
+    busy: str = ""
+    """What it has been doing for a while, as `busy in forward of step 17 for 12 s`; empty: nothing for long."""
 
 
 @dataclass
@@ -72,6 +86,7 @@ class _Mean:
 class _Interval:
     started_s: float
     waited_s: float = 0.0
+    dropped_s: float = 0.0
     num_samples: int = 0
     values: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
@@ -94,9 +109,13 @@ class StageMonitor:
         self._next_log = log_every
         self._interval = _Interval(started_s=time.perf_counter())
         self._means: dict[str, _Mean] = defaultdict(_Mean)
-        self._metrics = self._trace = None
+        self._staleness: Counter[float] = Counter()
+        self._metrics = self._trace = self._order = None
         self._writer = None
         if folder is not None:
+            conditions = Conditions.here(folder, stage.device)
+            self._order = OrderFile(folder, stage.index, since=since, conditions=conditions)
+            self._recorder.write_order(self._order.add)
             self._metrics = _open(folder / "metrics" / f"stage-{stage.index}.jsonl", since=since)
             self._trace = _open(folder / "trace" / f"stage-{stage.index}.jsonl", since=since)
             self._writer = SummaryWriter(str(folder / "tensorboard" / f"stage-{stage.index}"), purge_step=since or None)
@@ -119,8 +138,12 @@ class StageMonitor:
         single = self._collect()
         self._update_status(step, events)
         scalars = {name: sum(v) / len(v) for name, v in self._interval.values.items()}
+        if self._writer is not None and (staleness := self._interval.values.get("staleness")):
+            self._writer.add_histogram("pipeline/staleness_histogram", torch.tensor(staleness), step)
         scalars |= {
+            "fresh_share": 1.0 - self.status.waiting_share - self.status.dropped_share,
             "waiting_share": self.status.waiting_share,
+            "dropped_share": self.status.dropped_share,
             "samples_per_s": self.status.samples_per_s,
         }
         if events:
@@ -131,6 +154,7 @@ class StageMonitor:
         self._interval = _Interval(
             started_s=now_s,
             waited_s=self._recorder.totals.wait_s,
+            dropped_s=self._recorder.totals.dropped_s,
             num_samples=self._recorder.totals.num_samples,
         )
 
@@ -144,12 +168,22 @@ class StageMonitor:
             "updates": self.stage.version,
             "forwards": totals.operations.get("F", 0),
             "backwards": totals.operations.get("B", 0),
+            "dropped": totals.dropped,
+            "too_stale": totals.too_stale,
+            "most_held": self.stage.stash.most_held,
             "handled": totals.handled,
             "busy_s": totals.busy_s,
             "wait_s": totals.wait_s,
+            "dropped_s": totals.dropped_s,
             "overhead_s": totals.overhead_s,
+            "operation_s": {
+                name: totals.seconds[name] / count
+                for name, count in totals.operations.items()
+                if name in totals.seconds
+            },
             "staleness_mean": self._means["staleness"].mean,
             "staleness_max": self._means["staleness"].largest if self._means["staleness"].count else None,
+            "staleness_counts": {str(int(value)): n for value, n in sorted(self._staleness.items())},
             "source_loss": self._means["source_loss"].latest,
             "gradient_cosine": self._means["gradient_cosine"].latest,
         }
@@ -161,7 +195,7 @@ class StageMonitor:
     def close(self) -> None:
         """Write what is left and close the files."""
         self.flush()
-        for file in (self._metrics, self._trace):
+        for file in (self._metrics, self._trace, self._order):
             if file is not None:
                 file.close()
         if self._writer is not None:
@@ -172,6 +206,8 @@ class StageMonitor:
         single = []
         for name, step, value in self._recorder.take_values():
             self._means[name].add(value)
+            if name == "staleness":
+                self._staleness[value] += 1
             if name.startswith("test_"):
                 self._means[name].latest = value
                 single.append((name, step, value))
@@ -184,6 +220,7 @@ class StageMonitor:
     def _update_status(self, step: int, events: list[Event]) -> None:
         elapsed_s = max(time.perf_counter() - self._interval.started_s, 1e-9)
         waited_s = self._recorder.totals.wait_s - self._interval.waited_s
+        dropped_s = self._recorder.totals.dropped_s - self._interval.dropped_s
         num_samples = self._recorder.totals.num_samples - self._interval.num_samples
         busy_s = sum(event.end_s - event.start_s for event in events)
         self.status.step = step
@@ -194,6 +231,7 @@ class StageMonitor:
             self.status.samples_per_s = num_samples / elapsed_s
         if waited_s + busy_s > 0:
             self.status.waiting_share = waited_s / (waited_s + busy_s)
+            self.status.dropped_share = dropped_s / (waited_s + busy_s)
 
     def _write(self, step: int, scalars: dict[str, float]) -> None:
         if self._metrics is not None:

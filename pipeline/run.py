@@ -7,24 +7,30 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dni import GradientSource, LossGradient, Need, Periodic, UpdateProbability
+from pipeline.arrival import Inbox
+from pipeline.checks import check_settings
 from pipeline.clock import Clock
 from pipeline.config import Config, per_stage
 from pipeline.errors import ConfigurationError
 from pipeline.feed import Batch, Batches, Feed, FeedSettings, batches
-from pipeline.keyed import seeded, undisturbed
+from pipeline.keyed import Generators, Phase, seeded, undisturbed
+from pipeline.learner import Learner
 from pipeline.partition import Partition, partition
 from pipeline.placement import check_transport, device_of, place, planned
-from pipeline.plan import StagePlan, survey
+from pipeline.plan import StagePlan, source_seconds, survey
 from pipeline.stage import Stage, StageSettings
 from pipeline.trace import Recorder
+from pipeline.turns import Turns
 from pipeline.updater import Updater
 
 __all__ = [
@@ -33,9 +39,11 @@ __all__ = [
     "build_stage",
     "choose_device",
     "make_feed",
+    "make_inbox",
     "prepare",
     "prepare_outlined",
     "resumes_exactly",
+    "stage_settings",
 ]
 
 _CPU = torch.device("cpu")
@@ -49,6 +57,8 @@ class Outline:
     """Names of the layers at which stages begin, after the first; None where the model comes in stages."""
     modifies_input: tuple[bool, ...]
     """Per stage, whether its module writes into its input."""
+    draws: tuple[tuple[Phase, ...], ...]
+    """Per stage, the phases in which it draws from the process-wide generators."""
     exact_feed: bool
     """Whether a resumed run sees the same microbatches."""
     evaluates: bool
@@ -80,17 +90,19 @@ class Prepared:
         """Processes of the distributed executor."""
         return self.config.num_ranks or self.num_stages
 
-    @property
+    @cached_property
+    def waits(self) -> list[bool]:
+        """Per boundary, whether every step of the stage below waits for the gradient."""
+        return _waits(self.sources)
+
+    @cached_property
     def bounds(self) -> list[int]:
         """Per boundary, the bound on the microbatches in flight.
 
-        In fixed order, a stage that answers only when it is answered must not wait for more than comes from below.
+        A bound on staleness that is to be waited for is one on them: at most one version comes with each. And in fixed
+        order, a stage that answers only when it is answered must not wait for more than comes from below.
         """
-        bounds = _bounds(self.config, self.num_stages)
-        if self.config.arrival == "ready":
-            return bounds
-        waits = [bool(source.needs & Need.GRADIENT) for source in self.sources[:-1]]
-        return [min(bounds[: i + 1]) if waits[i] else bound for i, bound in enumerate(bounds)]
+        return _bounds(self.config, self.sources)
 
 
 def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
@@ -112,7 +124,7 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
     cut = _cut(config, model, first)
     sources = _sources(config, len(cut))
     _check_ranks(num_ranks or config.num_ranks, len(cut))
-    _bounds(config, len(cut))
+    check_settings(config, num_stages=len(cut), waits=_waits(sources), bounds=_bounds(config, sources))
     _check_transport(config, len(cut), num_ranks=num_ranks)
     for name in ("cadence", "update_probability", "schedule"):
         per_stage(getattr(config, name), len(cut), name=name)
@@ -122,6 +134,7 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
     outline = Outline(
         starts=None if isinstance(model, Partition) else cut.starts,
         modifies_input=tuple(plan.modifies_input for plan in plans),
+        draws=tuple(plan.draws for plan in plans),
         exact_feed=train.exact,
         evaluates=len(data.test) > 0,
     )
@@ -139,43 +152,82 @@ def prepare_outlined(config: Config, outline: Outline) -> Prepared:
     return Prepared(config=config, cut=cut, sources=_sources(config, len(cut)), outline=outline)
 
 
-def build_stage(prepared: Prepared, index: int, *, clock: Clock, device: torch.device | None = None) -> Stage:
-    """Stage `index`, ready for its first message; its module is moved to `device`."""
+def build_stage(
+    prepared: Prepared, index: int, *, clock: Clock, device: torch.device | None = None, turns: Turns | None = None
+) -> Stage:
+    """Stage `index`, ready for its first message; its module is moved to `device`.
+
+    `turns` are those of the threads that draw from the same generators; None: this thread alone does.
+    """
     config, num_stages = prepared.config, prepared.num_stages
     device = device or _CPU
     module = prepared.cut.stages[index].to(device)
     names = prepared.cut.names(index)
-    cadences = [Periodic(period) for period in per_stage(config.cadence, num_stages, name="cadence")]
-    settings = StageSettings(
-        index=index,
-        num_stages=num_stages,
-        seed=config.seed,
-        sync=config.sync,
-        cadence=cadences[index],
-        cadences_below=tuple(cadences[:index]),
-        update_probability=UpdateProbability(
-            per_stage(config.update_probability, num_stages, name="update_probability")[index]
-        ),
-        max_in_flight=[*prepared.bounds, 1][index],
-        modifies_input=prepared.outline.modifies_input[index],
-        check_every=config.check_every,
-        measure_every=config.measure_every,
-    )
     updater = Updater(
         {names[name]: parameter for name, parameter in module.named_parameters()},
         optimizer=per_stage(config.optimizer, num_stages, name="optimizer")[index],
         schedule=per_stage(config.schedule, num_stages, name="schedule")[index],
         clip_norm=config.clip_norm,
     )
-    return Stage(
+    recorder = Recorder(index, clock)
+    learner = Learner(
         module,
+        index=index,
         source=prepared.sources[index],
         updater=updater,
-        settings=settings,
-        recorder=Recorder(index, clock),
+        recorder=recorder,
         names=names,
         device=device,
+        seed=config.seed,
+        generators=Generators(
+            seed=config.seed,
+            stage=index,
+            device=device,
+            turns=turns,
+            draws=frozenset(prepared.outline.draws[index]),
+            check_every=config.check_every,
+            waited=recorder.held_up,
+        ),
+        modifies_input=prepared.outline.modifies_input[index],
+        measure_every=config.measure_every,
+        stash=config.stash,
     )
+    return Stage(learner, settings=stage_settings(prepared, index), recorder=recorder)
+
+
+def stage_settings(prepared: Prepared, index: int) -> StageSettings:
+    """How stage `index` behaves."""
+    config, num_stages, bounds = prepared.config, prepared.num_stages, prepared.bounds
+    defers = config.prefer == "activations" and config.stash == "hold"
+    periods = per_stage(config.cadence, num_stages, name="cadence")
+    probabilities = per_stage(config.update_probability, num_stages, name="update_probability")
+    is_last = index == num_stages - 1
+    bound = bounds[min(index, len(bounds) - 1)] if bounds and (defers or not is_last) else 1
+    return StageSettings(
+        index=index,
+        num_stages=num_stages,
+        seed=config.seed,
+        sync=config.sync,
+        cadence=Periodic(periods[index]),
+        cadences_below=tuple(map(Periodic, dict.fromkeys(periods[:index]))) if config.stash == "hold" else (),
+        update_probability=UpdateProbability(probabilities[index]),
+        max_in_flight=bound,
+        stash=config.stash,
+        most_staleness=config.max_staleness if config.at_max_staleness == "drop" else None,
+        defers=defers,
+        check_every=config.check_every,
+    )
+
+
+def make_inbox(prepared: Prepared, index: int) -> Inbox:
+    """What waits for stage `index`, by the order and the queue policy of the boundary below it."""
+    config = prepared.config
+    room = None
+    if index > 0:  # the feed waits for the first stage
+        policy = per_stage(config.queue, prepared.num_stages - 1, name="queue")[index - 1]
+        size = per_stage(config.queue_size, prepared.num_stages - 1, name="queue_size")[index - 1]
+        room = {"block": None, "latest": 1, "drop_oldest": size}[policy]
+    return Inbox(config.arrival, prefer=config.prefer, room=room)
 
 
 def choose_device(wanted: str, *, local_rank: int = 0) -> torch.device:
@@ -225,14 +277,24 @@ def _cut(config: Config, model: nn.Module | Partition | Sequence[nn.Module], fir
         if config.num_stages not in (None, len(model)) or config.at:
             raise ConfigurationError(f"the model is already cut into {len(model)} stages; leave out num_stages and at.")
         return model
-    x = None if first is None else first[0]
+    x, target = (None, None) if first is None else first
     return partition(
         model,
         config.num_stages,
         at=config.at,
         by=config.balance,
         batch=x if isinstance(x, Tensor) else None,
+        source_s=_source_s(config, target) if config.balance == "time" and config.num_stages else (),
     )
+
+
+def _source_s(config: Config, target: Tensor | None) -> list[Callable[[Tensor], float]]:
+    """Per boundary, what its source costs the stage below; a single source is measured once for all of them."""
+    num_boundaries = (config.num_stages or 1) - 1
+    if isinstance(config.source, tuple):
+        sources = per_stage(config.source, num_boundaries, name="source")
+        return [source_seconds(source, target, seed=config.seed) for source in sources]
+    return [source_seconds(config.source, target, seed=config.seed)] * num_boundaries
 
 
 def _sources(config: Config, num_stages: int) -> tuple[GradientSource, ...]:
@@ -246,10 +308,25 @@ def _sources(config: Config, num_stages: int) -> tuple[GradientSource, ...]:
     return (*(copy.deepcopy(source) for source in below), LossGradient(config.loss))
 
 
-def _bounds(config: Config, num_stages: int) -> list[int]:
+def _waits(sources: Sequence[GradientSource]) -> list[bool]:
+    """Per boundary, whether every step of the stage below waits for the gradient."""
+    return [bool(source.needs & Need.GRADIENT) for source in sources[:-1]]
+
+
+def _bounds(config: Config, sources: Sequence[GradientSource]) -> list[int]:
+    waits = _waits(sources)
+    name = "delay" if config.arrival == "fixed" else "max_in_flight"
+    bounds: list[int] = per_stage(getattr(config, name), len(waits), name=name)
+    if config.max_staleness is not None and config.at_max_staleness == "wait":
+        bounds = [
+            bound if wait and config.stash == "hold" else min(bound, config.max_staleness + wait)
+            for bound, wait in zip(bounds, waits, strict=True)
+        ]
     if config.arrival == "ready":
-        return per_stage(config.max_in_flight, num_stages - 1, name="max_in_flight")
-    return per_stage(config.delay, num_stages - 1, name="delay")
+        return bounds
+    late_syncs = config.stash != "hold" and config.syncs
+    least = accumulate(bounds, min)
+    return [low if wait or late_syncs else bound for low, wait, bound in zip(least, waits, bounds, strict=True)]
 
 
 def _check_ranks(num_ranks: int | None, num_stages: int) -> None:

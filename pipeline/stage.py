@@ -1,8 +1,9 @@
 """What does a stage do with a message?
 
-A stage is a small learner: its module, its optimiser and the source of the gradient at its output. `handle` takes a
-message and returns the messages to send. It does no I/O, never sleeps, and knows neither clock nor executor, so the
-same stage runs in a simulation, in one process or in many. An executor may hand it
+A stage decides when: when to take a microbatch, to pull a gradient back, to update. What is computed is its learner's
+(`pipeline.learner`, or a stand-in that takes time only). `work` takes a message and yields the messages to send, each
+as soon as it may go. It does no I/O, never sleeps, and knows neither clock nor executor, so the same stage runs in a
+simulation, in one process or in many. An executor may hand it
 
     an Activation, Drain or Stop    while `accepts_activation`
     a Gradient                      at any time
@@ -12,24 +13,82 @@ and, once `drained`, saves it if the Drain says so and calls `resume`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from dni import Cadence, GradientSource, Need, Periodic, SyncPolicy, UpdateProbability, map_members
+from dni import Cadence, Periodic, SyncPolicy, UpdateProbability
 from pipeline.errors import NotFinite, StageFailure
 from pipeline.evaluation import Tally
 from pipeline.keyed import generator
-from pipeline.learner import Learner
 from pipeline.messages import Activation, Drain, Gradient, Message, Payload, Send, Stop
-from pipeline.stash import Forwarded, Stash
-from pipeline.trace import Recorder
-from pipeline.updater import Updater
+from pipeline.stash import Forwarded, Stash, StashPolicy
+from pipeline.trace import Recorder, notation
 
-__all__ = ["Stage", "StageSettings"]
+__all__ = ["Stage", "StageLearner", "StageSettings"]
+
+
+class StageLearner(Protocol):
+    """What a stage asks of its learner: the mathematics of one microbatch, and what is to be kept of it all."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The stage's part of the model."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+
+    @property
+    def phase(self) -> str:
+        """What is being done, for the message of a failure."""
+
+    @property
+    def version(self) -> int:
+        """Steps in which any block was applied."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether every step waits for the gradient from above, because the source makes its own of it."""
+
+    def forward(self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool) -> Forwarded:
+        """Run the module; what to keep of it."""
+
+    def evaluate(self, message: Activation) -> Forwarded:
+        """Run the module in evaluation mode."""
+
+    def loss_sum(self, entry: Forwarded) -> float:
+        """The loss of an evaluation batch, summed over its samples."""
+
+    def received(self, gradient: Payload) -> Payload:
+        """What came from another stage, on this one's device."""
+
+    def backward_from_source(self, entry: Forwarded) -> Payload | None:
+        """Pull back what the source says; dL/dx, or None if nothing is learned."""
+
+    def backward_from_above(self, entry: Forwarded, gradient: Payload) -> tuple[Payload | None, bool]:
+        """Pull back what came from above; dL/dx or None, and whether the gradient was used as it came."""
+
+    def learn_source(self, entry: Forwarded, gradient: Payload) -> None:
+        """Let the source learn."""
+
+    def update(self, step: int) -> None:
+        """Apply what has been accumulated."""
+
+    def check_finite(self) -> None:
+        """Raise `NotFinite` if a parameter is not finite."""
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """The module's parameters and buffers under their global names."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that was learned, under global names."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the learner that `state` was taken from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,56 +106,39 @@ class StageSettings:
     """Of the stages below, which send nothing further while an update of theirs waits for what this stage holds."""
     update_probability: UpdateProbability = field(default_factory=UpdateProbability)
     max_in_flight: int = 1
-    """Bound on the microbatches sent on and not yet answered."""
-    modifies_input: bool = False
-    """Whether the module writes into its input, which then has to be copied first."""
+    """Bound on the microbatches sent on and not yet answered; of a last stage that defers, on those it holds."""
+    stash: StashPolicy = "hold"
+    """What is kept from a forward until its gradient comes, and so whether updates wait for it."""
+    most_staleness: int | None = None
+    """A gradient that comes after more versions than this is not used; None: all are."""
+    defers: bool = False
+    """Of the last stage: it pulls nothing back before it has forwarded up to its bound (GPipe), as if the loss were a
+    stage above it."""
     check_every: int = 100
     """Steps from one scan of the parameters for NaN to the next; 0: never."""
-    measure_every: int = 10
-    """One in this many sync steps also compares parameter gradients, at the cost of a second backward; 0: none."""
 
 
 class Stage:
     """One stage of a network.
 
     Args:
-        module: the stage's part of the model, already on `device`.
-        source: where the gradient at the module's output comes from; `LossGradient` for the last stage.
-        updater: the optimiser of the module's parameters.
-        settings: how the stage behaves.
+        learner: what it computes.
+        settings: how it behaves.
         recorder: takes down what it does.
-        names: global name of every entry of the module's state dict.
-        device: where the stage runs; what arrives is moved there.
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        *,
-        source: GradientSource,
-        updater: Updater,
-        settings: StageSettings,
-        recorder: Recorder,
-        names: Mapping[str, str],
-        device: torch.device,
-    ) -> None:
+    def __init__(self, learner: StageLearner, *, settings: StageSettings, recorder: Recorder) -> None:
+        self.learner = learner
         self.settings = settings
+        self.index = settings.index
+        """Position in the network, from 0."""
+        self.is_last = settings.index == settings.num_stages - 1
+        """Whether the loss is this stage's source."""
         self.recorder = recorder
         self.stopping = False
-        self._learner = Learner(
-            module,
-            index=settings.index,
-            source=source,
-            updater=updater,
-            recorder=recorder,
-            names=names,
-            device=device,
-            seed=settings.seed,
-            modifies_input=settings.modifies_input,
-            measure_every=settings.measure_every,
-        )
-        self._stash = Stash()
+        self.stash = Stash(settings.stash)
         self._update_due: int | None = None
+        """The step whose update waits until nothing is held (stash hold)."""
         self._below_waits = False
         """Whether a stage below takes nothing further before the newest microbatch, or its window, is answered."""
         self._drain: Drain | None = None
@@ -105,42 +147,22 @@ class Stage:
     @property
     def module(self) -> nn.Module:
         """The stage's part of the model."""
-        return self._learner.module
-
-    @property
-    def source(self) -> GradientSource:
-        """Where the gradient at its output comes from."""
-        return self._learner.source
-
-    @property
-    def updater(self) -> Updater:
-        """Its optimiser and what it has accumulated."""
-        return self._learner.updater
+        return self.learner.module
 
     @property
     def version(self) -> int:
         """Steps in which any block was applied."""
-        return self._learner.version
+        return self.learner.version
 
     @property
     def device(self) -> torch.device:
         """Where it runs."""
-        return self._learner.device
-
-    @property
-    def index(self) -> int:
-        """Position in the network, from 0."""
-        return self.settings.index
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the loss is this stage's source."""
-        return self.index == self.settings.num_stages - 1
+        return self.learner.device
 
     @property
     def in_flight(self) -> int:
         """Microbatches sent on and not yet answered."""
-        return len(self._stash)
+        return len(self.stash)
 
     @property
     def accepts_activation(self) -> bool:
@@ -154,8 +176,8 @@ class Stage:
             not self.stopping
             and self._drain is None
             and self._update_due is None
-            and self._stash.num_blocking == 0
-            and not (self._below_waits and self._stash.num_held)
+            and not self.stash.holds_sync
+            and not (self._below_waits and self.stash.num_held)
             and self.in_flight < self.settings.max_in_flight
         )
 
@@ -170,28 +192,39 @@ class Stage:
         return self.stopping and self.in_flight == 0
 
     def handle(self, message: Message) -> list[Send]:
-        """Do what `message` asks for and return what is to be sent.
+        """Do what `message` asks for and return what is to be sent."""
+        return list(self.work(message))
+
+    def work(self, message: Message) -> Iterator[Send]:
+        """Do what `message` asks for and yield what is to be sent, as soon as it may go; to be exhausted.
 
         Raises:
             StageFailure: whatever went wrong, with stage, step and phase; the cause is chained.
         """
+        self.recorder.handles(notation(message))
         try:
             match message:
                 case Activation(training=True):
-                    return self._train(message)
+                    yield from self._train(message)
                 case Activation():
-                    return self._evaluate(message)
+                    yield from self._evaluate(message)
                 case Gradient():
-                    return self._answered(message)
+                    yield from self._answered(message)
                 case Drain():
                     self._drain = message
-                    return self._pass_on(message)
+                    yield from self._pass_on(message)
                 case Stop():
                     self.stopping = True
-                    return self._pass_on(message)
+                    yield from self._pass_on(message)
         except Exception as error:
-            step, phase = message.step, self._learner.phase
-            raise StageFailure(stage=self.index, step=step, phase=phase, cause=error) from error
+            raise self._failure(message.step, error) from error
+
+    def drop(self, message: Activation) -> list[Send]:
+        """Answer an activation that a queue had no room for; nothing is computed."""
+        self.recorder.handles(f"X{message.step}")
+        self.recorder.mark("D", message.step, version=self.version)
+        self.recorder.totals.dropped += 1
+        return self._answer(message.step, None, exact=False, dropped=True)
 
     def resume(self) -> None:
         """Go on after a drain that was carried out (and saved, if it asked for that)."""
@@ -202,50 +235,68 @@ class Stage:
                 self.recorder.measure(name, drain.step, value)
             self._tally = None
         if drain.finish:
-            self._learner.update(drain.step - 1)
+            try:
+                self.learner.update(drain.step - 1)
+            except Exception as error:
+                raise self._failure(drain.step - 1, error) from error
 
     def named_tensors(self) -> dict[str, Tensor]:
         """The module's parameters and buffers under their global names."""
-        return self._learner.named_tensors()
+        return self.learner.named_tensors()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that outlives a drain, under global names."""
         assert self.in_flight == 0, "a stage is saved only when drained"
         try:
-            return self._learner.state_dict()
+            return self.learner.state_dict()
         except NotFinite as error:
             step = 0 if self._drain is None else self._drain.step
             raise StageFailure(stage=self.index, step=step, phase="checkpoint", cause=error) from error
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the stage that `state` was taken from."""
-        self._learner.load_state_dict(state)
+        self.learner.load_state_dict(state)
 
-    def _train(self, message: Activation) -> list[Send]:
+    def _failure(self, step: int, cause: Exception) -> StageFailure:
+        return StageFailure(stage=self.index, step=step, phase=self.learner.phase, cause=cause)
+
+    def _train(self, message: Activation) -> Iterator[Send]:
         if self.index == 0:
             message = self._with_reach(message)
         step = message.step
         learns = self._draws_update(step)
         within_reach = not self.is_last and message.reach >= self.settings.num_stages - self.index
-        waits_by_nature = bool(self.source.needs & Need.GRADIENT)
-        entry = self._learner.forward(
+        entry = self.learner.forward(
             message,
             learns=learns,
-            held=learns and not self.is_last and (within_reach or waits_by_nature),
-            blocks=learns and within_reach and not waits_by_nature,
-            asks=waits_by_nature and not within_reach,
+            held=learns and (self.settings.defers if self.is_last else within_reach or self.learner.waits),
+            sync=learns and within_reach and not self.learner.waits,
+            asks=self.learner.waits and not within_reach,
         )
-        sends = [] if self.is_last else [self._send_on(message, entry)]
-        self._below_waits = message.reach > self.settings.num_stages - self.index or any(
-            cadence.due(step) for cadence in self.settings.cadences_below
-        )
-        if self.settings.cadence.due(step):
-            self._update_due = step
+        if not self.is_last or entry.held:
+            self.stash.put(entry)
+        self._note_what_waits(message, entry)
+        if not self.is_last:
+            yield self._send_on(message, entry)
         if entry.held:
-            return sends
-        sends += self._learn_now(entry)
-        self._update_if_due()
-        return sends
+            if self.is_last:  # its turn comes again, as if the loss had answered from above
+                yield Send(self.index, Gradient(step=step, value=None))
+            return
+        yield from self._learn_now(entry)
+        self._update_if_due(entry)
+
+    def _note_what_waits(self, message: Activation, entry: Forwarded) -> None:
+        """An update that is due at this step; and whether a stage below waits for what this one holds."""
+        settings, step = self.settings, message.step
+        due = settings.cadence.due(step)
+        if settings.stash != "hold":
+            entry.update_due = due
+            return
+        if due:
+            self._update_due = step
+        self._below_waits = message.reach > settings.num_stages - self.index or any(
+            cadence.due(step) for cadence in settings.cadences_below
+        )
 
     def _with_reach(self, message: Activation) -> Activation:
         settings = self.settings
@@ -261,15 +312,11 @@ class Stage:
         return rate.probability >= 1.0 or rate.draws(generator(self.settings.seed, f"update/{self.index}", step))
 
     def _send_on(self, message: Activation, entry: Forwarded) -> Send:
-        self._stash.put(entry)
-        h = map_members(Tensor.detach, entry.h)
-        if not message.training:
-            entry.h = ()
         return Send(
             self.index + 1,
             Activation(
                 step=message.step,
-                h=h,
+                h=entry.h,
                 target=message.target,
                 reach=message.reach,
                 version=self.version,
@@ -277,57 +324,82 @@ class Stage:
             ),
         )
 
-    def _learn_now(self, entry: Forwarded) -> list[Send]:
+    def _learn_now(self, entry: Forwarded) -> Iterator[Send]:
         """Backward at once, from the stage's own source."""
-        pulled = self._learner.backward_from_source(entry) if entry.learns else None
+        pulled = self.learner.backward_from_source(entry) if entry.learns else None
         if pulled is None:
-            return self._not_learned(entry)
-        return self._answer(entry.step, pulled, exact=self.is_last)
+            yield from self._not_learned(entry)
+        else:
+            yield from self._answer(entry.step, pulled, exact=self.is_last)
 
     def _not_learned(self, entry: Forwarded) -> list[Send]:
         entry.let_go()
         self.recorder.mark("D", entry.step, version=self.version)
         return self._answer(entry.step, None, exact=False)
 
-    def _answered(self, message: Gradient) -> list[Send]:
-        entry = self._stash.take(message.step)
-        sends: list[Send] = []
-        if message.value is None:
-            sends = self._not_learned(entry) if entry.held else []
-        else:
-            value = map_members(self._learner.to_device, message.value)
+    def _answered(self, message: Gradient) -> Iterator[Send]:
+        entry = self.stash.take(message.step)
+        if self.is_last and entry.learns:  # deferred
+            yield from self._learn_now(entry)
+        elif message.value is None or self._too_stale(entry):
+            if message.dropped:
+                self.recorder.totals.dropped_s += entry.forward_s
             if entry.held:
-                pulled, as_it_came = self._learner.backward_from_above(entry, value)
-                exact = message.exact and as_it_came
-                sends = self._not_learned(entry) if pulled is None else self._answer(entry.step, pulled, exact=exact)
-            # Also at a step that this stage did not draw: the source regresses what the stage above made of it.
-            self._learner.learn_source(entry, value)
-            self.recorder.measure("staleness", entry.step, self.version - entry.version)
-        self._update_if_due()
-        return sends
+                yield from self._not_learned(entry)
+        else:
+            yield from self._learn_late(entry, self.learner.received(message.value), exact=message.exact)
+        self._update_if_due(entry)
 
-    def _update_if_due(self) -> None:
-        if self._update_due is None or self._stash.num_held:
+    def _too_stale(self, entry: Forwarded) -> bool:
+        most = self.settings.most_staleness
+        stale = most is not None and self.version - entry.version > most
+        self.recorder.totals.too_stale += stale
+        return stale
+
+    def _learn_late(self, entry: Forwarded, gradient: Payload, *, exact: bool) -> Iterator[Send]:
+        """Backward and the source's learning, from the gradient that came from above."""
+        staleness = self.version - entry.version
+        if entry.held:
+            pulled, as_it_came = self.learner.backward_from_above(entry, gradient)
+            if pulled is None:
+                yield from self._not_learned(entry)
+            else:
+                yield from self._answer(entry.step, pulled, exact=exact and as_it_came and staleness == 0)
+        # Also at a step that this stage did not draw: the source regresses what the stage above made of it.
+        self.learner.learn_source(entry, gradient)
+        self.recorder.measure("staleness", entry.step, staleness)
+
+    def _update_if_due(self, entry: Forwarded) -> None:
+        if self.settings.stash == "hold":
+            step = self._update_due
+            if step is None or self.stash.num_held:
+                return
+            self._update_due = None
+        elif entry.update_due:
+            step, entry.update_due = entry.step, False
+        else:
             return
-        step, self._update_due = self._update_due, None
-        self._learner.update(step)
+        self.learner.update(step)
         if self.settings.check_every and (step + 1) % self.settings.check_every == 0:
-            self.updater.check_finite()
+            self.learner.check_finite()
 
-    def _evaluate(self, message: Activation) -> list[Send]:
-        entry = self._learner.evaluate(message)
-        sends = self._answer(message.step, None, exact=False)
+    def _evaluate(self, message: Activation) -> Iterator[Send]:
+        entry = self.learner.evaluate(message)
         if not self.is_last:
-            return [self._send_on(message, entry), *sends]
-        self._tally = self._tally or Tally()
-        self._tally.add(entry.h, entry.target, loss_sum=self._learner.loss_sum(entry))
-        return sends
+            self.stash.put(entry)
+            yield self._send_on(message, entry)
+            entry.h = ()  # nothing will be learned from it
+        else:
+            self._tally = self._tally or Tally()
+            self._tally.add(entry.h, entry.target, loss_sum=self.learner.loss_sum(entry))
+        yield from self._answer(message.step, None, exact=False)
 
-    def _answer(self, step: int, value: Payload | None, *, exact: bool) -> list[Send]:
+    def _answer(self, step: int, value: Payload | None, *, exact: bool, dropped: bool = False) -> list[Send]:
         """What the stage below waits for; the feed below the first stage waits for nothing."""
         if self.index == 0:
             return []
-        return [Send(self.index - 1, Gradient(step=step, value=value, exact=exact, version=self.version))]
+        answer = Gradient(step=step, value=value, exact=exact, version=self.version, dropped=dropped)
+        return [Send(self.index - 1, answer)]
 
     def _pass_on(self, message: Drain | Stop) -> list[Send]:
         return [] if self.is_last else [Send(self.index + 1, message)]

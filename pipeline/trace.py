@@ -1,17 +1,37 @@
 """What did a stage do, in order, and what did it measure?
 
 Events are written in the pipeline notation: `2F0` is stage 2, forward, step 0; `B` is the backward with the estimate
-that starts it, `U` an update, `L` the source's learning, `S` marks a sync step, `D` a step that was not learned from.
+that starts it, `R` a forward run again for it, `U` an update, `L` the source's learning, `S` marks a sync step, `D` a
+step that was dropped or not learned from.
+
+Beside the events stands the order in which the stage handled messages, which is all that a replay needs: `A0` an
+activation, `G0` a gradient, `X0` an activation that was dropped, `E0` one of an evaluation, `D8` a drain before step 8
+(`s`: it saves, `f`: it finishes the run), `Z8` the stop.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.clock import Clock
+from pipeline.messages import Activation, Drain, Gradient, Message, Stop
 
-__all__ = ["Event", "Recorder", "Totals"]
+__all__ = ["Event", "Recorder", "Totals", "notation"]
+
+
+def notation(message: Message) -> str:
+    """A message that is handled, as the order has it."""
+    match message:
+        case Activation(step=step, training=training):
+            return f"A{step}" if training else f"E{step}"
+        case Gradient(step=step):
+            return f"G{step}"
+        case Drain(step=step, save=save, finish=finish):
+            return f"D{step}{'s' * save}{'f' * finish}"
+        case Stop(step=step):
+            return f"Z{step}"
 
 
 class Event(NamedTuple):
@@ -41,6 +61,12 @@ class Totals:
     """Messages handled."""
     overhead_s: float = 0.0
     """Of the thread that drives the stage: its time beside waiting, data, saving, evaluation and the operations."""
+    dropped: int = 0
+    """Activations dropped from the stage's queue."""
+    too_stale: int = 0
+    """Gradients that came later than `max_staleness` allows, and were not used."""
+    dropped_s: float = 0.0
+    """Of the busy seconds: forwards whose output the stage above dropped."""
     operations: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Busy seconds by operation."""
@@ -60,14 +86,15 @@ class Recorder:
         self.totals = Totals()
         self._start_s = 0.0
         self._events: list[Event] = []
+        self._write_order: Callable[[str], object] = lambda message: None
         self._values: list[tuple[str, int, float]] = []
 
     def begin(self) -> None:
         """An operation starts now."""
         self._start_s = self.clock.now()
 
-    def end(self, operation: str, step: int, *, version: int, reach: int = 0) -> None:
-        """The operation that `begin` started has ended."""
+    def end(self, operation: str, step: int, *, version: int, reach: int = 0) -> float:
+        """The operation that `begin` started has ended; returns the seconds it took."""
         end_s = self.clock.spend(self.stage, operation)
         elapsed_s = end_s - self._start_s
         totals = self.totals
@@ -75,6 +102,15 @@ class Recorder:
         totals.operations[operation] = totals.operations.get(operation, 0) + 1
         totals.seconds[operation] = totals.seconds.get(operation, 0.0) + elapsed_s
         self._events.append(Event(operation, step, self._start_s, end_s, version, reach))
+        return elapsed_s
+
+    def write_order(self, write: Callable[[str], object]) -> None:
+        """Tell `write` of each message from now on, before it is handled: a crash leaves the culprit written down."""
+        self._write_order = write
+
+    def handles(self, message: str) -> None:
+        """The stage begins to handle a message, in the notation of the order."""
+        self._write_order(message)
 
     def end_untraced(self, name: str) -> None:
         """What `begin` started has ended; it counts as `name`, not as the stage's work, and leaves no event."""
@@ -94,6 +130,12 @@ class Recorder:
     def waited(self, seconds: float) -> None:
         """The stage had nothing to handle for this long."""
         self.totals.wait_s += seconds
+
+    def held_up(self, seconds: float) -> None:
+        """The operation that `begin` started had to wait before it could: that time is not its own."""
+        self._start_s += seconds
+        self.totals.seconds["turn"] = self.totals.seconds.get("turn", 0.0) + seconds
+        self.waited(seconds)
 
     def take_events(self) -> list[Event]:
         """The events since the last call."""

@@ -42,7 +42,7 @@ FIRST_CAPACITY_BYTES = 4096
 _ALIGNMENT = 64
 _KINDS = {"activation": 1, "gradient": 2, "drain": 3, "stop": 4, "schema": 5}
 _KIND_NAMES = {number: name for name, number in _KINDS.items()}
-_TRAINING, _EXACT, _SAVE, _FINISH, _VALUE = 1, 2, 4, 8, 16
+_TRAINING, _EXACT, _SAVE, _FINISH, _VALUE, _DROPPED = 1, 2, 4, 8, 16, 32
 
 
 class Header(NamedTuple):
@@ -66,6 +66,7 @@ class Header(NamedTuple):
     save: bool = False
     finish: bool = False
     has_value: bool = False
+    dropped: bool = False
 
     @property
     def carries_tensors(self) -> bool:
@@ -158,6 +159,7 @@ def encode_header(header: Header) -> bytes:
         | _SAVE * header.save
         | _FINISH * header.finish
         | _VALUE * header.has_value
+        | _DROPPED * header.dropped
     )
     body = _LAYOUT.pack(
         _MAGIC,
@@ -215,6 +217,7 @@ def read_header(data: bytes, *, sender: int, receiver: int, sequence: int, capac
         save=bool(flags & _SAVE),
         finish=bool(flags & _FINISH),
         has_value=bool(flags & _VALUE),
+        dropped=bool(flags & _DROPPED),
     )
 
 
@@ -241,6 +244,7 @@ def decode(header: Header, schema: Schema | None, members: list[Tensor | None]) 
                 exact=header.exact,
                 version=header.version,
                 generation=header.generation,
+                dropped=header.dropped,
             )
         case "drain":
             return Drain(step=header.step, save=header.save, finish=header.finish)

@@ -26,10 +26,12 @@ from dni import (
     TrueGradient,
     UpdateProbability,
 )
-from pipeline.arrival import Arrival
+from pipeline.arrival import Arrival, Inbox
 from pipeline.clock import VirtualClock, WallClock
+from pipeline.costs import CostModel
+from pipeline.learner import Learner
 from pipeline.messages import Activation, Gradient, Message, Send
-from pipeline.simulator import CostModel, simulate
+from pipeline.simulator import simulate
 from pipeline.stage import Stage, StageSettings
 from pipeline.trace import Event, Recorder
 from pipeline.updater import Updater
@@ -82,6 +84,8 @@ def make_stage(
     cadence: int = 1,
     update_probability: float = 1.0,
     seed: int = 0,
+    modifies_input: bool = False,
+    measure_every: int = 10,
     **settings: Any,
 ) -> Stage:
     """One stage; by default the middle one of three, with the true gradient from above."""
@@ -89,14 +93,26 @@ def make_stage(
     own = {name: f"{index}.{name}" for name in module.state_dict()}
     if source is None:
         source = LossGradient(nn.CrossEntropyLoss()) if index == num_stages - 1 else TrueGradient()
-    return Stage(
+    recorder = Recorder(index, clock or WallClock())
+    learner = Learner(
         module,
+        index=index,
         source=source,
         updater=Updater(
             {own[name]: parameter for name, parameter in module.named_parameters()},
             optimizer=optimizer,
             schedule=lambda step: 1.0,
         ),
+        recorder=recorder,
+        names=own,
+        device=CPU,
+        seed=seed,
+        modifies_input=modifies_input,
+        measure_every=measure_every,
+        stash=settings.get("stash", "hold"),
+    )
+    return Stage(
+        learner,
         settings=StageSettings(
             index=index,
             num_stages=num_stages,
@@ -106,9 +122,7 @@ def make_stage(
             update_probability=UpdateProbability(update_probability),
             **settings,
         ),
-        recorder=Recorder(index, clock or WallClock()),
-        names=own,
-        device=CPU,
+        recorder=recorder,
     )
 
 
@@ -122,7 +136,12 @@ def play(
 ) -> tuple[float, list[list[Event]]]:
     """Simulate a chain; the time it took and what each stage did."""
     elapsed_s = simulate(
-        stages, messages, arrival=arrival, clock=clock, costs=costs, on_drained=lambda stage, drain: None
+        stages,
+        messages,
+        inboxes=[Inbox(arrival) for _ in stages],
+        clock=clock,
+        costs=costs,
+        on_drained=lambda stage, drain: None,
     )
     return elapsed_s, [stage.recorder.take_events() for stage in stages]
 

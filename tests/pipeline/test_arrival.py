@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.arrival import Arrival, Inbox
-from pipeline.messages import Drain, Gradient
+from pipeline.messages import Drain, Gradient, Stop
 from pipeline.stage import Stage
 from tests.pipeline.chain import WIDTH, activation, make_stage
 
@@ -75,3 +75,33 @@ def test_messages_of_one_side_stay_in_order() -> None:
     turn = inbox.turn(make_stage())
     assert turn is not None
     assert [message.step for _, message in turn] == [0, 1, 2]
+
+
+def test_preference_for_activations_turns_ready_order_round_and_leaves_fixed_order() -> None:
+    for arrival, expected in (("ready", "below"), ("fixed", "below")):
+        inbox = _inbox(arrival, below=True, above=True)  # type: ignore[arg-type]
+        inbox.prefer = "activations"
+        assert inbox.turn(_free()) is getattr(inbox, expected)
+        assert inbox.turn(_full()) is inbox.above
+
+
+def test_queue_without_room_of_its_own_never_drops() -> None:
+    inbox = Inbox("ready")
+    assert [inbox.put_below(activation(step)) for step in range(9)] == [None] * 9
+
+
+@pytest.mark.parametrize(("room", "kept"), [(1, [4]), (2, [3, 4]), (4, [1, 2, 3, 4])])
+def test_queue_with_little_room_keeps_the_newest(room: int, kept: list[int]) -> None:
+    inbox = Inbox("ready", room=room)
+    dropped = [inbox.put_below(activation(step)) for step in range(5)]
+    assert [message.step for message in dropped if message is not None] == [s for s in range(5) if s not in kept]
+    assert [message.step for _, message in inbox.below] == kept
+
+
+def test_syncs_evaluations_drains_and_stops_are_never_dropped() -> None:
+    inbox = Inbox("ready", room=1)
+    never = [activation(0, reach=3), activation(1, training=False), Drain(step=2), Stop(step=2), activation(3, reach=2)]
+    for message in never:
+        assert inbox.put_below(message) is None
+    assert inbox.put_below(activation(4, reach=1)) is not None, "the newest goes if nothing older may"
+    assert [message for _, message in inbox.below] == never

@@ -121,7 +121,7 @@ def test_every_stage_gets_its_own_settings() -> None:
     assert [s.settings.cadence.due(1) for s in stages] == [True, True, False]
     assert [s.settings.update_probability.probability for s in stages] == [0.1, 0.2, 0.3]
     assert [s.settings.max_in_flight for s in stages] == [4, 5, 1]
-    assert [type(s.source).__name__ for s in stages] == ["SyntheticGradient", "NoGradient", "LossGradient"]
+    assert [type(s.learner.source).__name__ for s in stages] == ["SyntheticGradient", "NoGradient", "LossGradient"]
     assert {s.settings.sync for s in stages} == {Bernoulli(0.25)} and {s.settings.seed for s in stages} == {9}
     assert set(stages[1].named_tensors()) == set(prepared.cut.names(1).values())
 

@@ -21,6 +21,7 @@ from dni import (
     NoGradient,
     SyntheticGradient,
 )
+from pipeline.clock import VirtualClock
 from pipeline.errors import NotFinite, StageFailure
 from pipeline.messages import Drain, Gradient, Send, Stop
 from pipeline.stage import Stage
@@ -224,7 +225,7 @@ def test_drain_in_the_middle_keeps_the_partial_window() -> None:
     stage.handle(activation(0))
     stage.handle(Drain(step=1))
     stage.resume()
-    assert stage.version == 0 and stage.updater.num_samples == 4
+    assert stage.version == 0 and stage.learner.updater.num_samples == 4
 
 
 def test_stop_is_passed_on_and_finishes_the_stage_once_nothing_is_in_flight() -> None:
@@ -451,3 +452,31 @@ def test_source_that_makes_nothing_of_the_gradient_lets_the_step_go() -> None:
     (sent,) = downward(stage.handle(gradient(0, 2.0)), stage)
     assert sent.value is None
     assert equal(before, weights(stage.module))
+
+
+def test_dropped_activation_is_answered_and_the_work_below_counted_as_dropped() -> None:
+    below = make_stage(index=1, source=SyntheticGradient(), clock=VirtualClock(lambda stage, operation: 1.0))
+    top = make_stage(index=2)
+    (sent,) = upward(below.handle(activation(0)), below)
+    (answer,) = top.drop(sent)
+    assert answer.to == 1
+    assert answer.message == Gradient(step=0, value=None, dropped=True)
+    assert below.handle(answer.message) == []
+    assert below.recorder.totals.dropped_s == 1.0
+    assert top.recorder.totals.dropped == 1 and operations(top) == ["D0"]
+
+
+def test_held_step_that_is_dropped_above_is_let_go_and_answered_below() -> None:
+    stage = make_stage()
+    before = weights(stage.module)
+    stage.handle(activation(0))
+    (sent,) = downward(stage.handle(Gradient(step=0, value=None, dropped=True)), stage)
+    assert sent.value is None and not sent.dropped
+    assert equal(before, weights(stage.module))
+
+
+def test_sends_leave_as_soon_as_they_may() -> None:
+    stage = make_stage(source=SyntheticGradient())
+    seen = [(send.to, list(operations(stage))) for send in stage.work(activation(0))]
+    assert seen == [(2, ["F0"]), (0, ["B0"])]
+    assert operations(stage) == ["U0"]

@@ -1,0 +1,69 @@
+"""Does every setting of a run have an effect, and can they work together?"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from pipeline.config import Config, per_stage
+from pipeline.errors import ConfigurationError
+
+__all__ = ["check_settings"]
+
+
+def check_settings(config: Config, *, num_stages: int, waits: Sequence[bool], bounds: Sequence[int]) -> None:
+    """Refuse settings that cannot work together; warn of those without effect.
+
+    Args:
+        config: the run.
+        num_stages: stages it is cut into.
+        waits: per boundary, whether the stage below it waits for the gradient at every step.
+        bounds: per boundary, the bound on the microbatches in flight.
+
+    Raises:
+        ConfigurationError: they cannot work together.
+    """
+    for name in ("queue", "queue_size", "transport"):
+        per_stage(getattr(config, name), num_stages - 1, name=name)
+    config.costs.check(num_stages)
+    _check_staleness(config, waits, bounds)
+    _check_queues(config, bounds)
+    if config.stash != "hold" and not any(waits) and not config.syncs:
+        _warn(f"stash is {config.stash}, but no stage ever waits for a gradient: no boundary has the true one, no sync")
+    if config.max_restarts and config.executor != "distributed":
+        _warn(f"max_restarts is {config.max_restarts}, but only the distributed executor is started again")
+    if config.dead_after_s != type(config).dead_after_s and config.executor != "distributed":
+        _warn("dead_after_s counts with the distributed executor only, whose ranks watch one another")
+
+
+def _check_staleness(config: Config, waits: Sequence[bool], bounds: Sequence[int]) -> None:
+    if config.max_staleness is None:
+        if config.at_max_staleness != "wait":
+            _warn("at_max_staleness is drop, but there is no max_staleness")
+        return
+    for lower, (wait, bound) in enumerate(zip(waits, bounds, strict=True)):
+        if bound < 1 and not wait:
+            raise ConfigurationError(
+                f"max_staleness is 0, but stage {lower} learns before its gradient comes, so its source learns one "
+                "version late at least. Set max_staleness to 1 or more, or at_max_staleness to drop."
+            )
+
+
+def _check_queues(config: Config, bounds: Sequence[int]) -> None:
+    policies = per_stage(config.queue, len(bounds), name="queue")
+    sizes = per_stage(config.queue_size, len(bounds), name="queue_size")
+    if config.arrival == "fixed" and any(policy != "block" for policy in policies):
+        raise ConfigurationError(
+            f"queue is {config.queue} with arrival fixed, where nothing comes too fast: the order says what is next. "
+            "Use queue block, or arrival ready."
+        )
+    if config.queue_size != type(config).queue_size and "drop_oldest" not in policies:
+        _warn("queue_size counts with queue drop_oldest only")
+    for lower, (policy, size, bound) in enumerate(zip(policies, sizes, bounds, strict=True)):
+        room = {"block": 0, "latest": 1, "drop_oldest": size}[policy]
+        if room >= bound:
+            _warn(f"boundary {lower}-{lower + 1} never drops: {room} may wait there, and only {bound} be in flight")
+
+
+def _warn(what: str) -> None:
+    warnings.warn(f"a setting has no effect: {what}.", stacklevel=4)
