@@ -10,6 +10,7 @@ from pipeline.errors import (
     PipelineError,
     RemoteFailure,
     RunError,
+    SaveFailure,
     StageFailure,
 )
 from pipeline.executor import Result
@@ -39,6 +40,7 @@ __all__ = [
     "RemoteFailure",
     "Result",
     "RunError",
+    "SaveFailure",
     "Sgd",
     "StageFailure",
     "generator",

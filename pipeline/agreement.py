@@ -7,12 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline import checkpoint
 from pipeline.config import Config
 from pipeline.control import Control
 from pipeline.errors import ConfigurationError
+from pipeline.manifest import Manifest
 from pipeline.run import Outline, Prepared, prepare, prepare_outlined
 
-__all__ = ["agree_on_folder", "prepare_together"]
+__all__ = ["agree_on_checkpoint", "agree_on_folder", "prepare_together"]
 
 _T = TypeVar("_T")
 
@@ -47,6 +49,21 @@ def agree_on_folder(control: Control, make: Callable[[], Path]) -> Path:
     folder = _told(control, "folder", make)
     control.put("folder", str(folder))
     return folder
+
+
+def agree_on_checkpoint(control: Control, checkpoints: Path) -> tuple[Path, Manifest]:
+    """The newest whole checkpoint, which rank 0 looks for and verifies.
+
+    Raises:
+        CheckpointError: on rank 0: there is none.
+        RemoteFailure: on the others, if rank 0 has found none.
+    """
+    if control.world.rank == 0:
+        folder, manifest = checkpoint.latest(checkpoints)
+        control.put("checkpoint", {"folder": folder.name, "manifest": asdict(manifest)})
+        return folder, manifest
+    (told,) = control.gather(["checkpoint"])
+    return checkpoints / told["folder"], Manifest.of(told["manifest"])
 
 
 def _told(control: Control, key: str, action: Callable[[], _T]) -> _T:

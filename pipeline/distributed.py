@@ -18,11 +18,13 @@ from typing import Any
 
 import torch.distributed as dist
 
+from pipeline.agreement import agree_on_checkpoint
 from pipeline.clock import Clock, WallClock
 from pipeline.control import Control
 from pipeline.edge import Receiver, Sender
 from pipeline.errors import FailureRecord, LostEdge, RemoteFailure
 from pipeline.feed import Feed
+from pipeline.folder import write_error
 from pipeline.keyed import undisturbed
 from pipeline.messages import Message, Send, Stop
 from pipeline.monitor import StageStatus
@@ -131,7 +133,14 @@ class _Rank:
             if rank == world.rank:
                 self._stages[index] = build_stage(prepared, index, clock=self._clock, device=device)
         stages = list(self._stages.values())
-        self._session = Session(prepared, stages, folder=self._folder, resume=resume, count=self._control.count)
+        self._session = Session(
+            prepared,
+            stages,
+            folder=self._folder,
+            resume=resume,
+            choose=partial(agree_on_checkpoint, self._control),
+            collect=self._collect,
+        )
         if 0 in self._stages:
             self._feed = make_feed(prepared, start=self._session.start)
         self._worker = Worker(
@@ -159,13 +168,13 @@ class _Rank:
         )
         reporter.start()
         try:
-            with on_signals(interrupted.set, active=threading.current_thread() is threading.main_thread()):
+            on_main_thread = threading.current_thread() is threading.main_thread()
+            with self._session, on_signals(interrupted.set, active=on_main_thread):
                 self._worker.run()
                 self._close_edges()
         finally:
             over.set()
             reporter.join()
-            self._session.close()
 
     def summarize(self) -> dict[str, Any]:
         """Exchange the stages' entries; rank 0 writes summary.json."""
@@ -202,6 +211,14 @@ class _Rank:
     @property
     def _edges(self) -> list[Sender | Receiver]:
         return [*self._senders.values(), *self._receivers]
+
+    def _collect(self, name: str, stage: int, part: Any) -> list[Any] | None:
+        """Publish a stage's part of something; the rank that publishes the last one gets all of them."""
+        num_stages = self._prepared.num_stages
+        self._control.put(f"{name}/{stage}", part)
+        if self._control.count(name) < num_stages:
+            return None
+        return self._control.gather([f"{name}/{index}" for index in range(num_stages)])
 
     def _connect(self) -> None:
         """Make a process group per directed edge between ranks; every rank makes all, in the same order."""
@@ -294,7 +311,7 @@ def _publish(
         own = FailureRecord.of(error, rank=control.world.rank)
         record = control.fail(own)
         if record == own and folder is not None:
-            (folder / "error.json").write_text(record.to_json())
+            write_error(folder, record)
     control.wait_acknowledged(timeout_s=_LEAVE_AFTER_S)
     return record
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import queue
 import threading
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +21,7 @@ from pathlib import Path
 import torch
 
 from pipeline.clock import WallClock
-from pipeline.errors import RunError
+from pipeline.errors import FailureRecord, RunError
 from pipeline.executor import OnStatus, Result, concluded, recording, unseen
 from pipeline.feed import Feed
 from pipeline.keyed import undisturbed
@@ -63,7 +62,7 @@ def run_threaded(
             build_stage(prepared, index, clock=clock, device=device, turns=turns)
             for index, device in enumerate(devices)
         ]
-        session = Session(prepared, stages, folder=folder, resume=resume, count=_Count().add)
+        session = Session(prepared, stages, folder=folder, resume=resume)
         feed = make_feed(prepared, start=session.start)
         with recording(session, folder), on_signals(feed.interrupt, active=stop_on_signal):
             settle(devices)  # the stages were built, and the data perhaps made, on this thread's stream
@@ -128,7 +127,7 @@ class _Crew:
                 mailbox.put(_Stopped())
             _wait_all(crew)
             for later in self._failures():
-                first.add_note(f"Then also: {type(later).__name__}: {later}")
+                first.add_note(f"And then: {FailureRecord.of(later, rank=0).message}")
             raise
         _wait_all(crew)
 
@@ -197,20 +196,6 @@ class _Crew:
 
 class _Stopped(BaseException):
     """The run is over for this worker."""
-
-
-class _Count:
-    """Named counters that several threads share."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    def add(self, name: str) -> int:
-        """Add one; returns the new count."""
-        with self._lock:
-            self._counts[name] += 1
-            return self._counts[name]
 
 
 def _warn_if(suspicious: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,15 +90,9 @@ def run_simulated(
     config = prepared.config
     clock = VirtualClock(config.costs.operation_s)
     device = choose_device(config.device)
-    counts: Counter[str] = Counter()
-
-    def count(name: str) -> int:
-        counts[name] += 1
-        return counts[name]
-
     with threads(config.num_threads), undisturbed():
         stages = [build_stage(prepared, i, clock=clock, device=device) for i in range(prepared.num_stages)]
-        session = Session(prepared, stages, folder=folder, resume=resume, count=count)
+        session = Session(prepared, stages, folder=folder, resume=resume)
         feed = make_feed(prepared, start=session.start)
 
         def look(stage: Stage) -> None:
