@@ -24,16 +24,16 @@ from pipeline.clock import WallClock
 from pipeline.config import Config, Executor
 from pipeline.control import Control, World, world_from_environment
 from pipeline.display import LiveDisplay, plan_tables, summary_table
-from pipeline.distributed import place, run_rank
+from pipeline.distributed import run_rank
 from pipeline.errors import ConfigurationError, FailureRecord, RemoteFailure, RunError
 from pipeline.executor import Result
 from pipeline.folder import RunRecord, choose_folder, make_folder, read_record
 from pipeline.launch import launch
 from pipeline.loading import BUILT_IN, find_config, fingerprint
 from pipeline.messages import Drain
+from pipeline.placement import place
 from pipeline.retention import best
 from pipeline.run import Prepared, build_stage, prepare
-from pipeline.threaded import place_on_devices
 from pipeline.timeline import write_timeline
 from pipeline.training import find_executor
 
@@ -161,24 +161,8 @@ def _plan(words: list[str]) -> int:
     config = _parse_config(reference, options, command="plan")
     prepared = prepare(config)
     num_ranks = prepared.num_ranks if config.executor == "distributed" else 1
-    placement = place(prepared.num_stages, num_ranks)
-    Console().print(plan_tables(prepared, placement, _places(prepared, placement)))
+    Console().print(plan_tables(prepared, place(prepared.num_stages, num_ranks)))
     return 0
-
-
-def _places(prepared: Prepared, placement: Sequence[int]) -> list[str]:
-    """Where each stage runs, in words."""
-    match prepared.config.executor:
-        case "distributed":
-            return [f"rank {rank}" for rank in placement]
-        case "threads":
-            devices = place_on_devices(prepared.num_stages, prepared.config.device)
-            return [
-                f"thread {stage}" + (f", {device}" if device.type == "cuda" else "")
-                for stage, device in enumerate(devices)
-            ]
-        case "simulate":
-            return ["simulated"] * prepared.num_stages
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,41 +11,35 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
+import torch
 
-from pipeline.agreement import agree_on_checkpoint
+from pipeline.agreement import agree_on_checkpoint, agree_on_transport
 from pipeline.clock import Clock, WallClock
+from pipeline.connections import Connections, Edge, edges, leave_groups
 from pipeline.control import Control
-from pipeline.edge import Receiver, Sender
-from pipeline.errors import FailureRecord, LostEdge, RemoteFailure
+from pipeline.edge import SendingEnd
+from pipeline.errors import FailureRecord, LostEdge, RemoteFailure, RunError
 from pipeline.feed import Feed
 from pipeline.folder import write_error
 from pipeline.keyed import undisturbed
 from pipeline.messages import Message, Send, Stop
 from pipeline.monitor import StageStatus
+from pipeline.placement import place
 from pipeline.run import Prepared, build_stage, choose_device, make_feed, make_inbox
 from pipeline.session import Session, on_signals, threads
 from pipeline.stage import Stage
 from pipeline.summary import summarize, write_summary
 from pipeline.worker import Mailbox, Worker
 
-__all__ = ["place", "run_rank"]
+__all__ = ["run_rank"]
 
-_FOREVER = timedelta(days=7)
 _STATUS_PERIOD_S = 0.4
-_SPARE_SLOTS = 4
 _LEAVE_AFTER_S = 1.0
 """A rank that failed leaves once the others know, or after this long if one of them is dead."""
-
-
-def place(num_stages: int, num_ranks: int) -> list[int]:
-    """The rank of each stage: neighbouring stages share a rank, as evenly as can be."""
-    return [stage * num_ranks // num_stages for stage in range(num_stages)]
 
 
 def run_rank(
@@ -89,7 +83,7 @@ def run_rank(
             raise
         raise RemoteFailure(record) from error
     control.close()
-    dist.destroy_process_group()
+    leave_groups()
     return summary
 
 
@@ -111,24 +105,16 @@ class _Rank:
         self._folder = folder
         self._clock = clock
         self._placement = place(prepared.num_stages, control.world.world_size)
-        self._receivers: list[Receiver] = []
-        self._senders: dict[tuple[int, int], Sender] = {}
-        self._started: list[Sender | Receiver] = []
+        self._connections = Connections(control, deliver=self._deliver, failed=self._lose)
+        self._senders: dict[tuple[int, int], SendingEnd] = {}
         self._stages: dict[int, Stage] = {}
         self._feed: Feed | None = None
 
     def set_up(self, *, resume: bool) -> None:
         """Connect to the other ranks and build the stages that live here."""
         world, prepared = self._control.world, self._prepared
-        dist.init_process_group(
-            "gloo",
-            store=dist.PrefixStore("groups", self._control.client()),
-            rank=world.rank,
-            world_size=world.world_size,
-            timeout=_FOREVER,
-        )
-        self._connect()
         device = choose_device(prepared.config.device, local_rank=world.local_rank)
+        self._connect(device)
         for index, rank in enumerate(self._placement):
             if rank == world.rank:
                 self._stages[index] = build_stage(prepared, index, clock=self._clock, device=device)
@@ -157,9 +143,7 @@ class _Rank:
         """Handle messages until every stage here has finished."""
         interrupted = threading.Event()
         over = threading.Event()
-        for edge in self._edges:
-            edge.start()
-            self._started.append(edge)
+        self._connections.start()
         for index in self._stages:
             self._control.put(f"status/{index}", asdict(StageStatus(stage=index)))
         self._control.wait_everyone("start")
@@ -185,10 +169,13 @@ class _Rank:
             self._control.put("stopped at", self._feed.stopped_at)
         if num_stages - 1 in self._stages:
             self._control.put("scalars", self._session.scalars())
+        for edge, statistics in self._connections.statistics().items():
+            self._control.put(f"{edge}/statistics", asdict(statistics))
         scalars, stopped_at = self._control.gather(["scalars", "stopped at"])
         summary = summarize(
             self._prepared,
             stages=self._control.gather([f"summary/{index}" for index in range(num_stages)]),
+            edges=self._gather_edges(),
             scalars=scalars,
             world_size=self._control.world.world_size,
             start=self._session.start,
@@ -199,18 +186,21 @@ class _Rank:
             write_summary(self._folder, summary)
         return summary
 
+    def _gather_edges(self) -> list[dict[str, Any]]:
+        found = self._control.gather([f"{edge}/statistics" for edge in self._edges])
+        return [
+            {"sender": edge.sender, "receiver": edge.receiver, **statistics}
+            for edge, statistics in zip(self._edges, found, strict=True)
+        ]
+
     def abort(self) -> None:
         """Break every connection, so that no thread stays blocked. For a run that has failed."""
-        for edge in self._started:
-            edge.abort()
-        for edge in self._started:
-            edge.wait_stopped(timeout_s=1.0)
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        self._connections.abort()
 
-    @property
-    def _edges(self) -> list[Sender | Receiver]:
-        return [*self._senders.values(), *self._receivers]
+    def _connect(self, device: torch.device) -> None:
+        choices = agree_on_transport(self._prepared, self._control)
+        self._edges = edges(choices, self._placement, self._prepared.bounds)
+        self._senders = self._connections.connect(self._edges, device=device)
 
     def _collect(self, name: str, stage: int, part: Any) -> list[Any] | None:
         """Publish a stage's part of something; the rank that publishes the last one gets all of them."""
@@ -220,49 +210,20 @@ class _Rank:
             return None
         return self._control.gather([f"{name}/{index}" for index in range(num_stages)])
 
-    def _connect(self) -> None:
-        """Make a process group per directed edge between ranks; every rank makes all, in the same order."""
-        bounds = self._prepared.bounds
-        own = self._control.world.rank
-        for lower in range(self._prepared.num_stages - 1):
-            for sender, receiver in ((lower, lower + 1), (lower + 1, lower)):
-                ends = self._placement[sender], self._placement[receiver]
-                if ends[0] == ends[1]:
-                    continue
-                group = dist.new_group(list(ends), backend="gloo", timeout=_FOREVER)
-                if own == ends[0]:
-                    self._senders[sender, receiver] = Sender(
-                        sender=sender,
-                        receiver=receiver,
-                        peer=ends[1],
-                        group=group,
-                        num_slots=bounds[lower] + _SPARE_SLOTS,
-                        failed=self._lost(sender, receiver, peer=ends[1], gone=receiver),
-                    )
-                elif own == ends[1]:
-                    self._receivers.append(
-                        Receiver(
-                            sender=sender,
-                            receiver=receiver,
-                            peer=ends[0],
-                            group=group,
-                            deliver=partial(self._deliver, sender, receiver),
-                            failed=self._lost(sender, receiver, peer=ends[0], gone=sender),
-                        )
-                    )
+    def _deliver(self, edge: Edge, message: Message) -> None:
+        delivery = edge.sender, edge.receiver, message
+        if edge.kind == "in process":
+            self._worker.accept(delivery)
+        else:
+            self._mailbox.put(delivery)
 
-    def _deliver(self, sender: int, receiver: int, message: Message) -> None:
-        self._mailbox.put((sender, receiver, message))
-
-    def _lost(self, sender: int, receiver: int, *, peer: int, gone: int) -> Callable[[BaseException], None]:
-        """What an edge's thread does with the exception that ended it."""
-
-        def failed(error: BaseException) -> None:
-            lost = LostEdge(stage=sender + receiver - gone, gone=gone, rank=peer)
-            lost.__cause__ = error
-            self._mailbox.put(lost)
-
-        return failed
+    def _lose(self, edge: Edge, error: BaseException) -> None:
+        """What is done with the exception that ended an edge; one that is ours says itself what is wrong."""
+        own = edge.ranks.index(self._control.world.rank)
+        stages = edge.sender, edge.receiver
+        lost = LostEdge(stage=stages[own], gone=stages[1 - own], rank=edge.ranks[1 - own])
+        lost.__cause__ = error
+        self._mailbox.put(error if isinstance(error, RunError) else lost)
 
     def _route(self, sender: int, send: Send) -> None:
         self._senders[sender, send.to].send(send.message)
@@ -271,8 +232,7 @@ class _Rank:
         for (sender, receiver), down in self._senders.items():
             if sender > receiver:
                 down.send(Stop(step=self._prepared.config.steps))
-        for edge in self._edges:
-            edge.wait_stopped()
+        self._connections.wait_stopped()
         self._worker.take_delivered()
 
     def _report(

@@ -22,7 +22,7 @@ Delivery: TypeAlias = tuple[int, int, Message] | BaseException
 """(from stage, to stage, message), or why the worker has to stop."""
 Mailbox: TypeAlias = "queue.SimpleQueue[Delivery]"
 Route: TypeAlias = Callable[[int, Send], None]
-"""Takes (from stage, send) for a stage of another worker; returns as soon as it is on its way."""
+"""Takes (from stage, send) for another stage; returns as soon as it is on its way."""
 
 
 class Worker:
@@ -34,7 +34,7 @@ class Worker:
         session: looks at every stage after each message, and saves it when it has drained.
         clock: the stages' own.
         mailbox: where others put what is for these stages.
-        route: where what is for other stages goes.
+        route: where what one stage sends another goes.
         messages: what enters the first stage, if it is here.
         arrive: called on this thread with every message just before it is handled.
     """
@@ -84,7 +84,17 @@ class Worker:
     def take_delivered(self) -> None:
         """Let everything that was delivered wait for its turn; do not wait for more."""
         while not self._mailbox.empty():
-            self._accept(self._mailbox.get())
+            self.accept(self._mailbox.get())
+
+    def accept(self, delivery: Delivery) -> None:
+        """Let one delivery wait for its turn, on this worker's thread; a failure is raised."""
+        if isinstance(delivery, BaseException):
+            raise delivery
+        self.num_delivered += 1
+        sender, receiver, message = delivery
+        if sender > receiver and isinstance(message, Stop):
+            return  # closes the edge; a stage is stopped from below only
+        self._put(sender, receiver, message)
 
     def describe(self) -> str:
         """The state of the stages here in one line, for the message of a deadlock."""
@@ -114,8 +124,8 @@ class Worker:
         return True
 
     def _send(self, sender: int, send: Send) -> None:
-        if send.to in self._inboxes:
-            self._put(sender, send.to, send.message)
+        if send.to == sender:  # a last stage that defers
+            self._put(sender, sender, send.message)
         else:
             self._route(sender, send)
 
@@ -132,20 +142,11 @@ class Worker:
         delivery = self._mailbox.get()
         self.waits = False
         waited_s = self._clock.now() - started_s
-        self._accept(delivery)
+        self.accept(delivery)
         self._waited_s += waited_s
         for stage in self._stages.values():
             if not stage.finished:
                 stage.recorder.waited(waited_s)
-
-    def _accept(self, delivery: Delivery) -> None:
-        if isinstance(delivery, BaseException):
-            raise delivery
-        self.num_delivered += 1
-        sender, receiver, message = delivery
-        if sender > receiver and isinstance(message, Stop):
-            return  # closes the edge; a stage is stopped from below only
-        self._put(sender, receiver, message)
 
     def _account(self, elapsed_s: float) -> None:
         """What the thread did beside its stages' own work, in equal shares."""

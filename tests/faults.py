@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import signal
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -104,15 +106,20 @@ class FailingSource(nn.Module):
             raise ArithmeticError("scripted fault")
 
 
-class FailingSgd(torch.optim.SGD):
-    """Raises at its `after`th step."""
+@dataclass(frozen=True)
+class FailAtUpdate:
+    """An optimiser's factory: the optimiser raises at its update `number`, counted from 0."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], *, after: int) -> None:
-        super().__init__(parameters, lr=0.01)
-        self.left = after
+    factory: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    number: int
 
-    def step(self, closure: object = None) -> None:  # type: ignore[override]
-        self.left -= 1
-        if self.left < 0:
-            raise ArithmeticError("scripted fault")
-        super().step()
+    def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        optimizer = self.factory(parameters)
+        calls = itertools.count()
+
+        def fail(*_: Any) -> None:
+            if next(calls) == self.number:
+                raise ArithmeticError("scripted fault")
+
+        optimizer.register_step_pre_hook(fail)
+        return optimizer

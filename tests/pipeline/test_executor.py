@@ -38,8 +38,15 @@ def _fail() -> None:
     raise StageFailure(stage=1, step=4, phase="forward", cause=ArithmeticError("first"))
 
 
-def _full() -> None:
-    raise SaveFailure(stage=0, step=3, folder=Path("run"), cause=OSError(28, "No space left on device"))
+def _fill_the_disk(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files can be closed, but not written to before."""
+    close = session.close
+
+    def closed() -> None:
+        close()
+        raise SaveFailure(stage=0, step=3, folder=Path("run"), cause=OSError(28, "No space left on device"))
+
+    monkeypatch.setattr(session, "close", closed)
 
 
 def test_failure_is_written_down_and_raised_as_it_is(tmp_path: Path) -> None:
@@ -51,11 +58,11 @@ def test_failure_is_written_down_and_raised_as_it_is(tmp_path: Path) -> None:
 
 def test_what_fails_after_the_first_failure_is_a_note_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = _session(_prepared(), tmp_path)
-    monkeypatch.setattr(session, "close", _full)
+    _fill_the_disk(session, monkeypatch)
     with pytest.raises(StageFailure, match="first") as caught, recording(session, tmp_path):
         _fail()
     (note,) = caught.value.__notes__
-    assert note.startswith("And then: stage 0 could not be saved at step 3")
+    assert note.startswith("Then also: SaveFailure: stage 0 could not be saved at step 3")
     assert note in json.loads((tmp_path / "error.json").read_text())["traceback"]
 
 
@@ -70,7 +77,7 @@ def test_files_that_cannot_be_closed_are_a_failure_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = _session(_prepared(), tmp_path)
-    monkeypatch.setattr(session, "close", _full)
+    _fill_the_disk(session, monkeypatch)
     with pytest.raises(SaveFailure), recording(session, tmp_path):
         pass
     assert json.loads((tmp_path / "error.json").read_text())["stage"] == 0
