@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -201,12 +202,16 @@ def _make_sockets(edges: Sequence[Edge], control: Control) -> dict[Edge, socket.
     shared = [edge for edge in edges if edge.kind == "shared"]
     outgoing = [edge for edge in shared if edge.ranks[0] == rank]
     incoming = [edge for edge in shared if edge.ranks[1] == rank]
-    listeners = {edge: Listener() for edge in incoming}
-    for edge, listener in listeners.items():
-        control.put(f"{edge}/address", listener.address)
-    sockets = {}
-    for edge, address in zip(outgoing, control.gather([f"{edge}/address" for edge in outgoing]), strict=True):
-        sockets[edge] = connect(address)
-        control.put(f"{edge}/connected", True)
-    control.gather([f"{edge}/connected" for edge in incoming])
-    return sockets | {edge: listener.wait_connected() for edge, listener in listeners.items()}
+    with ExitStack() as listening, ExitStack() as undone:
+        listeners = {edge: listening.enter_context(Listener()) for edge in incoming}
+        for edge, listener in listeners.items():
+            control.put(f"{edge}/address", listener.address)
+        sockets = {}
+        for edge, address in zip(outgoing, control.gather([f"{edge}/address" for edge in outgoing]), strict=True):
+            sockets[edge] = undone.enter_context(connect(address))
+            control.put(f"{edge}/connected", True)
+        control.gather([f"{edge}/connected" for edge in incoming])
+        for edge, listener in listeners.items():
+            sockets[edge] = undone.enter_context(listener.wait_connected())
+        undone.pop_all()  # nothing went wrong
+    return sockets

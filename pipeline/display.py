@@ -168,8 +168,8 @@ def _boundary_table(prepared: Prepared, kinds: Sequence[str]) -> Table:
 
 def _edge_lines(choices: Sequence[Choice]) -> list[str]:
     """Why each kind of edge between ranks; where those will be is not known before they are there."""
-    reasons = sorted({f"{choice.kind}: {choice.why}" for choice in choices if choice.kind != "in process"})
-    return [f"edges {', '.join(reasons)}, if all ranks are on this host"] if reasons else []
+    reasons = sorted({f"{choice.kind} ({choice.why})" for choice in choices if choice.kind != "in process"})
+    return [f"edges, if all ranks are on this host: {', '.join(reasons)}"] if reasons else []
 
 
 def _listed(values: Sequence[object]) -> str:

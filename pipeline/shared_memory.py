@@ -39,13 +39,22 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class Listener:
-    """Where the sending end finds the receiving one: a name in the kernel's abstract namespace, which is no file."""
+    """Where the sending end finds the receiving one: a name in the kernel's abstract namespace, which is no file.
+
+    Use as a context manager.
+    """
 
     def __init__(self) -> None:
         self.address = f"dni/{secrets.token_hex(16)}"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(f"\0{self.address}")
         self._socket.listen(1)
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
 
     def wait_connected(self) -> socket.socket:
         """The connection to the sending end.
@@ -54,7 +63,6 @@ class Listener:
             RunError: a process of another user has connected.
         """
         connection, _ = self._socket.accept()
-        self._socket.close()
         _check_user(connection)
         return connection
 
