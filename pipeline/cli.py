@@ -30,6 +30,7 @@ from pipeline.launch import launch
 from pipeline.loading import BUILT_IN, find_config, fingerprint
 from pipeline.messages import Drain
 from pipeline.run import Prepared, build_stage, prepare
+from pipeline.simulate_command import simulate_command
 from pipeline.timeline import write_timeline
 from pipeline.training import Result, run_simulated
 
@@ -43,6 +44,7 @@ Train a network as stages that do not wait for each other.
   dni train  CONFIG [--options]      train; CONFIG is path/to/config.py:function, or built in: {", ".join(BUILT_IN)}
   dni resume RUN [--steps N]         go on from the last whole checkpoint of a run folder
   dni plan   CONFIG [--options]      show the stages and boundaries, or why they are impossible; start nothing
+  dni simulate CONFIG [--options]    virtual time: throughput beside the method's bound, utilisation, staleness
   dni export RUN --out FILE          write the whole network's state dict, loadable into the unsplit model
 
 examples:
@@ -161,6 +163,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "resume": _resume,
     "plan": _plan,
+    "simulate": lambda words: simulate_command(*_split_config("simulate", words)),
     "export": _export,
 }
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dni import Every, NoGradient, Shadow, SyntheticGradient, TrueGradient
+from dni import NoGradient, Shadow, SyntheticGradient, TrueGradient
 from pipeline.config import Config, Data
 from pipeline.costs import CostModel, virtual_clock
 from pipeline.equal import equal_stages
@@ -108,7 +108,16 @@ def test_recursion_gives_the_times_of_the_simulation(run: dict[str, Any]) -> Non
     assert why_not_recursive(prepared) is None
     simulated = _simulated(prepared)
     computed = recur(prepared, prepared.config.costs, drawn=range(prepared.num_stages))
-    for name in ("done_s", "busy_s", "forwards", "backwards", "updates", "most_held", "staleness_mean", "staleness_max"):
+    for name in (
+        "done_s",
+        "busy_s",
+        "forwards",
+        "backwards",
+        "updates",
+        "most_held",
+        "staleness_mean",
+        "staleness_max",
+    ):
         np.testing.assert_allclose(getattr(computed, name), getattr(simulated, name), rtol=0, atol=1e-9, err_msg=name)
     assert computed.end_s == pytest.approx(simulated.end_s, abs=1e-9)
     for stage, events in simulated.events.items():
