@@ -10,14 +10,19 @@ from pipeline.errors import (
     PartitionError,
     PipelineError,
     RemoteFailure,
+    ReplayError,
     RunError,
+    SaveFailure,
     StageFailure,
 )
+from pipeline.executor import Result
 from pipeline.feed import Batches, KeyedBatches, ReadBatches
 from pipeline.keyed import generator
 from pipeline.partition import Partition, partition
+from pipeline.replay import Replay, replay
 from pipeline.run import prepare
-from pipeline.training import Result, run_simulated, train
+from pipeline.threaded import run_threaded
+from pipeline.training import run_simulated, train
 
 __all__ = [
     "Adam",
@@ -35,13 +40,18 @@ __all__ = [
     "PipelineError",
     "ReadBatches",
     "RemoteFailure",
+    "Replay",
+    "ReplayError",
     "Result",
     "RunError",
+    "SaveFailure",
     "Sgd",
     "StageFailure",
     "generator",
     "partition",
     "prepare",
+    "replay",
     "run_simulated",
+    "run_threaded",
     "train",
 ]

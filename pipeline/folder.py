@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import subprocess
@@ -12,9 +13,9 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, FailureRecord
 
-__all__ = ["RunRecord", "choose_folder", "commit", "make_folder", "read_record"]
+__all__ = ["RunRecord", "choose_folder", "commit", "make_folder", "processor", "read_record", "write_error"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ def make_folder(folder: Path, record: RunRecord) -> None:
     folder.mkdir(parents=True)
     content = asdict(record) | {
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "machine": {"platform": platform.platform(), "processor": _processor()},
+        "machine": {"platform": platform.platform(), "processor": processor()},
         "commit": commit(),
     }
     (folder / "config.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
@@ -84,6 +85,12 @@ def read_record(folder: Path) -> RunRecord:
         raise ConfigurationError(f"{path} cannot be read: {type(error).__name__}: {error}.") from error
 
 
+def write_error(folder: Path, record: FailureRecord) -> None:
+    """Write error.json. A disk that takes nothing more must not hide the failure, which is also raised."""
+    with contextlib.suppress(OSError):
+        (folder / "error.json").write_text(record.to_json())
+
+
 def commit() -> str | None:
     """The commit checked out where we stand, with `+changes` if the code differs from it; None outside a checkout.
 
@@ -97,14 +104,15 @@ def commit() -> str | None:
     return head + ("+changes" if changes else "")
 
 
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout.strip()
-
-
-def _processor() -> str:
+def processor() -> str:
+    """The CPU's name, as far as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()

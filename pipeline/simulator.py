@@ -157,9 +157,6 @@ class _Simulation:
         lines = []
         for index in islice(stuck, _MOST_DESCRIBED):
             stage, inbox = self._stages[index], self._inboxes[index]
-            lines.append(
-                f"stage {index}: in flight {stage.in_flight}, accepts {stage.accepts_activation}, "
-                f"waiting below {len(inbox.below)}, above {len(inbox.above)}"
-            )
+            lines.append(inbox.describe(stage))
         more = len(stuck) - len(lines)
         return "; ".join(lines) + (f"; and {more} stages more" if more > 0 else "")

@@ -26,7 +26,7 @@ from pipeline.evaluation import Tally
 from pipeline.keyed import generator
 from pipeline.messages import Activation, Drain, Gradient, Message, Payload, Send, Stop
 from pipeline.stash import Forwarded, Stash, StashPolicy
-from pipeline.trace import Recorder
+from pipeline.trace import Recorder, notation
 
 __all__ = ["Stage", "StageLearner", "StageSettings"]
 
@@ -201,7 +201,7 @@ class Stage:
         Raises:
             StageFailure: whatever went wrong, with stage, step and phase; the cause is chained.
         """
-        self.recorder.handles(_notation(message))
+        self.recorder.handles(notation(message))
         try:
             match message:
                 case Activation(training=True):
@@ -217,8 +217,7 @@ class Stage:
                     self.stopping = True
                     yield from self._pass_on(message)
         except Exception as error:
-            step, phase = message.step, self.learner.phase
-            raise StageFailure(stage=self.index, step=step, phase=phase, cause=error) from error
+            raise self._failure(message.step, error) from error
 
     def drop(self, message: Activation) -> list[Send]:
         """Answer an activation that a queue had no room for; nothing is computed."""
@@ -236,7 +235,10 @@ class Stage:
                 self.recorder.measure(name, drain.step, value)
             self._tally = None
         if drain.finish:
-            self.learner.update(drain.step - 1)
+            try:
+                self.learner.update(drain.step - 1)
+            except Exception as error:
+                raise self._failure(drain.step - 1, error) from error
 
     def named_tensors(self) -> dict[str, Tensor]:
         """The module's parameters and buffers under their global names."""
@@ -254,6 +256,9 @@ class Stage:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the stage that `state` was taken from."""
         self.learner.load_state_dict(state)
+
+    def _failure(self, step: int, cause: Exception) -> StageFailure:
+        return StageFailure(stage=self.index, step=step, phase=self.learner.phase, cause=cause)
 
     def _train(self, message: Activation) -> Iterator[Send]:
         if self.index == 0:
@@ -398,16 +403,3 @@ class Stage:
 
     def _pass_on(self, message: Drain | Stop) -> list[Send]:
         return [] if self.is_last else [Send(self.index + 1, message)]
-
-
-def _notation(message: Message) -> str:
-    """The message as the recorder notes it."""
-    match message:
-        case Activation(step=step, training=training):
-            return f"A{step}" if training else f"E{step}"
-        case Gradient(step=step):
-            return f"G{step}"
-        case Drain(step=step, save=save, finish=finish):
-            return f"D{step}{'s' * save}{'f' * finish}"
-        case Stop(step=step):
-            return f"Z{step}"

@@ -134,7 +134,6 @@ class StageWatch:
 
     def _take(self, stage: Stage) -> None:
         recorder = stage.recorder
-        recorder.take_order()
         for name, _, value in recorder.take_values():
             if name == "staleness":
                 self._staleness[stage.index][value] += 1
