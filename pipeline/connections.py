@@ -124,10 +124,14 @@ class Connections:
         for end in self._ends:
             end.wait_stopped(timeout_s)
 
-    def abort(self) -> None:
-        """Break every connection, so that no thread stays blocked anywhere. For a run that has failed."""
+    def wake(self) -> None:
+        """Break every connection, so that no thread stays blocked anywhere; from any thread."""
         for end in self._ends:
             end.abort()
+
+    def abort(self) -> None:
+        """Break every connection and leave. For a run that has failed."""
+        self.wake()
         self.wait_stopped(timeout_s=1.0)
         leave_groups()
 

@@ -13,6 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.config import per_stage
 from pipeline.monitor import StageStatus
@@ -25,7 +26,8 @@ __all__ = ["LiveDisplay", "plan_tables", "summary_table"]
 class LiveDisplay:
     """Progress of every stage while a run goes on; use as a context manager.
 
-    On a terminal, a table that is drawn over; elsewhere, a line every ten seconds.
+    On a terminal, a table that is drawn over; elsewhere, a line every ten seconds, and one whenever a rank falls silent
+    or is heard again.
 
     Args:
         console: where to draw.
@@ -42,6 +44,7 @@ class LiveDisplay:
         self._last_line_s = time.monotonic()
         self._lock = threading.Lock()
         self._last_drawn_s = 0.0
+        self._silent: set[int] = set()
 
     def __enter__(self) -> LiveDisplay:
         if self._console.is_terminal:
@@ -61,10 +64,21 @@ class LiveDisplay:
             self._progress.update(self._task, completed=min(status.step for status in statuses))
             if self._console.is_terminal and now_s - self._last_drawn_s > 0.2:
                 self._last_drawn_s = now_s
-                self._live.update(Group(_status_table(statuses), self._progress), refresh=True)
-            elif not self._console.is_terminal and now_s - self._last_line_s > 10.0:
-                self._last_line_s = now_s
-                self._console.print(_status_line(statuses), highlight=False)
+                notices = [Text(line, style="yellow") for line in [*_silences(statuses).values(), *_busy(statuses)]]
+                self._live.update(Group(_status_table(statuses), *notices, self._progress), refresh=True)
+            elif not self._console.is_terminal:
+                self._print_changes(_silences(statuses))
+                if now_s - self._last_line_s > 10.0:
+                    self._last_line_s = now_s
+                    for line in (_status_line(statuses), *_busy(statuses)):
+                        self._console.print(line, highlight=False)
+
+    def _print_changes(self, silences: Mapping[int, str]) -> None:
+        for rank in silences.keys() - self._silent:
+            self._console.print(silences[rank], highlight=False)
+        for rank in self._silent - silences.keys():
+            self._console.print(f"rank {rank} is heard again", highlight=False)
+        self._silent = set(silences)
 
 
 def summary_table(summary: Mapping[str, Any], folder: Path) -> RenderableType:
@@ -190,6 +204,22 @@ def _status_table(statuses: Sequence[StageStatus]) -> Table:
 def _status_line(statuses: Sequence[StageStatus]) -> str:
     first, last = statuses[0], statuses[-1]
     return f"step {last.step:,}: loss {_number(last.loss)}, {first.samples_per_s:,.0f} samples/s"
+
+
+def _silences(statuses: Sequence[StageStatus]) -> dict[int, str]:
+    """A line for every rank that is silent."""
+    silent = [status for status in statuses if status.silent_s]
+    lines = {}
+    for rank in sorted({status.rank for status in silent}):
+        held = [status for status in silent if status.rank == rank]
+        stages = ", ".join(str(status.stage) for status in held)
+        lines[rank] = f"rank {rank} (stage {stages}) has been silent for {held[0].silent_s:.0f} s"
+    return lines
+
+
+def _busy(statuses: Sequence[StageStatus]) -> list[str]:
+    """A line for every stage that has been at one operation for long."""
+    return [f"stage {status.stage} is {status.busy}" for status in statuses if status.busy and not status.silent_s]
 
 
 def _number(value: float | None) -> str:

@@ -56,6 +56,12 @@ class StageStatus:
     dropped_share: float = 0.0
     """Of its time: forwards whose output the stage above dropped. The rest is fresh work."""
     staleness: float | None = None
+    rank: int = 0
+    """Where it lives."""
+    silent_s: float = 0.0
+    """Since that rank's last sign of life; 0 unless this is longer than it should be."""
+    busy: str = ""
+    """What it has been doing for a while, as `busy in forward of step 17 for 12 s`; empty: nothing for long."""
 
 
 @dataclass

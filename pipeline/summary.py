@@ -23,6 +23,7 @@ def summarize(
     start: int,
     stopped_at: int,
     wall_s: float,
+    restarts: int = 0,
 ) -> dict[str, Any]:
     """The content of summary.json.
 
@@ -35,6 +36,7 @@ def summarize(
         start: the step this session began at.
         stopped_at: the step it ended before.
         wall_s: seconds of this session.
+        restarts: times that torchrun started all ranks again before this session.
 
     Returns:
         Fractions for accuracy and error; None where something has no meaning.
@@ -49,6 +51,7 @@ def summarize(
         "world_size": world_size,
         "steps": stopped_at,
         "resumed_at": start,
+        "restarts": restarts,
         "samples": samples,
         "wall_s": wall_s,
         "samples_per_s": samples / wall_s,

@@ -116,7 +116,9 @@ def test_ranks_that_survive_a_killed_one_say_which_stage_is_gone(tmp_path: Path)
     assert outcomes[2][1:] == ("died", -9)
     for rank in (0, 1, 3):
         _, kind, text = outcomes[rank]
-        assert "lost its connection to stage 2 on rank 2" in str(text), (kind, text)
+        name, (stage, _, _, message), num_threads = text
+        assert (kind, name, stage, num_threads) == ("returned", "RemoteFailure", 2, 0)
+        assert message.startswith("the process of stage 2 has died or was killed; it was last seen"), message
     _, manifest = latest(tmp_path / "checkpoints")
     assert manifest.step == 16
 
