@@ -252,12 +252,16 @@ def _replay(words: list[str], control: Control | None) -> int:
     return replay_command(words, recorded_config=lambda run: _recorded_config(run)[1])
 
 
+def _simulate_run(words: list[str], control: Control | None) -> int:
+    return simulate_command(*_split_config("simulate", words))
+
+
 _COMMANDS: dict[str, Callable[[list[str], Control | None], int]] = {
     "train": _train,
     "resume": _resume,
     "replay": _replay,
     "plan": _plan,
-    "simulate": lambda words: simulate_command(*_split_config("simulate", words)),
+    "simulate": _simulate_run,
     "export": _export,
 }
 
