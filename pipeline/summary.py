@@ -16,22 +16,26 @@ def summarize(
     prepared: Prepared,
     *,
     stages: Sequence[Mapping[str, Any]],
+    edges: Sequence[Mapping[str, Any]] = (),
     scalars: Mapping[str, float | None],
     world_size: int,
     start: int,
     stopped_at: int,
     wall_s: float,
+    restarts: int = 0,
 ) -> dict[str, Any]:
     """The content of summary.json.
 
     Args:
         prepared: the run.
         stages: every stage's entry, in order.
+        edges: what each edge has carried, and how.
         scalars: loss, test_loss and test_accuracy of the last stage.
         world_size: processes.
         start: the step this session began at.
         stopped_at: the step it ended before.
         wall_s: seconds of this session.
+        restarts: times that torchrun started all ranks again before this session.
 
     Returns:
         Fractions for accuracy and error; None where something has no meaning.
@@ -46,6 +50,7 @@ def summarize(
         "world_size": world_size,
         "steps": stopped_at,
         "resumed_at": start,
+        "restarts": restarts,
         "samples": samples,
         "wall_s": wall_s,
         "samples_per_s": samples / wall_s,
@@ -56,6 +61,7 @@ def summarize(
         "metrics": {},
         "resume_exact": resumes_exactly(prepared, stopped_at),
         "stages": [dict(stage) for stage in stages],
+        "edges": [dict(edge) for edge in edges],
     }
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -68,6 +69,7 @@ def run_threaded(
             crew = _Crew(prepared, stages, session=session, messages=_in_turn(feed, turns, stages[0]), clock=clock)
             crew.run(lambda: on_status(session.statuses()))
             settle(devices)
+        _warn_if(turns.suspicious)
     return concluded(prepared, session, feed, folder=folder)
 
 
@@ -194,6 +196,15 @@ class _Crew:
 
 class _Stopped(BaseException):
     """The run is over for this worker."""
+
+
+def _warn_if(suspicious: bool) -> None:
+    if suspicious:
+        warnings.warn(
+            "something drew from PyTorch's process-wide generator out of turn, and the run was over before it was "
+            "known what: what stages drew (dropout) may not be what they draw in another executor.",
+            stacklevel=3,
+        )
 
 
 def _wait_all(crew: Sequence[threading.Thread]) -> None:

@@ -45,9 +45,12 @@ def _printed(what: Any) -> str:
 def test_plan_shows_every_stage_and_boundary(arrival: str, bound: str) -> None:
     text = _printed(plan_tables(_prepared(arrival=arrival, executor="distributed"), [0, 1]))
     assert "…" not in text
-    for word in ("(8, 5)", "SyntheticGradient", "LossGradient", "0-1", bound, "gloo"):
+    for word in ("(8, 5)", "SyntheticGradient", "LossGradient", "0-1", bound, "shared (one host)"):
         assert word in text
-    assert "in process" in _printed(plan_tables(_prepared(), [0, 0]))
+    over_gloo = plan_tables(_prepared(arrival=arrival, executor="distributed", transport=("gloo",)), [0, 1])
+    assert "edges, if all ranks are on this host: gloo (as set)" in _printed(over_gloo)
+    alone = _printed(plan_tables(_prepared(), [0, 0]))
+    assert "in process" in alone and "this host" not in alone
 
 
 def test_summary_shows_result_folder_and_how_to_open_tensorboard() -> None:
