@@ -353,6 +353,7 @@ def _resume_as_rank(config: Config, control: Control, *, run: Path) -> int:
 
     def decide() -> Start:
         _, manifest = checkpoint.latest(run / "checkpoints")
+        checkpoint.set_aside_after(run / "checkpoints", manifest.step)
         put_error_aside(run)
         return Start(folder=run, step=manifest.step)
 
