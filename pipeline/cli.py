@@ -45,7 +45,7 @@ from pipeline.placement import place
 from pipeline.replay_command import replay_command
 from pipeline.retention import best
 from pipeline.run import Prepared, build_stage, prepare
-from pipeline.threaded import place_on_devices
+from pipeline.simulate_command import simulate_command
 from pipeline.timeline import write_timeline
 from pipeline.training import find_executor
 
@@ -60,6 +60,7 @@ Train a network as stages that do not wait for each other.
   dni resume RUN [--options]         go on from the last whole checkpoint of a run folder
   dni replay RUN [--from N] [--until N]   the recorded order again, on one thread: are the weights equal?
   dni plan   CONFIG [--options]      show the stages and boundaries, or why they are impossible; start nothing
+  dni simulate CONFIG [--options]    virtual time: throughput beside the method's bound, utilisation, staleness
   dni export RUN --out FILE [--best] write the whole network's state dict, loadable into the unsplit model:
                                      of the last checkpoint, or of the one with the lowest test loss
 
@@ -192,24 +193,8 @@ def _plan(words: list[str], control: Control | None) -> int:
     config = _parse_config(reference, options, command="plan")
     prepared = prepare(config)
     num_ranks = prepared.num_ranks if config.executor == "distributed" else 1
-    placement = place(prepared.num_stages, num_ranks)
-    Console().print(plan_tables(prepared, placement, _places(prepared, placement)))
+    Console().print(plan_tables(prepared, place(prepared.num_stages, num_ranks)))
     return 0
-
-
-def _places(prepared: Prepared, placement: Sequence[int]) -> list[str]:
-    """Where each stage runs, in words."""
-    match prepared.config.executor:
-        case "distributed":
-            return [f"rank {rank}" for rank in placement]
-        case "threads":
-            devices = place_on_devices(prepared.num_stages, prepared.config.device)
-            return [
-                f"thread {stage}" + (f", {device}" if device.type == "cuda" else "")
-                for stage, device in enumerate(devices)
-            ]
-        case "simulate":
-            return ["simulated"] * prepared.num_stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,11 +235,16 @@ def _replay(words: list[str], control: Control | None) -> int:
     return replay_command(words, recorded_config=lambda run: _recorded_config(run)[1])
 
 
+def _simulate_run(words: list[str], control: Control | None) -> int:
+    return simulate_command(*_split_config("simulate", words))
+
+
 _COMMANDS: dict[str, Callable[[list[str], Control | None], int]] = {
     "train": _train,
     "resume": _resume,
     "replay": _replay,
     "plan": _plan,
+    "simulate": _simulate_run,
     "export": _export,
 }
 

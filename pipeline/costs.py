@@ -170,7 +170,12 @@ def measured_costs(costs: CostModel, stages: Sequence[Mapping[str, Any]]) -> Cos
     """`costs` with each stage's mean seconds per operation as a run measured them: the stages of its summary.json.
 
     What a stage never did in that run costs what the others' mean is, or else what `costs` says.
+
+    Raises:
+        ConfigurationError: the summary does not say what operations took.
     """
+    if not all("operation_s" in stage for stage in stages):
+        raise ConfigurationError("the run's summary does not say what operations took (operation_s); run it anew.")
     found: dict[str, Any] = {}
     for operation in ("F", "B", "L", "U"):
         own = [stage["operation_s"].get(operation) for stage in stages]

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import ConfigurationError
 from pipeline.run import Prepared, resumes_exactly
 
-__all__ = ["summarize", "write_summary"]
+__all__ = ["read_stages", "summarize", "write_summary"]
 
 
 def summarize(
@@ -68,3 +69,18 @@ def summarize(
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write summary.json."""
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def read_stages(run: Path) -> list[dict[str, Any]]:
+    """The stages' entries in the summary.json of a finished run.
+
+    Raises:
+        ConfigurationError: there is none, or it cannot be read.
+    """
+    path = run / "summary.json"
+    try:
+        return [dict(stage) for stage in json.loads(path.read_text())["stages"]]
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"there is no {path}; name the folder of a finished run.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {type(error).__name__}: {error}.") from error

@@ -8,7 +8,7 @@ Letters: S stages, M microbatches the last stage learned from.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +25,7 @@ _TURNS_BETWEEN = 64
 """Messages of a stage from one look at its recorder to the next: what it holds stays small."""
 _MOST_EVENTS = 4000
 """Events kept of a stage that is to be drawn."""
+_LAST_LOSSES = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +59,17 @@ class Timing:
     @property
     def fresh(self) -> NDArray[np.float64]:
         """(S,): share of the time in work that was for something."""
-        return (self.busy_s - self.dropped_s) / self.end_s
+        return (self.busy_s - self.dropped_s) / (self.end_s or 1.0)
 
     @property
     def dropped(self) -> NDArray[np.float64]:
         """(S,): share of the time in work that was dropped."""
-        return self.dropped_s / self.end_s
+        return self.dropped_s / (self.end_s or 1.0)
 
     @property
     def waiting(self) -> NDArray[np.float64]:
         """(S,): the rest."""
-        return 1.0 - self.busy_s / self.end_s
+        return 1.0 - self.fresh - self.dropped
 
     def period_s(self) -> float:
         """Seconds per microbatch over the whole run, filling and emptying the chain included."""
@@ -100,6 +101,7 @@ class StageWatch:
         self._done_s: list[float] = []
         self._staleness: list[Counter[float]] = [Counter() for _ in stages]
         self._events: dict[int, list[Event]] = {index: [] for index in drawn}
+        self._losses: deque[float] = deque(maxlen=_LAST_LOSSES)
 
     def look(self, stage: Stage) -> None:
         """Take down what a stage did, if it is time to."""
@@ -126,11 +128,17 @@ class StageWatch:
             events=self._events,
         )
 
+    def loss(self) -> float | None:
+        """Mean loss of the last microbatches, where there is one."""
+        return sum(self._losses) / len(self._losses) if self._losses else None
+
     def _take(self, stage: Stage) -> None:
         recorder = stage.recorder
         for name, _, value in recorder.take_values():
             if name == "staleness":
                 self._staleness[stage.index][value] += 1
+            elif name == "loss":
+                self._losses.append(value)
         worked = [event for event in recorder.take_events() if event.operation in OPERATIONS]
         if worked:
             self._end_s = max(self._end_s, worked[-1].end_s)

@@ -14,6 +14,8 @@ from torch import nn
 from pipeline.cli import main
 
 CONFIG = """
+import os
+import signal
 from dataclasses import replace
 from typing import Any
 
@@ -73,6 +75,21 @@ def too_few_classes():
 
 def too_few_outputs():
     return replace(base(), model=lambda: [nn.Linear(4, 8), nn.Linear(8, 2)], num_stages=None)
+
+
+class Interrupt(nn.Module):
+    # Sends this process a signal in its 8th training forward.
+    calls = 0
+
+    def forward(self, x):
+        self.calls += self.training
+        if self.training and self.calls == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return x
+
+
+def interrupted():
+    return replace(base(), model=lambda: nn.Sequential(*network(), Interrupt()), steps=10_000, checkpoint_every=0)
 
 
 def nan_in_the_loss():
@@ -245,6 +262,8 @@ def test_plan_shows_stages_and_boundaries_and_starts_nothing(dni: Run, folder: P
     assert code == 0 and err == "" and not (folder / "runs").exists()
     assert "3 stages" in out and "boundaries" in out
     assert "executor simulate, arrival fixed, 20 steps, seed 0" in _flat(out)
+    code, out, err = dni("plan", "config.py:base", "--executor", "threads")
+    assert code == 0 and "executor threads" in _flat(out) and "thread 2" in _flat(out)
 
 
 def test_train_makes_a_run_folder_with_everything_in_it(dni: Run, folder: Path) -> None:
@@ -265,6 +284,21 @@ def test_train_makes_a_run_folder_with_everything_in_it(dni: Run, folder: Path) 
         assert (run / "metrics" / f"stage-{index}.jsonl").read_text()
         assert (run / "trace" / f"stage-{index}.jsonl").read_text()
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000000010", "step-000000020"]
+
+
+def test_train_with_threads_does_what_train_simulated_does(dni: Run, folder: Path) -> None:
+    for executor in ("threads", "simulate"):
+        code, out, err = dni("train", "config.py:base", "--executor", executor, "--name", executor)
+        assert code == 0 and err == "" and "finished: 20 steps, 3 stages" in out
+        assert dni("export", f"runs/{executor}", "--out", f"{executor}.pt")[0] == 0
+    threads, simulated = (torch.load(folder / f"{name}.pt", weights_only=True) for name in ("threads", "simulate"))
+    assert all(torch.equal(value, simulated[name]) for name, value in threads.items())
+    summary = json.loads((folder / "runs" / "threads" / "summary.json").read_text())
+    assert (summary["executor"], summary["world_size"]) == ("threads", 1)
+    assert json.loads((folder / "runs" / "threads" / "trace.json").read_text())["traceEvents"]
+    code, _, err = dni("resume", "runs/threads", "--steps", "30")
+    assert code == 0 and err == ""
+    assert json.loads((folder / "runs" / "threads" / "summary.json").read_text())["resumed_at"] == 20
 
 
 def test_existing_name_is_refused_and_the_run_left_as_it_is(dni: Run, folder: Path) -> None:
@@ -408,8 +442,19 @@ def test_export_loads_into_the_unsplit_model(dni: Run, folder: Path) -> None:
     assert accuracy == pytest.approx(summary["test_accuracy"]) and accuracy > 0.6
 
 
-def test_run_that_fails_names_stage_and_step_and_keeps_its_checkpoint(dni: Run, folder: Path) -> None:
-    code, _, err = dni("train", "config.py:nan_in_the_loss", "--name", "mine")
+@pytest.mark.parametrize("executor", ["simulate", "threads"])
+def test_signal_drains_and_saves_and_the_run_can_go_on(dni: Run, folder: Path, executor: str) -> None:
+    code, out, _ = dni("train", "config.py:interrupted", "--name", "mine", "--executor", executor)
+    assert code == 1 and "interrupted:" in out and "dni resume runs/mine" in _flat(out)
+    summary = json.loads((folder / "runs" / "mine" / "summary.json").read_text())
+    assert summary["status"] == "interrupted" and summary["steps"] >= 7
+    code, out, _ = dni("resume", "runs/mine", "--steps", str(summary["steps"] + 5))
+    assert code == 0 and f"finished: {summary['steps'] + 5} steps" in out
+
+
+@pytest.mark.parametrize("executor", ["simulate", "threads"])
+def test_run_that_fails_names_stage_and_step_and_keeps_its_checkpoint(dni: Run, folder: Path, executor: str) -> None:
+    code, _, err = dni("train", "config.py:nan_in_the_loss", "--name", "mine", "--executor", executor)
     assert code == 1 and "Traceback" not in err
     assert "stage 2 failed at step 11 in backward: NotFinite: the loss is nan" in _flat(err)
     run = folder / "runs" / "mine"
