@@ -27,15 +27,17 @@ from dni import (
 from pipeline.arrival import Arrival
 from pipeline.clock import VirtualClock
 from pipeline.config import Config, Data, Sgd
-from pipeline.costs import CostModel
+from pipeline.costs import CostModel, virtual_clock
 from pipeline.errors import StageFailure
 from pipeline.feed import KeyedBatches
 from pipeline.messages import Activation, Drain, Message, Stop
 from pipeline.run import Prepared, build_stage, make_feed, make_inbox, prepare
 from pipeline.simulator import simulate
 from pipeline.stage import Stage
+from pipeline.timed import build_timed_stage
 from pipeline.trace import Event
 from tests.pipeline.chain import WIDTH, activation, features, labels, linear, play
+from tests.pipeline.timed_chain import timed_chain
 
 COSTS = CostModel(forward_s=1.0, backward_s=2.0, learn_s=0.5, update_s=0.25, message_s=0.125)
 SOURCES = {
@@ -246,6 +248,30 @@ def test_sync_step_is_exact_whatever_the_bound() -> None:
             between = order[order.index(f"S{step}") : order.index(f"B{step}")]
             assert all(o[0] in "SL" for o in between), between
             assert f"B{step}" in order
+
+
+def test_message_on_its_way_does_not_wait_in_a_queue() -> None:
+    """Three activations are under way at a time; the stage above is free whenever one arrives, so none is dropped."""
+    costs = CostModel(forward_s=1.0, backward_s=2.0, learn_s=0.0, update_s=0.0, message_s=9.0)
+    _, _, stages = _play(("synthetic",), steps=12, bounds=(12,), arrival="ready", queue=("latest",), costs=costs)
+    assert [stage.recorder.totals.dropped for stage in stages] == [0, 0]
+
+
+def test_activation_is_dropped_when_the_next_one_arrives_and_not_before() -> None:
+    costs = CostModel(forward_s=(0.25, 1.0), backward_s=(0.25, 2.0), learn_s=0.0, update_s=0.0, message_s=0.0)
+    _, events, _ = _play(("synthetic",), steps=8, bounds=(8,), arrival="ready", queue=("latest",), costs=costs)
+    assert _order([event for event in events[1] if event.operation in "FU"]) == "F0 U0 F6 U6 F7 U7"
+    drops = [(event.step, event.start_s) for event in events[1] if event.operation == "D"]
+    # Step s arrives at s / 2 + 0.25; the stage is busy with step 0 until 3.25, when step 6 takes the place of step 5.
+    assert drops == [(1, 1.25), (2, 1.75), (3, 2.25), (4, 2.75), (5, 3.25)]
+
+
+def test_long_chain_that_cannot_go_on_describes_its_first_stages_only() -> None:
+    chain = timed_chain("true", 30, steps=3)
+    clock = virtual_clock(COSTS, num_stages=30)
+    stages = [build_timed_stage(chain, index, clock=clock) for index in range(30)]
+    with pytest.raises(AssertionError, match=r"no stage can go on: stage 0: .*stage 7: .*; and 22 stages more"):
+        play(stages, iter([activation(0)]), clock=clock, costs=COSTS)
 
 
 def test_failure_in_a_stage_reaches_the_caller() -> None:
