@@ -105,6 +105,7 @@ def start_in(folder: Path) -> Start:
         for name in _MADE_ANEW:
             shutil.rmtree(folder / name, ignore_errors=True)
         return Start(folder=folder)
+    checkpoint.set_aside_after(folder / "checkpoints", manifest.step)
     return Start(folder=folder, step=manifest.step)
 
 

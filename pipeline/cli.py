@@ -46,7 +46,6 @@ from pipeline.replay_command import replay_command
 from pipeline.retention import best
 from pipeline.run import Prepared, build_stage, prepare
 from pipeline.simulate_command import simulate_command
-from pipeline.threaded import place_on_devices
 from pipeline.timeline import write_timeline
 from pipeline.training import find_executor
 
@@ -194,24 +193,8 @@ def _plan(words: list[str], control: Control | None) -> int:
     config = _parse_config(reference, options, command="plan")
     prepared = prepare(config)
     num_ranks = prepared.num_ranks if config.executor == "distributed" else 1
-    placement = place(prepared.num_stages, num_ranks)
-    Console().print(plan_tables(prepared, placement, _places(prepared, placement)))
+    Console().print(plan_tables(prepared, place(prepared.num_stages, num_ranks)))
     return 0
-
-
-def _places(prepared: Prepared, placement: Sequence[int]) -> list[str]:
-    """Where each stage runs, in words."""
-    match prepared.config.executor:
-        case "distributed":
-            return [f"rank {rank}" for rank in placement]
-        case "threads":
-            devices = place_on_devices(prepared.num_stages, prepared.config.device)
-            return [
-                f"thread {stage}" + (f", {device}" if device.type == "cuda" else "")
-                for stage, device in enumerate(devices)
-            ]
-        case "simulate":
-            return ["simulated"] * prepared.num_stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,6 +353,7 @@ def _resume_as_rank(config: Config, control: Control, *, run: Path) -> int:
 
     def decide() -> Start:
         _, manifest = checkpoint.latest(run / "checkpoints")
+        checkpoint.set_aside_after(run / "checkpoints", manifest.step)
         put_error_aside(run)
         return Start(folder=run, step=manifest.step)
 

@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.config import per_stage
+from pipeline.config import Config, per_stage
 from pipeline.monitor import StageStatus
-from pipeline.placement import Choice, planned
+from pipeline.placement import Choice, device_of, planned
 from pipeline.run import Prepared
 
 __all__ = ["LiveDisplay", "plan_tables", "summary_table"]
@@ -112,14 +112,8 @@ def summary_table(summary: Mapping[str, Any], folder: Path) -> RenderableType:
     return Group(table, *lines)
 
 
-def plan_tables(prepared: Prepared, placement: Sequence[int], places: Sequence[str]) -> RenderableType:
-    """The stages and boundaries of a run that has not started.
-
-    Args:
-        prepared: the run.
-        placement: the process of each stage.
-        places: where each stage runs, in words.
-    """
+def plan_tables(prepared: Prepared, placement: Sequence[int]) -> RenderableType:
+    """The stages and boundaries of a run that has not started; `placement` is the process of each stage."""
     config = prepared.config
     lines = [
         f"executor {config.executor}, arrival {config.arrival}, {config.steps:,} steps, seed {config.seed}",
@@ -131,10 +125,10 @@ def plan_tables(prepared: Prepared, placement: Sequence[int], places: Sequence[s
         lines.append(f"stages that draw random numbers (dropout), and take turns to: {_listed(drawing)}")
     choices = planned(config, placement)
     boundaries = _boundary_table(prepared, [choice.kind for choice in choices])
-    return Group(_stage_table(prepared, places), boundaries, *lines, *_edge_lines(choices))
+    return Group(_stage_table(prepared, placement), boundaries, *lines, *_edge_lines(choices))
 
 
-def _stage_table(prepared: Prepared, places: Sequence[str]) -> Table:
+def _stage_table(prepared: Prepared, placement: Sequence[int]) -> Table:
     table = Table(title=f"{prepared.num_stages} stages; MFLOP of a forward, KiB that a held microbatch keeps")
     cadences = per_stage(prepared.config.cadence, prepared.num_stages, name="cadence")
     for heading in ("stage", "place", "params", "MFLOP", "held KiB", "cadence"):
@@ -144,7 +138,7 @@ def _stage_table(prepared: Prepared, places: Sequence[str]) -> Table:
     for plan in prepared.plans:
         table.add_row(
             str(plan.index),
-            places[plan.index],
+            _place(prepared.config, plan.index, rank=placement[plan.index]),
             f"{plan.num_parameters:,}",
             f"{plan.forward_flops / 1e6:,.2f}",
             f"{plan.held_bytes / 1024:,.0f}",
@@ -153,6 +147,18 @@ def _stage_table(prepared: Prepared, places: Sequence[str]) -> Table:
             "\n".join(plan.output_shapes),
         )
     return table
+
+
+def _place(config: Config, stage: int, *, rank: int) -> str:
+    """Where a stage runs, as far as it is known before the ranks are there."""
+    match config.executor:
+        case "distributed":
+            return f"rank {rank}"
+        case "threads":
+            device = device_of(config.device, local_rank=stage)
+            return f"thread {stage}" + (f", {device}" if device.type == "cuda" else "")
+        case "simulate":
+            return "simulated"
 
 
 def _boundary_table(prepared: Prepared, kinds: Sequence[str]) -> Table:

@@ -26,7 +26,7 @@ USERS_OF_DNI = ("stage", "learner", "plan", "run", "config", "methods", "quickst
 WAITING_OR_TALKING = ("threading", "queue", "socket", "multiprocessing", "concurrent", "asyncio", "torch.distributed")
 EXECUTORS_AND_TRANSPORTS = (
     *("control", "display", "distributed", "failure", "heartbeat", "launch", "threaded", "turns", "worker"),
-    *("connections", "edge", "gloo", "nccl", "placement", "shared_memory"),
+    *("connections", "edge", "gloo", "nccl", "placement", "shared_memory", "unix_socket"),
 )
 
 

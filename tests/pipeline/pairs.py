@@ -18,8 +18,9 @@ from pipeline.edge import Receiver, SendingEnd
 from pipeline.frames import Incoming, Outgoing
 from pipeline.gloo import GlooIntake, GlooSender
 from pipeline.messages import Drain, Message
-from pipeline.shared_memory import Listener, SharedIntake, SharedSender, connect
+from pipeline.shared_memory import SharedIntake, SharedSender
 from pipeline.staging import Landing
+from pipeline.unix_socket import Listener, connect
 
 KINDS = ("shared", "gloo")
 """Of edges between ranks that work without a GPU."""
