@@ -34,7 +34,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "gpipe": {"source": SOURCES["true"](), "cadence": (4,), "delay": (4,), "prefer": "activations"},
     "1f1b": {"source": SOURCES["true"](), "cadence": (4,), "delay": (4, 3, 2)},
     "replay": {"source": SOURCES["true"](), "stash": "recompute", "delay": (4, 3, 2)},
-    "too stale": {"stash": "weights", "max_staleness": 1, "at_max_staleness": "drop", "delay": (4,)},
+    "too stale": {"max_staleness": 1, "at_max_staleness": "drop", "delay": (4,)},
     "now and then": {"update_probability": (0.5,), "sync": Every(2)},
     "drained": {"evaluate_every": 3, "checkpoint_every": 4},
     "ready": {"arrival": "ready", "max_in_flight": (3,)},
