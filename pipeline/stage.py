@@ -26,7 +26,7 @@ from pipeline.evaluation import Tally
 from pipeline.keyed import generator
 from pipeline.messages import Activation, Drain, Gradient, Message, Payload, Send, Stop
 from pipeline.stash import Forwarded, Stash, StashPolicy
-from pipeline.trace import Recorder
+from pipeline.trace import Recorder, notation
 
 __all__ = ["Stage", "StageLearner", "StageSettings"]
 
@@ -130,6 +130,10 @@ class Stage:
     def __init__(self, learner: StageLearner, *, settings: StageSettings, recorder: Recorder) -> None:
         self.learner = learner
         self.settings = settings
+        self.index = settings.index
+        """Position in the network, from 0."""
+        self.is_last = settings.index == settings.num_stages - 1
+        """Whether the loss is this stage's source."""
         self.recorder = recorder
         self.stopping = False
         self.stash = Stash(settings.stash)
@@ -154,16 +158,6 @@ class Stage:
     def device(self) -> torch.device:
         """Where it runs."""
         return self.learner.device
-
-    @property
-    def index(self) -> int:
-        """Position in the network, from 0."""
-        return self.settings.index
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the loss is this stage's source."""
-        return self.index == self.settings.num_stages - 1
 
     @property
     def in_flight(self) -> int:
@@ -207,7 +201,7 @@ class Stage:
         Raises:
             StageFailure: whatever went wrong, with stage, step and phase; the cause is chained.
         """
-        self.recorder.handles(_notation(message))
+        self.recorder.handles(notation(message))
         try:
             match message:
                 case Activation(training=True):
@@ -409,16 +403,3 @@ class Stage:
 
     def _pass_on(self, message: Drain | Stop) -> list[Send]:
         return [] if self.is_last else [Send(self.index + 1, message)]
-
-
-def _notation(message: Message) -> str:
-    """The message as the recorder notes it."""
-    match message:
-        case Activation(step=step, training=training):
-            return f"A{step}" if training else f"E{step}"
-        case Gradient(step=step):
-            return f"G{step}"
-        case Drain(step=step, save=save, finish=finish):
-            return f"D{step}{'s' * save}{'f' * finish}"
-        case Stop(step=step):
-            return f"Z{step}"

@@ -26,6 +26,7 @@ from pipeline.executor import OnStatus, Result, concluded, recording, unseen
 from pipeline.feed import Feed
 from pipeline.keyed import undisturbed
 from pipeline.messages import Message, Send
+from pipeline.placement import device_of
 from pipeline.run import Prepared, build_stage, make_feed, make_inbox
 from pipeline.session import Session, on_signals, threads
 from pipeline.stage import Stage
@@ -33,16 +34,9 @@ from pipeline.streams import arrive, depart, own_streams, settle
 from pipeline.turns import Turns
 from pipeline.worker import Mailbox, Worker
 
-__all__ = ["place_on_devices", "run_threaded"]
+__all__ = ["run_threaded"]
 
 _STATUS_PERIOD_S = 0.4
-
-
-def place_on_devices(num_stages: int, wanted: str) -> list[torch.device]:
-    """The device of each stage: the GPUs in turn, if there are any and they are wanted."""
-    if wanted == "cpu" or not torch.cuda.is_available():
-        return [torch.device("cpu")] * num_stages
-    return [torch.device("cuda", stage % torch.cuda.device_count()) for stage in range(num_stages)]
 
 
 def run_threaded(
@@ -56,7 +50,7 @@ def run_threaded(
     """Run with a thread per stage; see `Execute`. `on_status` is called on the calling thread."""
     config = prepared.config
     clock, turns = WallClock(), Turns()
-    devices = place_on_devices(prepared.num_stages, config.device)
+    devices = [device_of(config.device, local_rank=index) for index in range(prepared.num_stages)]
     with threads(config.num_threads), undisturbed():
         stages = [
             build_stage(prepared, index, clock=clock, device=device, turns=turns)

@@ -46,25 +46,6 @@ class FailAt(nn.Module):
                 return h * torch.nan
 
 
-@dataclass(frozen=True)
-class FailAtUpdate:
-    """An optimiser's factory: the optimiser raises at its update `number`, counted from 0."""
-
-    factory: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-    number: int
-
-    def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        optimizer = self.factory(parameters)
-        calls = itertools.count()
-
-        def fail(*_: Any) -> None:
-            if next(calls) == self.number:
-                raise ArithmeticError("scripted fault")
-
-        optimizer.register_step_pre_hook(fail)
-        return optimizer
-
-
 class FailBackwardAt(nn.Module):
     """Passes its input on; the backward of training step `step` raises. Counts as `FailAt` does."""
 
@@ -125,15 +106,20 @@ class FailingSource(nn.Module):
             raise ArithmeticError("scripted fault")
 
 
-class FailingSgd(torch.optim.SGD):
-    """Raises at its `after`th step."""
+@dataclass(frozen=True)
+class FailAtUpdate:
+    """An optimiser's factory: the optimiser raises at its update `number`, counted from 0."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], *, after: int) -> None:
-        super().__init__(parameters, lr=0.01)
-        self.left = after
+    factory: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    number: int
 
-    def step(self, closure: object = None) -> None:  # type: ignore[override]
-        self.left -= 1
-        if self.left < 0:
-            raise ArithmeticError("scripted fault")
-        super().step()
+    def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        optimizer = self.factory(parameters)
+        calls = itertools.count()
+
+        def fail(*_: Any) -> None:
+            if next(calls) == self.number:
+                raise ArithmeticError("scripted fault")
+
+        optimizer.register_step_pre_hook(fail)
+        return optimizer

@@ -59,8 +59,8 @@ MAX_IN_FLIGHT = (4, 3, 2)
 """As many as a stage has above it, itself counted: what 1F1B and PipeDream need to fill the pipeline."""
 
 Family: TypeAlias = Literal["one process", "waits", "late", "decoupled"]
-"""one process: a plain loop. waits: the true gradient, of today's weights. late: the true gradient, of weights that have
-moved on. decoupled: a predicted gradient, at once."""
+"""one process: a plain loop. waits: the true gradient, of today's weights. late: the true gradient, of weights that
+have moved on. decoupled: a predicted gradient, at once."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from torch import nn
 
 from pipeline import Config, Data, KeyedBatches, StageFailure, prepare, run_simulated
 from pipeline.clock import WallClock
+from pipeline.errors import SaveFailure
 from pipeline.executor import concluded, recording
 from pipeline.run import Prepared, build_stage, make_feed
 from pipeline.session import Session
@@ -31,12 +31,22 @@ def _prepared() -> Prepared:
 
 def _session(prepared: Prepared, folder: Path | None) -> Session:
     stages = [build_stage(prepared, index, clock=WallClock()) for index in range(2)]
-    counts: Counter[str] = Counter()
-    return Session(prepared, stages, folder=folder, resume=False, count=lambda name: counts.total())
+    return Session(prepared, stages, folder=folder, resume=False)
 
 
 def _fail() -> None:
     raise StageFailure(stage=1, step=4, phase="forward", cause=ArithmeticError("first"))
+
+
+def _fill_the_disk(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files can be closed, but not written to before."""
+    close = session.close
+
+    def closed() -> None:
+        close()
+        raise SaveFailure(stage=0, step=3, folder=Path("run"), cause=OSError(28, "No space left on device"))
+
+    monkeypatch.setattr(session, "close", closed)
 
 
 def test_failure_is_written_down_and_raised_as_it_is(tmp_path: Path) -> None:
@@ -47,14 +57,13 @@ def test_failure_is_written_down_and_raised_as_it_is(tmp_path: Path) -> None:
 
 
 def test_what_fails_after_the_first_failure_is_a_note_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = _session(_prepared(), None)
-    monkeypatch.setattr(session, "close", lambda: 1 / 0)
-    gone = tmp_path / "removed meanwhile"
-    with pytest.raises(StageFailure, match="first") as caught, recording(session, gone):
+    session = _session(_prepared(), tmp_path)
+    _fill_the_disk(session, monkeypatch)
+    with pytest.raises(StageFailure, match="first") as caught, recording(session, tmp_path):
         _fail()
-    closing, writing = caught.value.__notes__
-    assert closing == "Then also: ZeroDivisionError: division by zero"
-    assert writing.startswith("Then also: FileNotFoundError")
+    (note,) = caught.value.__notes__
+    assert note.startswith("Then also: SaveFailure: stage 0 could not be saved at step 3")
+    assert note in json.loads((tmp_path / "error.json").read_text())["traceback"]
 
 
 def test_interruption_is_no_failure(tmp_path: Path) -> None:
@@ -64,11 +73,14 @@ def test_interruption_is_no_failure(tmp_path: Path) -> None:
     assert not (tmp_path / "error.json").exists()
 
 
-def test_files_that_cannot_be_closed_are_a_failure_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    session = _session(_prepared(), None)
-    monkeypatch.setattr(session, "close", lambda: 1 / 0)
-    with pytest.raises(ZeroDivisionError), recording(session, None):
+def test_files_that_cannot_be_closed_are_a_failure_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = _session(_prepared(), tmp_path)
+    _fill_the_disk(session, monkeypatch)
+    with pytest.raises(SaveFailure), recording(session, tmp_path):
         pass
+    assert json.loads((tmp_path / "error.json").read_text())["stage"] == 0
 
 
 def test_run_that_is_over_has_its_summary_in_the_folder_and_its_weights_in_the_result(tmp_path: Path) -> None:
