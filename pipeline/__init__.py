@@ -1,6 +1,7 @@
 """The runtime: what crosses between stages, who drives them, what is kept."""
 
 from pipeline.config import Adam, Config, Data, Sgd
+from pipeline.costs import CostModel
 from pipeline.errors import (
     CheckpointError,
     ConfigurationError,
@@ -20,7 +21,6 @@ from pipeline.keyed import generator
 from pipeline.partition import Partition, partition
 from pipeline.replay import Replay, replay
 from pipeline.run import prepare
-from pipeline.simulator import CostModel
 from pipeline.threaded import run_threaded
 from pipeline.training import run_simulated, train
 

@@ -150,13 +150,13 @@ def set_aside_after(checkpoints: Path, step: int) -> None:
 
 
 def remove_before(checkpoints: Path, step: int, *, kept: Collection[int]) -> None:
-    """Remove the checkpoints before `step` (also what was set aside, or never finished), except those to be kept.
+    """Remove the checkpoints before the whole one at `step`, finished or not, except those to be kept.
 
-    The manifest goes first, so that what a crash leaves of one is no checkpoint.
+    What was set aside goes too. The manifest goes first, so that what a crash leaves of one is no checkpoint.
     """
-    for earlier, folder in find_folders(checkpoints, "step", "aside"):
-        if earlier >= step or earlier in kept:
-            continue
+    unwanted = [folder for s, folder in find_folders(checkpoints, "step") if s < step and s not in kept]
+    unwanted += [folder for s, folder in find_folders(checkpoints, "aside") if s <= step]
+    for folder in unwanted:
         try:
             (folder / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(folder)

@@ -1,51 +1,49 @@
 """What does one rank do in a run of several processes?
 
 Each rank holds a few neighbouring stages, handles their messages on one thread, and lets its edges' threads wait. A
-failure anywhere is published by whoever failed first and ends every rank with that name.
+failure anywhere is published by whoever failed or saw it first, and ends every rank with that name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
+import torch
 
-from pipeline.agreement import agree_on_checkpoint
+from pipeline.activity import Activity
+from pipeline.agreement import agree_on_checkpoint, agree_on_transport
 from pipeline.clock import Clock, WallClock
+from pipeline.connections import Connections, Edge, edges, leave_groups
 from pipeline.control import Control
-from pipeline.edge import Receiver, Sender
-from pipeline.errors import FailureRecord, LostEdge, RemoteFailure
+from pipeline.edge import SendingEnd
+from pipeline.errors import LostEdge, RemoteFailure, RunError
+from pipeline.failure import Failure
 from pipeline.feed import Feed
-from pipeline.folder import write_error
+from pipeline.heartbeat import Heartbeat
 from pipeline.keyed import undisturbed
+from pipeline.liveness import SILENT_AFTER_S
 from pipeline.messages import Message, Send, Stop
 from pipeline.monitor import StageStatus
+from pipeline.placement import place
 from pipeline.run import Prepared, build_stage, choose_device, make_feed, make_inbox
 from pipeline.session import Session, on_signals, threads
 from pipeline.stage import Stage
 from pipeline.summary import summarize, write_summary
 from pipeline.worker import Mailbox, Worker
 
-__all__ = ["place", "run_rank"]
+__all__ = ["run_rank"]
 
-_FOREVER = timedelta(days=7)
-_STATUS_PERIOD_S = 0.4
-_SPARE_SLOTS = 4
-_LEAVE_AFTER_S = 1.0
-"""A rank that failed leaves once the others know, or after this long if one of them is dead."""
-
-
-def place(num_stages: int, num_ranks: int) -> list[int]:
-    """The rank of each stage: neighbouring stages share a rank, as evenly as can be."""
-    return [stage * num_ranks // num_stages for stage in range(num_stages)]
+_END_WITHIN_S = 1.0
+"""A thread that has not ended by then waits for something that does not come."""
+_STUCK_AFTER_S = 10.0
+"""A rank whose own thread has not come back by then after a failure is given up: what it does may never end."""
 
 
 def run_rank(
@@ -55,6 +53,8 @@ def run_rank(
     folder: Path | None,
     resume: bool = False,
     on_status: Callable[[Sequence[StageStatus]], None] = lambda statuses: None,
+    on_failure: Callable[[BaseException], None] = lambda error: None,
+    give_up: Callable[[BaseException], None] = lambda error: None,
     clock: Clock | None = None,
 ) -> dict[str, Any]:
     """Run this rank's stages until the run is over.
@@ -65,6 +65,9 @@ def run_rank(
         folder: the run's folder, the same on every rank.
         resume: go on from the folder's newest checkpoint.
         on_status: called on rank 0, from a thread, with every stage's status a few times a second.
+        on_failure: called once, from any thread, as soon as this rank knows of a failure.
+        give_up: called, from a thread, if the failure is known for ten seconds and this rank's own thread is still in
+            an operation that may never end; may end the process.
         clock: what time is measured by; wall time unless a benchmark asks for another.
 
     Returns:
@@ -72,24 +75,60 @@ def run_rank(
 
     Raises:
         StageFailure: a stage of this rank failed first.
-        RemoteFailure: another rank failed first; names stage, step and cause.
+        RemoteFailure: another rank failed first, or was lost; names rank, stage, step and cause.
+        LostStore: the store has died.
     """
     mailbox: Mailbox = queue.SimpleQueue()
-    control.watch(lambda record: mailbox.put(RemoteFailure(record)))
+    failure = Failure(mailbox, rank=control.world.rank, folder=folder, on_known=on_failure)
     rank = _Rank(prepared, control, mailbox=mailbox, folder=folder, clock=clock or WallClock())
-    try:
-        with threads(prepared.config.num_threads), undisturbed():
-            rank.set_up(resume=resume)
-            rank.run(on_status)
-            summary = rank.summarize()
-    except BaseException as error:
-        record = _publish(error, control, mailbox, folder=folder)
-        rank.abort()
-        if record.rank == control.world.rank:
-            raise
-        raise RemoteFailure(record) from error
-    control.close()
-    dist.destroy_process_group()
+
+    def learn(error: BaseException) -> None:
+        failure.learn(error)
+        rank.wake()
+
+    def lost(error: BaseException, control: Control | None) -> None:
+        learn(error)
+        if control is not None:
+            failure.tell(error, control)
+
+    def look() -> None:
+        rank.show(heartbeat, on_status)
+        if failure.error is not None and failure.known_for_s > _STUCK_AFTER_S:
+            give_up(failure.error)
+
+    heartbeat = Heartbeat(
+        control,
+        activity=rank.activity,
+        stages=rank.stages_of_ranks,
+        dead_after_s=prepared.config.dead_after_s,
+        lost=lost,
+        on_beat=rank.exchange,
+        on_look=look,
+    )
+    in_main = threading.current_thread() is threading.main_thread()
+    control.watch(learn)
+    heartbeat.start()
+    with contextlib.ExitStack() as until_left:
+        try:
+            with threads(prepared.config.num_threads), undisturbed():
+                rank.set_up(resume=resume)
+                until_left.enter_context(on_signals(rank.interrupted.set, active=in_main))
+                rank.run()
+                summary = rank.summarize()
+            control.wait_everyone("close")
+            heartbeat.stop(timeout_s=_END_WITHIN_S)
+            control.leave()
+        except BaseException as caught:
+            error, record = failure.settle(caught, control, num_gone=lambda: heartbeat.num_gone)
+            rank.abort()
+            heartbeat.stop(timeout_s=_END_WITHIN_S)
+            control.wait_watched(timeout_s=_END_WITHIN_S)
+            if record.rank != control.world.rank:
+                raise RemoteFailure(record) from error
+            if error is caught:
+                raise
+            raise error from caught
+    leave_groups()
     return summary
 
 
@@ -111,24 +150,20 @@ class _Rank:
         self._folder = folder
         self._clock = clock
         self._placement = place(prepared.num_stages, control.world.world_size)
-        self._receivers: list[Receiver] = []
-        self._senders: dict[tuple[int, int], Sender] = {}
-        self._started: list[Sender | Receiver] = []
+        self.activity = Activity()
+        self.interrupted = threading.Event()
+        self._connections = Connections(control, deliver=self._deliver, failed=self._lose)
+        self._senders: dict[tuple[int, int], SendingEnd] = {}
         self._stages: dict[int, Stage] = {}
+        self._statuses: list[StageStatus] = []
+        self._runs = self._closes = False
         self._feed: Feed | None = None
 
     def set_up(self, *, resume: bool) -> None:
         """Connect to the other ranks and build the stages that live here."""
         world, prepared = self._control.world, self._prepared
-        dist.init_process_group(
-            "gloo",
-            store=dist.PrefixStore("groups", self._control.client()),
-            rank=world.rank,
-            world_size=world.world_size,
-            timeout=_FOREVER,
-        )
-        self._connect()
         device = choose_device(prepared.config.device, local_rank=world.local_rank)
+        self._connect(device)
         for index, rank in enumerate(self._placement):
             if rank == world.rank:
                 self._stages[index] = build_stage(prepared, index, clock=self._clock, device=device)
@@ -151,30 +186,27 @@ class _Rank:
             mailbox=self._mailbox,
             route=self._route,
             messages=iter(()) if self._feed is None else self._feed.messages(),
+            activity=self.activity,
         )
 
-    def run(self, on_status: Callable[[Sequence[StageStatus]], None]) -> None:
+    @property
+    def stages_of_ranks(self) -> list[list[int]]:
+        """The stages that each rank holds."""
+        ranks = range(self._control.world.world_size)
+        return [[stage for stage, holder in enumerate(self._placement) if holder == rank] for rank in ranks]
+
+    def run(self) -> None:
         """Handle messages until every stage here has finished."""
-        interrupted = threading.Event()
-        over = threading.Event()
-        for edge in self._edges:
-            edge.start()
-            self._started.append(edge)
+        self._connections.start()
         for index in self._stages:
             self._control.put(f"status/{index}", asdict(StageStatus(stage=index)))
         self._control.wait_everyone("start")
-        reporter = threading.Thread(
-            target=self._report, args=(over, interrupted, on_status), name="status", daemon=True
-        )
-        reporter.start()
-        try:
-            on_main_thread = threading.current_thread() is threading.main_thread()
-            with self._session, on_signals(interrupted.set, active=on_main_thread):
-                self._worker.run()
-                self._close_edges()
-        finally:
-            over.set()
-            reporter.join()
+        self._runs = True
+        with self._session:
+            self._worker.run()
+            self.activity.begin("closing")
+            self._closes = True
+            self._close_edges()
 
     def summarize(self) -> dict[str, Any]:
         """Exchange the stages' entries; rank 0 writes summary.json."""
@@ -185,32 +217,44 @@ class _Rank:
             self._control.put("stopped at", self._feed.stopped_at)
         if num_stages - 1 in self._stages:
             self._control.put("scalars", self._session.scalars())
+        for edge, statistics in self._connections.statistics().items():
+            self._control.put(f"{edge}/statistics", asdict(statistics))
         scalars, stopped_at = self._control.gather(["scalars", "stopped at"])
         summary = summarize(
             self._prepared,
             stages=self._control.gather([f"summary/{index}" for index in range(num_stages)]),
+            edges=self._gather_edges(),
             scalars=scalars,
             world_size=self._control.world.world_size,
             start=self._session.start,
             stopped_at=stopped_at,
             wall_s=self._session.wall_s,
+            restarts=self._control.world.attempt,
         )
         if self._folder is not None and self._control.world.rank == 0:
             write_summary(self._folder, summary)
         return summary
 
+    def _gather_edges(self) -> list[dict[str, Any]]:
+        found = self._control.gather([f"{edge}/statistics" for edge in self._edges])
+        return [
+            {"sender": edge.sender, "receiver": edge.receiver, **statistics}
+            for edge, statistics in zip(self._edges, found, strict=True)
+        ]
+
+    def wake(self) -> None:
+        """Have the rank's own thread look for a failure in the one place where it waits for edges alone."""
+        if self._closes:
+            self._connections.wake()
+
     def abort(self) -> None:
         """Break every connection, so that no thread stays blocked. For a run that has failed."""
-        for edge in self._started:
-            edge.abort()
-        for edge in self._started:
-            edge.wait_stopped(timeout_s=1.0)
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        self._connections.abort()
 
-    @property
-    def _edges(self) -> list[Sender | Receiver]:
-        return [*self._senders.values(), *self._receivers]
+    def _connect(self, device: torch.device) -> None:
+        choices = agree_on_transport(self._prepared, self._control)
+        self._edges = edges(choices, self._placement, self._prepared.bounds)
+        self._senders = self._connections.connect(self._edges, device=device)
 
     def _collect(self, name: str, stage: int, part: Any) -> list[Any] | None:
         """Publish a stage's part of something; the rank that publishes the last one gets all of them."""
@@ -220,49 +264,20 @@ class _Rank:
             return None
         return self._control.gather([f"{name}/{index}" for index in range(num_stages)])
 
-    def _connect(self) -> None:
-        """Make a process group per directed edge between ranks; every rank makes all, in the same order."""
-        bounds = self._prepared.bounds
-        own = self._control.world.rank
-        for lower in range(self._prepared.num_stages - 1):
-            for sender, receiver in ((lower, lower + 1), (lower + 1, lower)):
-                ends = self._placement[sender], self._placement[receiver]
-                if ends[0] == ends[1]:
-                    continue
-                group = dist.new_group(list(ends), backend="gloo", timeout=_FOREVER)
-                if own == ends[0]:
-                    self._senders[sender, receiver] = Sender(
-                        sender=sender,
-                        receiver=receiver,
-                        peer=ends[1],
-                        group=group,
-                        num_slots=bounds[lower] + _SPARE_SLOTS,
-                        failed=self._lost(sender, receiver, peer=ends[1], gone=receiver),
-                    )
-                elif own == ends[1]:
-                    self._receivers.append(
-                        Receiver(
-                            sender=sender,
-                            receiver=receiver,
-                            peer=ends[0],
-                            group=group,
-                            deliver=partial(self._deliver, sender, receiver),
-                            failed=self._lost(sender, receiver, peer=ends[0], gone=sender),
-                        )
-                    )
+    def _deliver(self, edge: Edge, message: Message) -> None:
+        delivery = edge.sender, edge.receiver, message
+        if edge.kind == "in process":
+            self._worker.accept(delivery)
+        else:
+            self._mailbox.put(delivery)
 
-    def _deliver(self, sender: int, receiver: int, message: Message) -> None:
-        self._mailbox.put((sender, receiver, message))
-
-    def _lost(self, sender: int, receiver: int, *, peer: int, gone: int) -> Callable[[BaseException], None]:
-        """What an edge's thread does with the exception that ended it."""
-
-        def failed(error: BaseException) -> None:
-            lost = LostEdge(stage=sender + receiver - gone, gone=gone, rank=peer)
-            lost.__cause__ = error
-            self._mailbox.put(lost)
-
-        return failed
+    def _lose(self, edge: Edge, error: BaseException) -> None:
+        """What is done with the exception that ended an edge; one that is ours says itself what is wrong."""
+        own = edge.ranks.index(self._control.world.rank)
+        stages = edge.sender, edge.receiver
+        lost = LostEdge(stage=stages[own], gone=stages[1 - own], rank=edge.ranks[1 - own])
+        lost.__cause__ = error
+        self._mailbox.put(error if isinstance(error, RunError) else lost)
 
     def _route(self, sender: int, send: Send) -> None:
         self._senders[sender, send.to].send(send.message)
@@ -271,59 +286,31 @@ class _Rank:
         for (sender, receiver), down in self._senders.items():
             if sender > receiver:
                 down.send(Stop(step=self._prepared.config.steps))
-        for edge in self._edges:
-            edge.wait_stopped()
+        self._connections.wait_stopped()
         self._worker.take_delivered()
 
-    def _report(
-        self,
-        over: threading.Event,
-        interrupted: threading.Event,
-        on_status: Callable[[Sequence[StageStatus]], None],
-    ) -> None:
-        """Publish this rank's statuses, pass signals to the feed, and let rank 0 show everybody's."""
-        control = self._control.for_thread()
-        keys = [f"status/{index}" for index in range(self._prepared.num_stages)]
-        while not over.wait(_STATUS_PERIOD_S):
-            for status in self._session.statuses():
-                control.put(f"status/{status.stage}", asdict(status))
-            if interrupted.is_set():
-                control.put("interrupt", self._control.world.rank)
-            if self._feed is not None and control.has("interrupt"):
-                self._feed.interrupt()
-            if self._control.world.rank == 0:
-                on_status([StageStatus(**status) for status in control.gather(keys)])
+    def exchange(self, control: Control) -> None:
+        """Publish this rank's statuses, pass signals to the feed, and fetch everybody's for rank 0. For a thread."""
+        if not self._runs:
+            return
+        for status in self._session.statuses():
+            control.put(f"status/{status.stage}", asdict(status))
+        if self.interrupted.is_set():
+            control.put("interrupt", self._control.world.rank)
+        if self._feed is not None and control.has("interrupt"):
+            self._feed.interrupt()
+        if self._control.world.rank == 0:
+            keys = [f"status/{index}" for index in range(self._prepared.num_stages)]
+            self._statuses = [StageStatus(**status) for status in control.get_many(keys)]
 
-
-def _publish(
-    error: BaseException,
-    control: Control,
-    mailbox: Mailbox,
-    *,
-    folder: Path | None,
-) -> FailureRecord:
-    """Make the failure known everywhere; returns the first one. A lost connection may only be another's failure."""
-    if isinstance(error, LostEdge):
-        error = _wait_for_cause(error, mailbox)
-    if isinstance(error, RemoteFailure):
-        record = error.record
-    else:
-        own = FailureRecord.of(error, rank=control.world.rank)
-        record = control.fail(own)
-        if record == own and folder is not None:
-            write_error(folder, record)
-    control.wait_acknowledged(timeout_s=_LEAVE_AFTER_S)
-    return record
-
-
-def _wait_for_cause(error: BaseException, mailbox: Mailbox) -> BaseException:
-    """Give the rank that closed a connection half a second to say why."""
-    deadline_s = time.perf_counter() + 0.5
-    while (remaining_s := deadline_s - time.perf_counter()) > 0:
-        try:
-            delivery = mailbox.get(timeout=remaining_s)
-        except queue.Empty:
-            break
-        if isinstance(delivery, RemoteFailure):
-            return delivery
-    return error
+    def show(self, heartbeat: Heartbeat, on_status: Callable[[Sequence[StageStatus]], None]) -> None:
+        """Show what was fetched, and what the signs of life say. For another thread."""
+        silences, statuses = heartbeat.silences(), self._statuses
+        for status in statuses:
+            rank = self._placement[status.stage]
+            doing = heartbeat.doing(rank)
+            status.rank, status.silent_s = rank, silences.get(rank, 0.0)
+            at_it = doing is not None and doing.stage == status.stage and doing.for_s >= SILENT_AFTER_S
+            status.busy = str(doing) if at_it else ""
+        if statuses:
+            on_status(statuses)

@@ -81,18 +81,14 @@ class Execute(Protocol):
 
 @contextmanager
 def recording(session: Session, folder: Path | None) -> Iterator[None]:
-    """Inside the block a run takes place: a failure is written to error.json, and the session is closed at the end.
-
-    What fails after the first failure becomes a note of it.
-    """
+    """Inside the block a run takes place: the session is closed at the end, and a failure written to error.json."""
     try:
-        yield
-    except BaseException as error:
-        _and_then(error, session.close)
-        if folder is not None and isinstance(error, Exception):
+        with session:
+            yield
+    except Exception as error:
+        if folder is not None:
             write_error(folder, FailureRecord.of(error, rank=0))
         raise
-    session.close()
 
 
 def concluded(prepared: Prepared, session: Session, feed: Feed, *, folder: Path | None) -> Result:
@@ -109,10 +105,3 @@ def concluded(prepared: Prepared, session: Session, feed: Feed, *, folder: Path 
     if folder is not None:
         write_summary(folder, summary)
     return Result(summary=summary, cut=prepared.cut, folder=folder)
-
-
-def _and_then(error: BaseException, action: Callable[[], object]) -> None:
-    try:
-        action()
-    except Exception as later:
-        error.add_note(f"Then also: {type(later).__name__}: {later}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import subprocess
 from dataclasses import asdict, dataclass
@@ -58,15 +59,17 @@ def choose_folder(*, config: str, name: str, runs_dir: str) -> Path:
     return folder
 
 
-def make_folder(folder: Path, record: RunRecord) -> None:
-    """Create a run's folder and write config.json, with the versions and the commit it runs at."""
-    folder.mkdir(parents=True)
+def make_folder(folder: Path, record: RunRecord, *, exist_ok: bool = False) -> None:
+    """Create a run's folder and write config.json, with the versions and the commit it runs at; the latter at once."""
+    folder.mkdir(parents=True, exist_ok=exist_ok)
     content = asdict(record) | {
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "machine": {"platform": platform.platform(), "processor": processor()},
         "commit": commit(),
     }
-    (folder / "config.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
+    path = folder / "config.json"
+    path.with_suffix(".tmp").write_text(json.dumps(content, indent=1, default=str) + "\n")
+    os.replace(path.with_suffix(".tmp"), path)
 
 
 def read_record(folder: Path) -> RunRecord:

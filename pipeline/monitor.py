@@ -56,6 +56,12 @@ class StageStatus:
     dropped_share: float = 0.0
     """Of its time: forwards whose output the stage above dropped. The rest is fresh work."""
     staleness: float | None = None
+    rank: int = 0
+    """Where it lives."""
+    silent_s: float = 0.0
+    """Since that rank's last sign of life; 0 unless this is longer than it should be."""
+    busy: str = ""
+    """What it has been doing for a while, as `busy in forward of step 17 for 12 s`; empty: nothing for long."""
 
 
 @dataclass
@@ -170,6 +176,11 @@ class StageMonitor:
             "wait_s": totals.wait_s,
             "dropped_s": totals.dropped_s,
             "overhead_s": totals.overhead_s,
+            "operation_s": {
+                name: totals.seconds[name] / count
+                for name, count in totals.operations.items()
+                if name in totals.seconds
+            },
             "staleness_mean": self._means["staleness"].mean,
             "staleness_max": self._means["staleness"].largest if self._means["staleness"].count else None,
             "staleness_counts": {str(int(value)): n for value, n in sorted(self._staleness.items())},

@@ -7,7 +7,9 @@ whatever cannot work is refused before anything starts. The network itself is no
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +24,7 @@ from pipeline.keyed import Phase, generator, seeded, undisturbed
 from pipeline.messages import Payload
 from pipeline.partition import Partition
 
-__all__ = ["StagePlan", "survey"]
+__all__ = ["StagePlan", "source_seconds", "survey"]
 
 _CPU = torch.device("cpu")
 
@@ -33,6 +35,9 @@ class StagePlan:
 
     index: int
     num_parameters: int
+    parameter_bytes: int
+    input_bytes: int
+    """Of what enters it with one microbatch."""
     forward_flops: int
     """For the batch; matrix products and convolutions only."""
     activation_bytes: int
@@ -44,6 +49,8 @@ class StagePlan:
     source: str
     source_parameters: int
     """What the source adds to the network's own parameters."""
+    source_acts: bool
+    """Whether it gives a gradient at all; a stage whose source does not learns at sync steps only."""
     modifies_input: bool
     """Whether the module writes into its input; the runtime then gives it a copy."""
     draws: tuple[Phase, ...]
@@ -78,19 +85,54 @@ def survey(cut: Partition, sources: Sequence[GradientSource], batch: Batch, *, s
                 StagePlan(
                     index=index,
                     num_parameters=sum(p.numel() for p in module.parameters()),
+                    parameter_bytes=sum(p.numel() * p.element_size() for p in module.parameters()),
+                    input_bytes=_num_bytes(given),
                     forward_flops=trial.flops,
                     held_bytes=trial.held_bytes,
-                    activation_bytes=sum(m.numel() * m.element_size() for m in as_tuple(h) if m is not None),
+                    activation_bytes=_num_bytes(h),
                     input_shapes=_shapes(given),
                     output_shapes=_shapes(h),
                     source=type(sources[index]).__name__,
                     source_parameters=source.num_parameters,
+                    source_acts=source.acts,
                     modifies_input=trial.modifies_input,
                     draws=(*trial.draws, *source.draws),
                 )
             )
         _check_chain(cut, x, h, seed=seed)
     return tuple(plans)
+
+
+def source_seconds(source: GradientSource, target: Tensor | None, *, seed: int) -> Callable[[Tensor], float]:
+    """What a source costs a stage beside forward and backward, as a function of the stage's output h.
+
+    Args:
+        source: a copy of it is asked and learns.
+        target: labels of the microbatch that h is of.
+        seed: of the draws the copy makes.
+
+    Returns:
+        Seconds of an estimate and of a step of its learning, the fastest of a few; infinity where it cannot serve h.
+    """
+
+    def measure(h: Tensor, repeats: int = 3) -> float:
+        trial = copy.deepcopy(source)
+        signal = Signal(step=0, target=target, gradient=torch.zeros_like(h))
+        elapsed_s = []
+        with undisturbed():
+            try:
+                trial.build(h, generator=generator(seed, "source", 0))
+                for _ in range(repeats):
+                    start_s = time.perf_counter()
+                    trial.estimate(h, signal)
+                    if trial.learns_from:
+                        trial.learn(h, signal)
+                    elapsed_s.append(time.perf_counter() - start_s)
+            except (TypeError, ValueError):  # the survey says so, if there is no better place for the boundary
+                return math.inf
+        return min(elapsed_s)
+
+    return measure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +224,8 @@ class _SourceTrial:
     """What a copy of the source has shown."""
 
     num_parameters: int
+    acts: bool
+    """Whether it gives a gradient."""
     draws: tuple[Phase, ...]
 
 
@@ -213,6 +257,7 @@ def _try_source(source: GradientSource, index: int, h: Payload, *, target: Tenso
             )
     return _SourceTrial(
         num_parameters=sum(p.numel() for p in trial.parameters()) if isinstance(trial, nn.Module) else 0,
+        acts=gradient is not None,
         draws=source_phases(trial, estimate=estimating, learn=learning),
     )
 
@@ -239,6 +284,10 @@ def _equal(a: Payload, b: Payload) -> bool:
     return len(as_tuple(a)) == len(as_tuple(b)) and all(
         p is not None and q is not None and p.shape == q.shape and torch.equal(p, q) for p, q in pairs
     )
+
+
+def _num_bytes(h: Payload) -> int:
+    return sum(m.numel() * m.element_size() for m in as_tuple(h) if m is not None)
 
 
 def _shapes(h: Payload) -> tuple[str, ...]:

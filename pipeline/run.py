@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -24,7 +26,8 @@ from pipeline.feed import Batch, Batches, Feed, FeedSettings, batches
 from pipeline.keyed import Generators, Phase, seeded, undisturbed
 from pipeline.learner import Learner
 from pipeline.partition import Partition, partition
-from pipeline.plan import StagePlan, survey
+from pipeline.placement import check_transport, device_of, place, planned
+from pipeline.plan import StagePlan, source_seconds, survey
 from pipeline.stage import Stage, StageSettings
 from pipeline.trace import Recorder
 from pipeline.turns import Turns
@@ -40,6 +43,7 @@ __all__ = [
     "prepare",
     "prepare_outlined",
     "resumes_exactly",
+    "stage_settings",
 ]
 
 _CPU = torch.device("cpu")
@@ -86,7 +90,12 @@ class Prepared:
         """Processes of the distributed executor."""
         return self.config.num_ranks or self.num_stages
 
-    @property
+    @cached_property
+    def waits(self) -> list[bool]:
+        """Per boundary, whether every step of the stage below waits for the gradient."""
+        return _waits(self.sources)
+
+    @cached_property
     def bounds(self) -> list[int]:
         """Per boundary, the bound on the microbatches in flight.
 
@@ -116,6 +125,7 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
     sources = _sources(config, len(cut))
     _check_ranks(num_ranks or config.num_ranks, len(cut))
     check_settings(config, num_stages=len(cut), waits=_waits(sources), bounds=_bounds(config, sources))
+    _check_transport(config, len(cut), num_ranks=num_ranks)
     for name in ("cadence", "update_probability", "schedule"):
         per_stage(getattr(config, name), len(cut), name=name)
     _check_labels(sources, data.train)
@@ -153,25 +163,6 @@ def build_stage(
     device = device or _CPU
     module = prepared.cut.stages[index].to(device)
     names = prepared.cut.names(index)
-    bounds = prepared.bounds
-    defers = config.prefer == "activations" and config.stash == "hold"
-    cadences = [Periodic(period) for period in per_stage(config.cadence, num_stages, name="cadence")]
-    settings = StageSettings(
-        index=index,
-        num_stages=num_stages,
-        seed=config.seed,
-        sync=config.sync,
-        cadence=cadences[index],
-        cadences_below=tuple(cadences[:index]) if config.stash == "hold" else (),
-        update_probability=UpdateProbability(
-            per_stage(config.update_probability, num_stages, name="update_probability")[index]
-        ),
-        max_in_flight=[*bounds, bounds[-1] if defers and bounds else 1][index],
-        stash=config.stash,
-        most_staleness=config.max_staleness if config.at_max_staleness == "drop" else None,
-        defers=defers,
-        check_every=config.check_every,
-    )
     updater = Updater(
         {names[name]: parameter for name, parameter in module.named_parameters()},
         optimizer=per_stage(config.optimizer, num_stages, name="optimizer")[index],
@@ -201,7 +192,31 @@ def build_stage(
         measure_every=config.measure_every,
         stash=config.stash,
     )
-    return Stage(learner, settings=settings, recorder=recorder)
+    return Stage(learner, settings=stage_settings(prepared, index), recorder=recorder)
+
+
+def stage_settings(prepared: Prepared, index: int) -> StageSettings:
+    """How stage `index` behaves."""
+    config, num_stages, bounds = prepared.config, prepared.num_stages, prepared.bounds
+    defers = config.prefer == "activations" and config.stash == "hold"
+    periods = per_stage(config.cadence, num_stages, name="cadence")
+    probabilities = per_stage(config.update_probability, num_stages, name="update_probability")
+    is_last = index == num_stages - 1
+    bound = bounds[min(index, len(bounds) - 1)] if bounds and (defers or not is_last) else 1
+    return StageSettings(
+        index=index,
+        num_stages=num_stages,
+        seed=config.seed,
+        sync=config.sync,
+        cadence=Periodic(periods[index]),
+        cadences_below=tuple(map(Periodic, dict.fromkeys(periods[:index]))) if config.stash == "hold" else (),
+        update_probability=UpdateProbability(probabilities[index]),
+        max_in_flight=bound,
+        stash=config.stash,
+        most_staleness=config.max_staleness if config.at_max_staleness == "drop" else None,
+        defers=defers,
+        check_every=config.check_every,
+    )
 
 
 def make_inbox(prepared: Prepared, index: int) -> Inbox:
@@ -217,10 +232,9 @@ def make_inbox(prepared: Prepared, index: int) -> Inbox:
 
 def choose_device(wanted: str, *, local_rank: int = 0) -> torch.device:
     """A GPU if there is one and it is wanted; ranks of one machine share them if there are fewer."""
-    if wanted == "cpu" or not torch.cuda.is_available():
-        return _CPU
-    device = torch.device("cuda", local_rank % torch.cuda.device_count())
-    torch.cuda.set_device(device)
+    device = device_of(wanted, local_rank=local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     return device
 
 
@@ -263,14 +277,24 @@ def _cut(config: Config, model: nn.Module | Partition | Sequence[nn.Module], fir
         if config.num_stages not in (None, len(model)) or config.at:
             raise ConfigurationError(f"the model is already cut into {len(model)} stages; leave out num_stages and at.")
         return model
-    x = None if first is None else first[0]
+    x, target = (None, None) if first is None else first
     return partition(
         model,
         config.num_stages,
         at=config.at,
         by=config.balance,
         batch=x if isinstance(x, Tensor) else None,
+        source_s=_source_s(config, target) if config.balance == "time" and config.num_stages else (),
     )
+
+
+def _source_s(config: Config, target: Tensor | None) -> list[Callable[[Tensor], float]]:
+    """Per boundary, what its source costs the stage below; a single source is measured once for all of them."""
+    num_boundaries = (config.num_stages or 1) - 1
+    if isinstance(config.source, tuple):
+        sources = per_stage(config.source, num_boundaries, name="source")
+        return [source_seconds(source, target, seed=config.seed) for source in sources]
+    return [source_seconds(config.source, target, seed=config.seed)] * num_boundaries
 
 
 def _sources(config: Config, num_stages: int) -> tuple[GradientSource, ...]:
@@ -301,7 +325,8 @@ def _bounds(config: Config, sources: Sequence[GradientSource]) -> list[int]:
     if config.arrival == "ready":
         return bounds
     late_syncs = config.stash != "hold" and config.syncs
-    return [min(bounds[: i + 1]) if waits[i] or late_syncs else bound for i, bound in enumerate(bounds)]
+    least = accumulate(bounds, min)
+    return [low if wait or late_syncs else bound for low, wait, bound in zip(least, waits, bounds, strict=True)]
 
 
 def _check_ranks(num_ranks: int | None, num_stages: int) -> None:
@@ -310,6 +335,14 @@ def _check_ranks(num_ranks: int | None, num_stages: int) -> None:
             f"{num_ranks} ranks cannot share {num_stages} stages: a stage lives on one rank. "
             f"Start at most {num_stages} ranks, or cut the network into more stages."
         )
+
+
+def _check_transport(config: Config, num_stages: int, *, num_ranks: int | None) -> None:
+    """Ranks that are there already tell one another where they are; others will be started on this host."""
+    placement = place(num_stages, num_ranks or config.num_ranks or num_stages)
+    check_transport(config, placement)
+    if config.executor == "distributed" and num_ranks is None:
+        planned(config, placement)
 
 
 def _check_optimizers(config: Config, num_stages: int) -> None:

@@ -131,10 +131,10 @@ class Session:
     ) -> None:
         try:
             self.close()
-        except SaveFailure as second:  # on a disk that is full, closing fails like what failed before
+        except Exception as later:  # on a disk that is full, closing fails like what failed before
             if error is None:
                 raise
-            error.add_note(f"And then: {second}")
+            error.add_note(f"Then also: {type(later).__name__}: {later}")
 
     def entries(self) -> list[dict[str, Any]]:
         """Every stage's entry of summary.json."""

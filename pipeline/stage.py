@@ -130,6 +130,10 @@ class Stage:
     def __init__(self, learner: StageLearner, *, settings: StageSettings, recorder: Recorder) -> None:
         self.learner = learner
         self.settings = settings
+        self.index = settings.index
+        """Position in the network, from 0."""
+        self.is_last = settings.index == settings.num_stages - 1
+        """Whether the loss is this stage's source."""
         self.recorder = recorder
         self.stopping = False
         self.stash = Stash(settings.stash)
@@ -154,16 +158,6 @@ class Stage:
     def device(self) -> torch.device:
         """Where it runs."""
         return self.learner.device
-
-    @property
-    def index(self) -> int:
-        """Position in the network, from 0."""
-        return self.settings.index
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the loss is this stage's source."""
-        return self.index == self.settings.num_stages - 1
 
     @property
     def in_flight(self) -> int:

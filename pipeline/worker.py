@@ -10,6 +10,7 @@ import queue
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
+from pipeline.activity import Activity
 from pipeline.arrival import Inbox
 from pipeline.clock import Clock
 from pipeline.messages import Message, Send, Stop
@@ -22,7 +23,7 @@ Delivery: TypeAlias = tuple[int, int, Message] | BaseException
 """(from stage, to stage, message), or why the worker has to stop."""
 Mailbox: TypeAlias = "queue.SimpleQueue[Delivery]"
 Route: TypeAlias = Callable[[int, Send], None]
-"""Takes (from stage, send) for a stage of another worker; returns as soon as it is on its way."""
+"""Takes (from stage, send) for another stage; returns as soon as it is on its way."""
 
 
 class Worker:
@@ -34,9 +35,10 @@ class Worker:
         session: looks at every stage after each message, and saves it when it has drained.
         clock: the stages' own.
         mailbox: where others put what is for these stages.
-        route: where what is for other stages goes.
+        route: where what one stage sends another goes.
         messages: what enters the first stage, if it is here.
         arrive: called on this thread with every message just before it is handled.
+        activity: is told what this thread does.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Worker:
         route: Route,
         messages: Iterator[Message],
         arrive: Callable[[Message], None] = lambda message: None,
+        activity: Activity | None = None,
     ) -> None:
         self._stages = stages
         self._inboxes = inboxes
@@ -59,6 +62,7 @@ class Worker:
         self._route = route
         self._messages = messages
         self._arrive = arrive
+        self._activity = activity or Activity()
         self._waited_s = 0.0
         self.num_delivered = 0
         """Messages taken from the mailbox."""
@@ -84,7 +88,17 @@ class Worker:
     def take_delivered(self) -> None:
         """Let everything that was delivered wait for its turn; do not wait for more."""
         while not self._mailbox.empty():
-            self._accept(self._mailbox.get())
+            self.accept(self._mailbox.get())
+
+    def accept(self, delivery: Delivery) -> None:
+        """Let one delivery wait for its turn, on this worker's thread; a failure is raised."""
+        if isinstance(delivery, BaseException):
+            raise delivery
+        self.num_delivered += 1
+        sender, receiver, message = delivery
+        if sender > receiver and isinstance(message, Stop):
+            return  # closes the edge; a stage is stopped from below only
+        self._put(sender, receiver, message)
 
     def describe(self) -> str:
         """The state of the stages here in one line, for the message of a deadlock."""
@@ -93,6 +107,7 @@ class Worker:
     def _take_turn(self, index: int) -> bool:
         stage, inbox = self._stages[index], self._inboxes[index]
         if index == 0 and not inbox.below and stage.accepts_activation:
+            self._activity.begin("data", stage=0)
             stage.recorder.begin()
             if (entering := next(self._messages, None)) is not None:
                 inbox.put_below(entering)
@@ -101,10 +116,12 @@ class Worker:
         if waiting is None:
             return False
         _, message = waiting.popleft()
+        self._activity.handle(stage, message.step)
         self._arrive(message)
         for send in stage.work(message):
             self._send(index, send)
         if (drain := stage.drained) is not None:
+            self._activity.begin("checkpoint", stage=index, step=drain.step)
             stage.recorder.begin()
             self._session.drained(stage, drain)
             stage.recorder.end_untraced("save")
@@ -114,8 +131,8 @@ class Worker:
         return True
 
     def _send(self, sender: int, send: Send) -> None:
-        if send.to in self._inboxes:
-            self._put(sender, send.to, send.message)
+        if send.to == sender:  # a last stage that defers
+            self._put(sender, sender, send.message)
         else:
             self._route(sender, send)
 
@@ -128,24 +145,16 @@ class Worker:
 
     def _wait_delivered(self) -> None:
         started_s = self._clock.now()
+        self._activity.begin("waiting")
         self.waits = True
         delivery = self._mailbox.get()
         self.waits = False
         waited_s = self._clock.now() - started_s
-        self._accept(delivery)
+        self.accept(delivery)
         self._waited_s += waited_s
         for stage in self._stages.values():
             if not stage.finished:
                 stage.recorder.waited(waited_s)
-
-    def _accept(self, delivery: Delivery) -> None:
-        if isinstance(delivery, BaseException):
-            raise delivery
-        self.num_delivered += 1
-        sender, receiver, message = delivery
-        if sender > receiver and isinstance(message, Stop):
-            return  # closes the edge; a stage is stopped from below only
-        self._put(sender, receiver, message)
 
     def _account(self, elapsed_s: float) -> None:
         """What the thread did beside its stages' own work, in equal shares."""

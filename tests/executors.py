@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch import Tensor
 from pipeline import Data, Result, prepare
 from pipeline.config import Config
 from pipeline.control import Control, World
-from pipeline.distributed import place, run_rank
+from pipeline.distributed import run_rank
 from pipeline.executor import Execute
+from pipeline.feed import Batch
+from pipeline.placement import place
 from pipeline.quickstart import digits
 from pipeline.threaded import run_threaded
 from pipeline.training import run_simulated
@@ -30,15 +33,22 @@ class Case:
     settings: dict[str, Any]
     evaluates: bool = False
     """Whether there is a test set, of two batches."""
+    resume: bool = False
+    """Go on from the folder's last checkpoint."""
 
     def config(self) -> Config:
         """The run's configuration."""
         config = self.problem.config(**self.settings)
         if not self.evaluates:
             return config
-        ((x, target),) = digits().test
+        ((x, target),) = _test_set()
         test = [(x[:200], target[:200]), (x[200:], target[200:])]
         return replace(config, data=lambda: Data(train=self.problem.batches(), test=test))
+
+
+@cache
+def _test_set() -> Sequence[Batch]:
+    return digits().test
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Outcome:
 
 def _in_this_process(execute: Execute) -> Callable[[Case, Ranks, Path | None], Outcome]:
     def run(case: Case, ranks: Ranks, folder: Path | None) -> Outcome:
-        result: Result = execute(prepare(case.config()), folder=folder)
+        result: Result = execute(prepare(case.config()), folder=folder, resume=case.resume)
         return Outcome(result.export(), result.summary)
 
     return run
@@ -69,7 +79,8 @@ def _on_ranks(world_size: int) -> Callable[[Case, Ranks, Path | None], Outcome]:
 def run_share(world: World, case: Case, folder: str | None) -> Outcome:
     """On one rank: the weights of its own stages, and the summary that every rank has."""
     prepared = prepare(case.config(), num_ranks=world.world_size)
-    summary = run_rank(prepared, Control(world), folder=None if folder is None else Path(folder))
+    path = None if folder is None else Path(folder)
+    summary = run_rank(prepared, Control(world), folder=path, resume=case.resume)
     placement = place(prepared.num_stages, world.world_size)
     weights = {
         full: prepared.cut.stages[index].state_dict()[local]

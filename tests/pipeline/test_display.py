@@ -13,7 +13,7 @@ from torch import nn
 
 from dni import SyntheticGradient
 from pipeline import Config, Data, KeyedBatches, prepare, run_simulated
-from pipeline.display import LiveDisplay, plan_tables, summary_table
+from pipeline.display import LiveDisplay, _stage_table, plan_tables, summary_table
 from pipeline.monitor import StageStatus
 from pipeline.run import Prepared
 
@@ -24,7 +24,7 @@ STATUSES = [StageStatus(stage=0, step=1234, source_loss=0.5), StageStatus(stage=
 def _prepared(**more: Any) -> Prepared:
     return prepare(
         Config(
-            model=lambda: [nn.Linear(4, 5), nn.Linear(5, 3)],
+            model=more.pop("model", lambda: [nn.Linear(4, 5), nn.Linear(5, 3)]),
             data=lambda: Data(train=KeyedBatches(X, TARGET, batch_size=8), test=[(X, TARGET)]),
             loss=nn.CrossEntropyLoss(),
             source=SyntheticGradient(),
@@ -45,9 +45,31 @@ def _printed(what: Any) -> str:
 def test_plan_shows_every_stage_and_boundary(arrival: str, bound: str) -> None:
     text = _printed(plan_tables(_prepared(arrival=arrival, executor="distributed"), [0, 1]))
     assert "…" not in text
-    for word in ("(8, 5)", "SyntheticGradient", "LossGradient", "0-1", bound, "gloo"):
+    for word in ("(8, 5)", "SyntheticGradient", "LossGradient", "0-1", bound, "shared (one host)"):
         assert word in text
-    assert "in process" in _printed(plan_tables(_prepared(), [0, 0]))
+    over_gloo = plan_tables(_prepared(arrival=arrival, executor="distributed", transport=("gloo",)), [0, 1])
+    assert "edges, if all ranks are on this host: gloo (as set)" in _printed(over_gloo)
+    alone = _printed(plan_tables(_prepared(), [0, 0]))
+    assert "in process" in alone and "this host" not in alone
+
+
+def test_plan_shows_where_every_stage_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "rank 1" in _printed(plan_tables(_prepared(executor="distributed"), [0, 1]))
+    assert "simulated" in _printed(plan_tables(_prepared(executor="simulate"), [0, 0]))
+    text = _printed(plan_tables(_prepared(executor="threads", device="cpu"), [0, 0]))
+    assert "thread 0 " in text and "thread 1 " in text and "in process" in text and "…" not in text
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    text = _printed(_stage_table(_prepared(executor="threads"), [0, 0]))
+    assert "thread 0, cuda:0" in text and "thread 1, cuda:1" in text
+
+
+def test_plan_for_threads_says_which_stages_take_turns_to_draw() -> None:
+    model = [nn.Linear(4, 5), nn.Sequential(nn.Dropout(0.1), nn.Linear(5, 3))]
+    settings = {"model": lambda: model, "executor": "threads"}
+    assert "take turns to: 1" in _printed(plan_tables(_prepared(**settings), [0, 0]))
+    assert "take turns" not in _printed(plan_tables(_prepared(executor="threads"), [0, 0]))
+    assert "take turns" not in _printed(plan_tables(_prepared(model=lambda: model), [0, 0]))
 
 
 def test_summary_shows_result_folder_and_how_to_open_tensorboard() -> None:

@@ -27,11 +27,12 @@ from dni import (
 from pipeline.arrival import Arrival
 from pipeline.clock import VirtualClock
 from pipeline.config import Config, Data, Sgd
+from pipeline.costs import CostModel
 from pipeline.errors import StageFailure
 from pipeline.feed import KeyedBatches
 from pipeline.messages import Activation, Drain, Message, Stop
 from pipeline.run import Prepared, build_stage, make_feed, make_inbox, prepare
-from pipeline.simulator import CostModel, simulate
+from pipeline.simulator import simulate
 from pipeline.stage import Stage
 from pipeline.trace import Event
 from tests.pipeline.chain import WIDTH, activation, features, labels, linear, play

@@ -17,7 +17,7 @@ from pipeline.run import resumes_exactly
 
 KEYS = {
     "status", "executor", "num_stages", "world_size", "steps", "samples", "wall_s", "samples_per_s", "train_loss",
-    "test_loss", "test_accuracy", "test_error", "metrics", "resume_exact", "stages",
+    "test_loss", "test_accuracy", "test_error", "metrics", "resume_exact", "stages", "edges",
 }  # fmt: skip
 STAGE_KEYS = {
     "index", "num_parameters", "updates", "forwards", "backwards", "busy_s", "wait_s", "staleness_mean",
