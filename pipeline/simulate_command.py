@@ -6,7 +6,7 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -19,6 +19,7 @@ from pipeline.errors import ConfigurationError, RunError
 from pipeline.loading import find_config
 from pipeline.methods import MethodName, by_name
 from pipeline.picture import check_picture, choose_rows, draw_timeline
+from pipeline.recursion import why_not_recursive
 from pipeline.rehearsal import Rehearsal, choose_way, rehearse
 from pipeline.rehearsal_tables import comparison_table, rehearsal_tables
 from pipeline.run import Prepared, prepare
@@ -51,8 +52,10 @@ class _Options:
     """With a method that empties the chain for updates: microbatches from one to the next."""
     compare: bool = False
     """Put the known methods beside the configuration's own."""
-    mathematics: bool = False
-    """Train as well, in virtual time; nothing is written. Without, operations only take their time."""
+    by: Literal["auto", "stages", "recursion", "mathematics"] = "auto"
+    """By what means. stages: the stages themselves, whose operations only take their time. recursion: the times alone,
+    for very long chains in fixed order. mathematics: the stages, which train as well; nothing is written. auto: stages,
+    or the recursion where it can be used and playing them would take long."""
     costs_from: Path | None = None
     """Folder of a finished run: each stage's operations cost what they took there."""
     picture: Path | None = None
@@ -83,8 +86,8 @@ def simulate_command(reference: str, words: Sequence[str]) -> int:
 
 
 def _check(options: _Options) -> None:
-    if options.mathematics and options.stages is not None:
-        raise ConfigurationError("--stages makes a chain without content, so there is no --mathematics in it.")
+    if options.by == "mathematics" and options.stages is not None:
+        raise ConfigurationError("--stages makes a chain without content, so there is no mathematics in it.")
     if options.compare and (options.picture is not None or options.method is not None):
         raise ConfigurationError("--compare simulates several methods; leave out --picture and --method, or --compare.")
     if options.stages is not None and options.stages < 2:
@@ -144,7 +147,9 @@ def _with_method(options: _Options, config: Config, method: MethodName | None) -
 
 
 def _rehearse(options: _Options, prepared: Prepared, console: Console, *, drawn: Collection[int] = ()) -> Rehearsal:
-    way = "mathematics" if options.mathematics else choose_way(prepared)
+    way = choose_way(prepared) if options.by == "auto" else options.by
+    if way == "recursion" and (reason := why_not_recursive(prepared)):
+        raise ConfigurationError(f"the recursion cannot compute this run: {reason}. Use --by stages.")
     columns = (TextColumn("microbatch"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=prepared.config.steps)

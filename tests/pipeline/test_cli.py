@@ -147,7 +147,7 @@ def _flat(text: str) -> str:
 def test_help_lists_the_commands(dni: Run, words: tuple[str, ...]) -> None:
     code, out, err = dni(*words)
     assert code == 0 and err == ""
-    for command in ("dni train", "dni resume", "dni plan", "dni export", "quickstart"):
+    for command in ("dni train", "dni resume", "dni replay", "dni plan", "dni export", "quickstart"):
         assert command in out
 
 

@@ -3,65 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import nn
 
-from dni import NoGradient, Shadow, SyntheticGradient, TrueGradient
-from pipeline.config import Config, Data
-from pipeline.costs import CostModel, virtual_clock
-from pipeline.equal import equal_stages
-from pipeline.feed import KeyedBatches
+from dni import Every
+from pipeline.costs import CostModel
 from pipeline.recursion import recur, why_not_recursive
-from pipeline.run import Prepared, make_inbox, prepare
-from pipeline.simulator import simulate
-from pipeline.timed import build_timed_stage, make_timed_feed
-from pipeline.timing import StageWatch, Timing
-from tests.pipeline.chain import features, labels, linear
-
-SOURCES = {"true": TrueGradient, "synthetic": SyntheticGradient, "none": NoGradient}
-
-
-@cache
-def _base(source: str) -> Prepared:
-    x, target = features(0, num_samples=6), labels(0, num_samples=6)
-    return prepare(
-        Config(
-            model=lambda: [linear(0), linear(1), linear(2)],
-            data=lambda: Data(train=KeyedBatches(x, target, batch_size=2)),
-            loss=nn.CrossEntropyLoss(),
-            source=Shadow(SyntheticGradient()) if source == "shadow" else SOURCES[source](),
-            steps=1,
-            delay=(1,),
-        )
-    )
-
-
-def _chain(source: str, num_stages: int, **more: Any) -> Prepared:
-    chain = equal_stages(_base(source), num_stages)
-    return replace(chain, config=replace(chain.config, **more))
-
-
-def _simulated(prepared: Prepared) -> Timing:
-    costs, num_stages = prepared.config.costs, prepared.num_stages
-    clock = virtual_clock(costs, num_stages=num_stages)
-    stages = [build_timed_stage(prepared, index, clock=clock) for index in range(num_stages)]
-    watch = StageWatch(stages, drawn=range(num_stages))
-    simulate(
-        stages,
-        make_timed_feed(prepared).messages(),
-        inboxes=[make_inbox(prepared, index) for index in range(num_stages)],
-        clock=clock,
-        costs=costs,
-        on_drained=lambda stage, drain: None,
-        on_turn=watch.look,
-    )
-    return watch.timing()
+from pipeline.rehearsal import rehearse
+from tests.pipeline.timed_chain import timed_chain, timed_method
 
 
 @st.composite
@@ -101,12 +54,12 @@ def _runs(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(_runs())
 def test_recursion_gives_the_times_of_the_simulation(run: dict[str, Any]) -> None:
-    prepared = _chain(**run)
+    prepared = timed_chain(**run)
     assert why_not_recursive(prepared) is None
-    simulated = _simulated(prepared)
+    simulated = rehearse(prepared, way="stages", drawn=range(prepared.num_stages)).timing
     computed = recur(prepared, prepared.config.costs, drawn=range(prepared.num_stages))
     for name in (
         "done_s",
@@ -124,3 +77,39 @@ def test_recursion_gives_the_times_of_the_simulation(run: dict[str, Any]) -> Non
         mine = computed.events[stage]
         assert [event[:2] for event in mine] == [event[:2] for event in events]
         np.testing.assert_allclose([e[2:4] for e in mine], [e[2:4] for e in events], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"arrival": "ready"}, "arrival is ready"),
+        ({"sync": Every(3)}, "it syncs"),
+        ({"cadence": (1, 2, 1)}, "cadences differ"),
+        ({"update_probability": (0.5,)}, "update_probability"),
+        ({"max_staleness": 1, "at_max_staleness": "drop"}, "too stale"),
+        ({"costs": CostModel(pauses=((0, 1.0, 1.0),))}, "paused"),
+        ({"checkpoint_every": 2}, "drained in between"),
+        ({"prefer": "activations"}, "defers"),
+    ],
+)
+def test_recursion_says_what_it_cannot_compute(settings: dict[str, Any], reason: str) -> None:
+    why = why_not_recursive(timed_chain("synthetic", 3, **{"steps": 6, **settings}))
+    assert why is not None and reason in why
+
+
+def test_chains_of_one_stage_or_of_several_methods_are_left_to_the_simulation() -> None:
+    chain = timed_chain("synthetic", 3, steps=2)
+    mixed = replace(chain, sources=(*timed_chain("true", 2).sources[:1], *chain.sources[1:]))
+    assert why_not_recursive(mixed) == "some boundaries wait for the gradient and some do not"
+    one = replace(chain, cut=replace(chain.cut, stages=chain.cut.stages[:1]), sources=chain.sources[-1:])
+    assert why_not_recursive(one) == "there is one stage"
+
+
+def test_long_chain_takes_no_longer_than_its_microbatches() -> None:
+    """Work grows with steps, not with the depth of what depends on what: 2,000 stages would take it minutes."""
+    steps: list[int] = []
+    prepared = timed_method("1f1b", 2000, steps=32)
+    timing = recur(prepared, prepared.config.costs, on_step=steps.append)
+    assert timing.num_stages == 2000 and steps == list(range(1, 33))
+    own_s = 3.0 + 0.02  # a forward, a backward, and a message for each
+    assert timing.steady_period_s(8) == pytest.approx((2000 * own_s + 7 * 3.0 + 0.1) / 8, rel=1e-3)
