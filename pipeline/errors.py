@@ -101,6 +101,7 @@ class SaveFailure(RunError):
 _ADVICE = {
     errno.ENOSPC: "Make room on that disk (keep_last says how many checkpoints are kept)",
     errno.EDQUOT: "Make room within your quota (keep_last says how many checkpoints are kept)",
+    errno.EFBIG: "Allow larger files there (ulimit -f)",
     errno.EACCES: "Allow writing there",
     errno.EPERM: "Allow writing there",
     errno.EROFS: "Allow writing there",

@@ -249,6 +249,7 @@ FAILURES = {
     "disk full": (OSError(errno.ENOSPC, "No space left on device"), "No space left on device. Make room on that disk"),
     "quota": (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded. Make room within your quota"),
     "not allowed": (PermissionError(errno.EACCES, "Permission denied"), "Permission denied. Allow writing there"),
+    "limit": (OSError(errno.EFBIG, "File too large"), "File too large. Allow larger files"),
     "broken disk": (OSError(errno.EIO, "Input/output error"), "Input/output error. Mend that"),
     "unknown": (OSError("the cable is loose"), "the cable is loose. Mend that"),
 }
