@@ -1,7 +1,7 @@
 """Where does a stage draw from the process-wide generators, as dropout does?
 
-A copy on the CPU is watched while it handles one real batch. What that does not show, a module or source may say of
-itself: `draws = True`.
+A copy on the CPU is watched while it handles one real batch. What that does not show (a later draw, an optimiser's),
+the module or the source may say of itself: `draws = True`.
 """
 
 from __future__ import annotations
@@ -70,11 +70,12 @@ def module_phases(module: nn.Module, forward: DrawWatch) -> tuple[Phase, ...]:
     A forward that asks for the generator's state (as that of `torch.utils.checkpoint` does) will put it back into that
     state in its backward, to draw the same again.
     """
-    declared = _declares(module)
+    if _declares(module):
+        return ("forward", "evaluation", "backward", "optimizer")
     phases: tuple[Phase, ...] = ()
-    if declared or forward.drew or any(map(_may_draw, module.modules())):
+    if forward.drew or any(map(_may_draw, module.modules())):
         phases += ("forward", "evaluation")
-    if declared or forward.looked:
+    if forward.looked:
         phases += ("backward",)
     return phases
 

@@ -140,8 +140,8 @@ class Generators:
             f"stage {self._stage} drew from PyTorch's process-wide generator in {phase} at step {step}, though it did "
             "not on the first batch (or something beside the stages drew, such as a thread that fetches data). "
             "With executor threads other stages draw from that generator meanwhile, so the numbers are not those of "
-            "the seed. Set `draws = True` on the module or source that draws, which then takes turns; let it draw "
-            "from a torch.Generator of its own; or use executor simulate or distributed."
+            "the seed. Set `draws = True` on the stage's module (on its source, if that draws), which then takes "
+            "turns; let it draw from a torch.Generator of its own; or use executor simulate or distributed."
         )
 
 
