@@ -364,7 +364,7 @@ def _run_as_rank(prepared: Prepared, control: Control, start: Start) -> int:
     world, folder = control.world, start.folder
     console = Console(quiet=world.rank != 0)
     if world.attempt:
-        console.print(_attempt_line(world.attempt, start), highlight=False)
+        console.print(_attempt_line(world.attempt, start), highlight=False, soft_wrap=True)
 
     def say(error: BaseException) -> None:  # whoever failed first has left the stack trace in error.json
         record = error.record if isinstance(error, RemoteFailure) else FailureRecord.of(error, rank=world.rank)

@@ -112,7 +112,7 @@ class Heartbeat:
     def _beat_until_over(self) -> None:
         number = 0
         own = self._world.rank
-        self._control.put(f"process/{own}", asdict(ProcessIdentity.own()))
+        self._control.put(f"process/{own}", asdict(ProcessIdentity.of(os.getpid())))
         while not self._over.is_set():
             number += 1
             self._own_sign = f"{number} {self._activity.look().to_json()}"

@@ -24,9 +24,9 @@ class ProcessIdentity:
     """When the kernel started it: a process id is used again, but not with this."""
 
     @staticmethod
-    def own() -> ProcessIdentity:
-        """Of this process."""
-        return ProcessIdentity(pid=os.getpid(), host=_host(), started=_started(os.getpid()))
+    def of(pid: int) -> ProcessIdentity:
+        """Of a process of this host."""
+        return ProcessIdentity(pid=pid, host=_host(), started=_started(pid))
 
 
 def watch_process(identity: ProcessIdentity) -> int | None:
