@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline import checkpoint
+from pipeline.checkpoint import read_stage
 from pipeline.conditions import Conditions
 from pipeline.errors import CheckpointError
-from pipeline.manifest import saved_steps
+from pipeline.manifest import checkpoint_folder, saved_steps, verify
 from pipeline.stage import Stage
 
 __all__ = ["Comparison", "Difference", "compare_states", "refusals"]
@@ -45,7 +45,7 @@ class Comparison:
         folder = None if self.refused else self._folder(step)
         if folder is None:
             return
-        saved = checkpoint.read_stage(folder, stage.index, device=stage.device)
+        saved = read_stage(folder, stage.index, device=stage.device)
         self.num_tensors[step, stage.index], differences = compare_states(own, saved)
         if differences:
             self.differences[step, stage.index] = differences
@@ -71,8 +71,10 @@ class Comparison:
         if step not in self._folders:
             self._folders[step] = None
             if step in saved_steps(self.checkpoints):
+                folder = checkpoint_folder(self.checkpoints, step)
                 try:
-                    self._folders[step], _ = checkpoint.first_whole(self.checkpoints, [step])
+                    verify(folder)
+                    self._folders[step] = folder
                 except CheckpointError as error:
                     self.damaged.append(str(error))
         return self._folders[step]

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipeline.conditions import Conditions
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, SaveFailure
 
-__all__ = ["Attempt", "OrderFile", "read_order", "read_order_from", "split_order"]
+__all__ = ["Attempt", "OrderFile", "read_order", "read_order_from", "split_order", "step_of"]
 
 _MESSAGE = re.compile(r"[AGXEZ]\d+|D\d+s?f?")
 
@@ -49,6 +49,7 @@ class OrderFile:
     """
 
     def __init__(self, run: Path, stage: int, *, since: int, conditions: Conditions) -> None:
+        self._run, self._stage = run, stage
         self._path = _path(run, stage)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         kept = split_order(read_order(run, stage), since)[0] if since else []
@@ -62,12 +63,13 @@ class OrderFile:
         """Write one message down.
 
         Raises:
-            OSError: it could not be written; names the file.
+            SaveFailure: it could not be written.
         """
         try:
             self._file.write(f"{message}\n".encode())
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
+            cause = OSError(error.errno, error.strerror, str(self._path))
+            raise SaveFailure(stage=self._stage, step=step_of(message), folder=self._run, cause=cause) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -136,19 +138,23 @@ def read_order_from(run: Path, stage: int, step: int) -> list[Attempt]:
             "so it cannot be replayed."
         )
     after = split_order(attempts, step)[1]
-    found = [attempt for attempt in after if attempt.messages]
-    if after[0].since == step and found:
-        return found
+    if after[0].since == step:
+        return [attempt for attempt in after if attempt.messages]
     saved = {m for attempt in attempts for m in attempt.messages if m[0] == "D" and m[-1] == "s"}
-    steps = sorted({attempts[0].since, *(int(drain[1:-1]) for drain in saved)})
+    steps = sorted({attempts[0].since, *map(step_of, saved)})
     raise ConfigurationError(
         f"{run} cannot be replayed from step {step}: what stage {stage} handled is recorded from step "
-        f"{', '.join(f'{known}' for known in steps)} on. Of those, choose one (--from) whose checkpoint is still there."
+        f"{', '.join(map(str, steps))} on. Of those, choose one (--from) whose checkpoint is still there."
     )
 
 
+def step_of(message: str) -> int:
+    """The step of a message as it is written down."""
+    return int(message[1:].rstrip("sf"))
+
+
 def _drops_from(message: str, step: int) -> bool:
-    return message[0] == "X" and int(message[1:]) >= step
+    return message[0] == "X" and step_of(message) >= step
 
 
 def _read_start(line: str, *, where: str) -> Attempt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.errors import ReplayError, blaming
 from pipeline.messages import Activation, Drain, Message, Stop
+from pipeline.order import step_of
 from pipeline.run import Prepared
 
 __all__ = ["RecordedFeed"]
@@ -25,7 +26,7 @@ class RecordedFeed:
 
     def message(self, line: str) -> Message:
         """The message that was recorded as `line`."""
-        step = int(line[1:].rstrip("sf"))
+        step = step_of(line)
         match line[0]:
             case "A":
                 if step != self._step:

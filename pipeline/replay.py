@@ -21,12 +21,13 @@ from pipeline.clock import WallClock
 from pipeline.comparison import Comparison, refusals
 from pipeline.conditions import Conditions
 from pipeline.config import Config, Data
-from pipeline.errors import FailureRecord, ReplayError
+from pipeline.errors import ConfigurationError, FailureRecord, ReplayError
 from pipeline.feed import Batch
 from pipeline.keyed import undisturbed
+from pipeline.manifest import checkpoint_folder, verify
 from pipeline.messages import Activation, Message, Send
 from pipeline.monitor import StageMonitor, StageStatus
-from pipeline.order import read_order_from
+from pipeline.order import read_order_from, step_of
 from pipeline.partition import Partition, partition
 from pipeline.recorded_feed import RecordedFeed
 from pipeline.run import Prepared, build_stage, choose_device, prepare
@@ -102,8 +103,8 @@ class Replay:
                 build_stage(prepared, index, clock=WallClock(), device=device) for index in range(prepared.num_stages)
             ]
             if start:
-                path, manifest = checkpoint.first_whole(folder / "checkpoints", [start])
-                checkpoint.load(path, self.stages, manifest)
+                path = checkpoint_folder(folder / "checkpoints", start)
+                checkpoint.load(path, self.stages, verify(path))
                 if isinstance(prepared.train, StatefulBatches):
                     prepared.train.restore(start, checkpoint.read_feed(path))
             here = Conditions.here(folder, device)
@@ -114,7 +115,9 @@ class Replay:
         self._remaining = [deque(message for part in parts for message in part.messages) for parts in attempts]
         self.num_steps = sum(message[0] == "A" for message in self._remaining[0])
         """Training microbatches that the first stage took from `start` on."""
-        over = all(remaining[-1][0] == "Z" for remaining in self._remaining)
+        if not self.num_steps:
+            raise ConfigurationError(f"{folder} has taken no step from step {start} on: there is nothing to replay.")
+        over = all(remaining and remaining[-1][0] == "Z" for remaining in self._remaining)
         self.failure = None if over else _read_failure(folder)
         """What the run has failed with, if it has."""
         if self.failure is not None and self.failure.phase == "data":
@@ -185,6 +188,8 @@ class Replay:
         line = next(iter(self._remaining[index]), None)
         if line is None or _is_halted(line, until):
             return None
+        if self.stages[index].stopping:
+            raise _impossible(index, f"it handles {line} after the end")
         if line[0] == "X":
             return next((m for m in self._below[index] if notation(m) == f"A{line[1:]}"), None)
         if index == 0 and line[0] != "G" and not self._below[0]:
@@ -226,7 +231,7 @@ class Replay:
 
 
 def _is_halted(line: str, until: int | None) -> bool:
-    return until is not None and line[0] == "A" and int(line[1:]) >= until
+    return until is not None and line[0] == "A" and step_of(line) >= until
 
 
 def _impossible(stage: int, what: str) -> ReplayError:

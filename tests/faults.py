@@ -15,20 +15,23 @@ from torch import Tensor, nn
 
 from dni import Members, Need, Signal, map_members
 
-Fault = Literal["raise", "kill", "nan"]
+Fault = Literal["raise", "kill", "stop", "terminate", "nan"]
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "terminate": signal.SIGTERM}
 
 
 class FailAt(nn.Module):
     """Passes its input on, until training step `step` (None: always).
 
     It counts its own training forwards, from `start` on; the copies that a run's checks make count for themselves.
+    Signals are sent to the process `pid`, by default the one it runs in.
     """
 
-    def __init__(self, step: int | None, fault: Fault = "raise", *, start: int = 0) -> None:
+    def __init__(self, step: int | None, fault: Fault = "raise", *, start: int = 0, pid: int | None = None) -> None:
         super().__init__()
         self.step = step
         self.fault = fault
         self.count = start
+        self.pid = pid
 
     def forward(self, h: Tensor) -> Tensor:
         if not self.training:
@@ -39,11 +42,11 @@ class FailAt(nn.Module):
         match self.fault:
             case "raise":
                 raise ArithmeticError("scripted fault")
-            case "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-                return h
             case "nan":
                 return h * torch.nan
+            case sent:
+                os.kill(self.pid or os.getpid(), _SIGNALS[sent])
+                return h
 
 
 class FailBackwardAt(nn.Module):

@@ -147,7 +147,7 @@ def _flat(text: str) -> str:
 def test_help_lists_the_commands(dni: Run, words: tuple[str, ...]) -> None:
     code, out, err = dni(*words)
     assert code == 0 and err == ""
-    for command in ("dni train", "dni resume", "dni plan", "dni export", "quickstart"):
+    for command in ("dni train", "dni resume", "dni replay", "dni plan", "dni export", "quickstart"):
         assert command in out
 
 
@@ -178,7 +178,7 @@ def test_call_without_a_command_shows_the_usage_and_fails(dni: Run, folder: Path
 
 
 MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "unknown command": (("trian", "quickstart"), ("no command 'trian'", "train, resume, plan, export")),
+    "unknown command": (("trian", "quickstart"), ("no command 'trian'", "train, resume", "export")),
     "no configuration": (("train",), ("say what to train", "quickstart")),
     "unknown configuration": (("train", "quikstart"), ("'quikstart'", "quickstart", "path/to/config.py:function")),
     "unknown option": (("train", "config.py:base", "--stepps", "3"), ("--stepps", "--help")),

@@ -14,7 +14,7 @@ from pipeline import Config, CostModel, Data, KeyedBatches, Sgd, prepare, run_si
 from pipeline.arrival import Arrival
 from pipeline.clock import VirtualClock
 from pipeline.conditions import Conditions
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, SaveFailure
 from pipeline.monitor import StageMonitor
 from pipeline.order import OrderFile, read_order, read_order_from, split_order
 from pipeline.run import build_stage, make_feed, make_inbox
@@ -186,8 +186,8 @@ def test_disk_that_is_full_is_named_with_the_file(tmp_path: Path) -> None:
     file.close()
     with Path("/dev/full").open("wb", buffering=0) as full:
         file._file = full
-        with pytest.raises(OSError, match=r"No space left on device: '.*order/stage-0.txt'"):
-            file.add("A0")
+        with pytest.raises(SaveFailure, match=r"stage 0 could not be saved at step 7: .*stage-0.txt: No space left"):
+            file.add("D7s")
 
 
 def test_run_with_a_folder_records_every_message_it_handled(tmp_path: Path) -> None:

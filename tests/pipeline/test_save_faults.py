@@ -133,6 +133,7 @@ def test_rank_killed_while_it_saves_leaves_the_checkpoint_before(
     mortals: Ranks, ranks: Ranks, tmp_path: Path, expected: dict[str, torch.Tensor], moment: Moment
 ) -> None:
     outcomes = mortals.outcomes(save_badly, str(tmp_path), moment, True, world_size=2)
-    assert sorted(kind for _, kind, _ in outcomes) == ["died", "raised"]
-    assert "lost its connection" in next(text for _, kind, text in outcomes if kind == "raised")
-    assert_goes_on_exactly("2 ranks", ranks, tmp_path, expected)
+    assert sorted(kind for _, kind, _ in outcomes) == ["died", "returned"]
+    dead = next(rank for rank, (_, kind, _) in enumerate(outcomes) if kind == "died")
+    assert outcomes[1 - dead][2].startswith(f"RemoteFailure: rank {dead}"), outcomes[1 - dead][2]
+    assert_goes_on_exactly("threads", ranks, tmp_path, expected)
