@@ -123,7 +123,8 @@ def _steady_s(rehearsal: Rehearsal) -> float:
 
 def _size(num_bytes: float) -> str:
     power = min(int(np.log2(max(num_bytes, 1.0)) // 10), len(_UNITS) - 1)
-    return f"{num_bytes / 1024**power:.3g} {_UNITS[power]}"
+    size = num_bytes / 1024**power
+    return f"{size:.0f} {_UNITS[power]}" if size >= 100 else f"{size:.3g} {_UNITS[power]}"
 
 
 def _rate(period_s: float) -> str:

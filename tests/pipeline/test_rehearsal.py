@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from torch import nn
 
+from dni import SyntheticGradient
 from pipeline.arrival import Arrival
 from pipeline.config import Config, Data
-from pipeline.costs import CostModel
+from pipeline.costs import CostModel, measured_costs
 from pipeline.feed import KeyedBatches
 from pipeline.methods import MethodName
 from pipeline.rehearsal import choose_way, rehearse
@@ -105,3 +106,36 @@ def test_rehearsal_with_mathematics_trains_as_the_simulation_does_and_takes_the_
     assert steps[-1] == 8 and steps == sorted(steps)
     timed = rehearse(prepare(config()), way="stages")
     assert timed.loss is None and timed.timing.done_s.tolist() == trained.timing.done_s.tolist()
+
+
+def test_costs_that_a_run_measured_are_those_it_was_given() -> None:
+    costs = CostModel(forward_s=(1.0, 2.0), backward_s=(3.0, 4.0), learn_s=(0.5, 0.5), update_s=(0.1, 0.2))
+    x, target = features(0, num_samples=6), labels(0, num_samples=6)
+    run = Config(
+        model=lambda: [linear(0), linear(1)],
+        data=lambda: Data(train=KeyedBatches(x, target, batch_size=2)),
+        loss=nn.CrossEntropyLoss(),
+        source=SyntheticGradient(),
+        steps=6,
+        costs=costs,
+    )
+    measured = measured_costs(CostModel(), run_simulated(prepare(run)).summary["stages"])
+    assert measured.means(2).keys() == costs.means(2).keys()
+    for operation, seconds in costs.means(2).items():
+        assert measured.means(2)[operation] == pytest.approx(seconds), operation
+
+
+def test_dropped_work_is_counted_apart() -> None:
+    costs = CostModel(forward_s=1.0, backward_s=2.0, learn_s=0.0, update_s=0.0, message_s=0.0, slow=((1, 3.0),))
+    chain = timed_chain("synthetic", 2, steps=30, arrival="ready", max_in_flight=(9,), queue=("latest",), costs=costs)
+    timing = rehearse(chain, way="stages").timing
+    assert timing.forwards[0] == 30 and timing.forwards[1] == len(timing.done_s) < 15
+    assert timing.dropped_s.tolist() == [30.0 - timing.forwards[1], 0.0]
+    assert timing.fresh + timing.waiting + timing.dropped == pytest.approx(1.0)
+
+
+def test_rehearsal_of_nothing_but_zeros_has_no_shares() -> None:
+    nothing = CostModel(forward_s=0.0, backward_s=0.0, learn_s=0.0, update_s=0.0, message_s=0.0)
+    timing = rehearse(timed_chain("synthetic", 3, steps=4, costs=nothing), way="stages").timing
+    assert timing.end_s == timing.period_s() == timing.steady_period_s() == 0.0
+    assert timing.waiting.tolist() == [1.0, 1.0, 1.0]
