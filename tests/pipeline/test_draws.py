@@ -214,13 +214,13 @@ class NoisySgd(torch.optim.SGD):
 
 
 def test_optimizer_that_draws_is_refused_at_once() -> None:
-    with pytest.raises(StageFailure, match="drew from PyTorch's process-wide generator in optimizer") as caught:
+    with pytest.raises(StageFailure, match="drew from PyTorch's process-wide generator in update") as caught:
         run_threaded(prepare(_config(optimizer=NoisySgd)))
     assert caught.value.step <= 1
 
 
 def test_optimizer_that_draws_takes_turns_if_the_module_says_so() -> None:
-    settings = {"update": NoisySgd, "model": lambda: [_declared(block) for block in PROBLEM.model()]}
+    settings = {"optimizer": NoisySgd, "model": lambda: [_declared(block) for block in PROBLEM.model()]}
     first = run_simulated(prepare(_config(**settings))).export()
     for _ in range(3):
         assert_bit_equal(run_threaded(prepare(_config(**settings))).export(), first)
