@@ -20,6 +20,7 @@ from rich.console import Console
 
 from pipeline import checkpoint
 from pipeline.agreement import agree_on_start, prepare_together
+from pipeline.allocator import keep_freed_memory
 from pipeline.attempt import (
     Start,
     find_folder,
@@ -311,6 +312,7 @@ def _check_resumable(prepared: Prepared, run: Path) -> None:
 
 def _run_here(prepared: Prepared, folder: Path, *, resume: bool) -> int:
     console = Console()
+    keep_freed_memory()
     try:
         with LiveDisplay(console, steps=prepared.config.steps) as display:
             execute = find_executor(prepared.config.executor)
@@ -363,6 +365,7 @@ def _resume_as_rank(config: Config, control: Control, *, run: Path) -> int:
 def _run_as_rank(prepared: Prepared, control: Control, start: Start) -> int:
     world, folder = control.world, start.folder
     console = Console(quiet=world.rank != 0)
+    keep_freed_memory()
     if world.attempt:
         console.print(_attempt_line(world.attempt, start), highlight=False, soft_wrap=True)
 
