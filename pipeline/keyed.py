@@ -18,7 +18,7 @@ from pipeline.turns import Turns
 
 __all__ = ["Generators", "Phase", "generator", "key", "seeded", "undisturbed"]
 
-Phase: TypeAlias = Literal["forward", "evaluation", "estimate", "learn", "backward", "optimizer"]
+Phase: TypeAlias = Literal["forward", "evaluation", "estimate", "learn", "backward", "update"]
 """What a stage does that may draw: its module's forward, in training (also again, for a backward) and in evaluation;
 its source's estimate and learning; a backward through its module; its optimiser's step."""
 
@@ -124,7 +124,8 @@ class Generators:
             yield
 
     def _start(self, phase: Phase, step: int) -> None:
-        seeded(self._seed, f"{phase}/{self._stage}", step, device=self._device)
+        name = "optimizer" if phase == "update" else phase  # `update` draws whether a stage learns from a step at all
+        seeded(self._seed, f"{name}/{self._stage}", step, device=self._device)
 
     def _is_to_be_checked(self, phase: Phase, step: int) -> bool:
         if phase not in self._checked:

@@ -197,7 +197,7 @@ class Learner:
         """Apply what has been accumulated, if anything has."""
         self.phase = "update"
         self._recorder.begin()
-        with self._generators.at("optimizer", step):
+        with self._generators.at("update", step):
             applied = self.updater.apply(step)
         if applied:
             self.version += 1

@@ -30,7 +30,7 @@ class _Options:
     """Stop before this step is forwarded anywhere."""
     debug: bool = False
     """Halt in the debugger (breakpoint()) there, or, of a run that has failed, before the message that it failed with;
-    then go on. What a stage raises is not caught."""
+    then go on."""
 
 
 def replay_command(words: list[str], *, recorded_config: Callable[[Path], Config]) -> int:
@@ -60,8 +60,6 @@ def replay_command(words: list[str], *, recorded_config: Callable[[Path], Config
     except RunError as error:
         _report(console, replay, options)
         print(f"dni: {error}", file=sys.stderr)
-        if options.debug:
-            raise
         return 1
     return _report(console, replay, options)
 

@@ -146,7 +146,6 @@ def test_record_of_the_order_goes_on_right_after_the_drain_it_was_saved_at(tmp_p
 
 
 def test_gradients_that_end_a_drain_belong_before_it_and_what_was_dropped_early_after_it(tmp_path: Path) -> None:
-    """In the first version, a run that went on from step 4 had lost G2 and G3 from its record."""
     record(tmp_path, "A0 A1 G0 G1 A2 X3 X5 D4s G2 X4 A6 G6 Z7")
     assert [attempt.messages for part in split_order(read_order(tmp_path, 2), 4) for attempt in part] == [
         ["A0", "A1", "G0", "G1", "A2", "X3", "D4s", "G2"],

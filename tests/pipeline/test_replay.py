@@ -481,7 +481,7 @@ class Careless(SyntheticGradient):
 
 
 def test_whatever_a_stage_draws_is_drawn_again(tmp_path: Path) -> None:
-    """In the first version, draws of a backward, an optimiser or a source's build depended on who drew before."""
+    """In 0.1, the draws of a backward, an optimiser or a source's build depended on who had drawn before."""
     config = ready(
         model=lambda: [nn.Sequential(Noisy(), block(index)) for index in range(3)],
         data=data,

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from pipeline.cli import main
-from pipeline.errors import StageFailure
 
 CONFIG = """
 from dataclasses import replace
@@ -114,8 +113,7 @@ def test_failure_comes_again_and_the_debugger_halts_before_it(dni: Dni, monkeypa
         halts.append([stage.version for stage in replay.stages])
 
     monkeypatch.setattr(sys, "breakpointhook", halt)
-    with pytest.raises(StageFailure, match="the loss is nan"):
-        main(["replay", "runs/run", "--until", "7", "--debug"])
+    assert dni("replay", "runs/run", "--until", "7", "--debug")[0] == 1
     before_step, before_failure = halts
     assert before_step == [7, 7, 7]
     assert before_failure[2] == 11 and min(before_failure) >= 11, "nothing but the message that failed is left"
