@@ -71,7 +71,7 @@ def module_phases(module: nn.Module, forward: DrawWatch) -> tuple[Phase, ...]:
     state in its backward, to draw the same again.
     """
     if _declares(module):
-        return ("forward", "evaluation", "backward", "optimizer")
+        return ("forward", "evaluation", "backward", "update")
     phases: tuple[Phase, ...] = ()
     if forward.drew or any(map(_may_draw, module.modules())):
         phases += ("forward", "evaluation")

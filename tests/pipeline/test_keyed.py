@@ -65,35 +65,21 @@ def _state() -> list[int]:
 def test_stage_alone_in_its_process_starts_the_generator_at_its_key_where_it_may_draw() -> None:
     """In 0.1, a backward or an optimiser that draws got numbers that depended on which stages shared a process."""
     generators = Generators(seed=3, stage=1, device=CPU)
-<<<<<<< HEAD
-    for phase in ("forward", "evaluation", "estimate", "learn", "backward", "optimizer"):
-=======
     for phase in get_args(Phase):
         torch.rand(1)
->>>>>>> wt-replay
         with generators.at(phase, 7):
             found = torch.rand(2)
         seeded(3, "optimizer/1" if phase == "update" else f"{phase}/1", 7, device=CPU)
         assert torch.equal(found, torch.rand(2))
-<<<<<<< HEAD
-=======
     torch.rand(1)
     with generators.forked():
         found = torch.rand(2)
     seeded(3, "build/1", 0, device=CPU)
     assert torch.equal(found, torch.rand(2))
->>>>>>> wt-replay
 
 
 def test_stage_beside_others_starts_the_generator_only_where_it_was_found_to_draw() -> None:
     generators = Generators(seed=3, stage=1, device=CPU, turns=Turns(), draws=frozenset({"forward", "backward"}))
-<<<<<<< HEAD
-    with generators.at("forward", 7):
-        found = torch.rand(2)
-    seeded(3, "forward/1", 7, device=CPU)
-    assert torch.equal(found, torch.rand(2))
-    for phase in ("estimate", "learn", "optimizer"):
-=======
     drawing: tuple[Phase, ...] = ("forward", "backward")
     for phase in drawing:
         with generators.at(phase, 7):
@@ -102,7 +88,6 @@ def test_stage_beside_others_starts_the_generator_only_where_it_was_found_to_dra
         assert torch.equal(found, torch.rand(2))
     others: tuple[Phase, ...] = ("learn", "estimate", "update")
     for phase in others:
->>>>>>> wt-replay
         before = _state()
         for step in range(3):
             with generators.at(phase, step):
