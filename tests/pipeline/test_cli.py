@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from pipeline.cli import main
@@ -252,6 +253,19 @@ def test_message_of_a_mistake_comes_from_one_rank_only(dni: Run, monkeypatch: py
     for words in (("trian",), ("train", "config.py:base", "--stepps", "3"), ("train", "config.py:sync_probability")):
         code, out, err = dni(*words)
         assert (code, out, err) == (2, "", "")
+
+
+def test_mistake_is_told_once_and_not_tried_again_by_the_attempts_that_torchrun_makes(
+    dni: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    world = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    for name, value in (world | {"TORCHELASTIC_USE_AGENT_STORE": "True"}).items():
+        monkeypatch.setenv(name, value)
+    code, _, err = dni("train", "config.py:sync_probability")
+    assert code == 2 and "[0, 1]" in err
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert dni("train", "config.py:sync_probability") == (2, "", "")
 
 
 # Commands

@@ -100,3 +100,22 @@ def test_display_says_little_where_there_is_no_terminal(monkeypatch: pytest.Monk
             display.show(STATUSES)
     lines = file.getvalue().splitlines()
     assert len(lines) == 2 and lines[0].startswith("step 1,200: loss 0.25")
+
+
+def test_display_says_which_rank_is_silent_and_which_stage_is_stuck() -> None:
+    busy = StageStatus(stage=0, step=17, busy="busy in forward of step 17 for 12 s")
+    silent = [StageStatus(stage=stage, rank=1, silent_s=3.2) for stage in (1, 2)]
+    file = io.StringIO()
+    with LiveDisplay(Console(file=file, force_terminal=True, width=90), steps=2000) as display:
+        display.show([busy, *silent])
+    assert "stage 0 is busy in forward of step 17 for 12 s" in file.getvalue()
+    assert "rank 1 (stage 1, 2) has been silent for 3 s" in file.getvalue()
+
+
+def test_display_says_once_that_a_rank_is_silent_and_once_that_it_is_heard_where_there_is_no_terminal() -> None:
+    file = io.StringIO()
+    heard, silent = StageStatus(stage=1, rank=1), StageStatus(stage=1, rank=1, silent_s=1.1)
+    with LiveDisplay(Console(file=file, width=90), steps=2000) as display:
+        for status in (heard, silent, silent, heard, heard):
+            display.show([StageStatus(stage=0), status])
+    assert file.getvalue().splitlines() == ["rank 1 (stage 1) has been silent for 1 s", "rank 1 is heard again"]
