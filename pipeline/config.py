@@ -161,7 +161,8 @@ class Config:
     costs: CostModel = field(default_factory=CostModel)
     """Virtual seconds of the simulate executor."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU per rank if there are any (ranks share them if there are fewer), else the CPU. Or cpu, cuda."""
+    """auto: a GPU per rank, or per stage with threads, if there are any (shared if there are fewer), else the CPU. Or
+    cpu, cuda."""
     num_threads: int = 1
     """Intra-op threads of each process; results on CPU depend on it."""
 
@@ -174,7 +175,8 @@ class Config:
     keep_best: bool = True
     """Keep also the checkpoint with the lowest test loss, if an evaluation fell on its step."""
     check_every: int = 100
-    """Steps from one scan of the parameters for NaN to the next; 0: at checkpoints only."""
+    """Steps from one scan of the parameters for NaN to the next; 0: at checkpoints only. With threads, also from one
+    check that a stage found not to draw random numbers does not; 0: at its first step only."""
     log_every: int = 50
     """Steps from one line of metrics to the next."""
     measure_every: int = 10

@@ -63,7 +63,8 @@ def run_threaded(
             crew = _Crew(prepared, stages, session=session, messages=_in_turn(feed, turns, stages[0]), clock=clock)
             crew.run(lambda: on_status(session.statuses()))
             settle(devices)
-        _warn_if(turns.suspicious)
+        if turns.suspicious:
+            _warn_of_unknown_draws()
     return concluded(prepared, session, feed, folder=folder)
 
 
@@ -192,13 +193,12 @@ class _Stopped(BaseException):
     """The run is over for this worker."""
 
 
-def _warn_if(suspicious: bool) -> None:
-    if suspicious:
-        warnings.warn(
-            "something drew from PyTorch's process-wide generator out of turn, and the run was over before it was "
-            "known what: what stages drew (dropout) may not be what they draw in another executor.",
-            stacklevel=3,
-        )
+def _warn_of_unknown_draws() -> None:
+    warnings.warn(
+        "something drew from PyTorch's process-wide generator out of turn, and the run was over before it was known "
+        "what: what stages drew (dropout) may not be what they draw in another executor.",
+        stacklevel=3,
+    )
 
 
 def _wait_all(crew: Sequence[threading.Thread]) -> None:

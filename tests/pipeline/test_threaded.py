@@ -381,17 +381,18 @@ def test_gradients_are_taken_though_the_caller_takes_none() -> None:
 def test_global_generator_is_undisturbed_and_does_not_disturb() -> None:
     loader = DataLoader(TensorDataset(X, TARGET), batch_size=8, shuffle=True)
     results = []
-    for seed in (3, 4):
+    for seed, executor in ((3, "threads"), (4, "threads"), (5, "simulate")):
         stages = [nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3)]
         for parameter in (each for stage in stages for each in stage.parameters()):
             nn.init.constant_(parameter, 0.1)
         model = [nn.Sequential(stage, nn.Dropout(0.3)) for stage in stages]
         torch.manual_seed(seed)
-        results.append(train(model, loader, loss=nn.CrossEntropyLoss(), steps=8, executor="threads").export())
+        results.append(train(model, loader, loss=nn.CrossEntropyLoss(), steps=8, executor=executor).export())
         drawn = torch.rand(2)
         torch.manual_seed(seed)
         assert torch.equal(drawn, torch.rand(2))
     assert_bit_equal(results[0], results[1])
+    assert_bit_equal(results[0], results[2])
 
 
 def test_time_is_told_apart_per_stage() -> None:
