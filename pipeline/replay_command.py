@@ -50,6 +50,11 @@ def replay_command(words: list[str], *, recorded_config: Callable[[Path], Config
             f"--until must be after --from, got {options.until} and {options.start}: there would be nothing to replay."
         )
     replay = Replay(prepare(recorded_config(options.run)), options.run, start=options.start)
+    if options.debug and options.until is None and replay.failure is None:
+        raise ConfigurationError(
+            f"--debug halts before the message that a run has failed with, and {options.run} has not failed. "
+            "Say before which step it is to halt: --until N."
+        )
     console = Console()
     try:
         if options.debug:
