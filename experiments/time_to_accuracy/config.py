@@ -59,8 +59,8 @@ MAX_IN_FLIGHT = (4, 3, 2)
 """As many as a stage has above it, itself counted: what 1F1B and PipeDream need to fill the pipeline."""
 
 Family: TypeAlias = Literal["one process", "waits", "late", "decoupled"]
-"""one process: a plain loop. waits: the true gradient, of today's weights. late: the true gradient, of weights that have
-moved on. decoupled: a predicted gradient, at once."""
+"""one process: a plain loop. waits: the true gradient, of today's weights. late: the true gradient, of weights that
+have moved on. decoupled: a predicted gradient, at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +122,12 @@ TASKS: Mapping[str, Task] = {
 
 SYNTHESIZERS: Mapping[str, Synthesizer] = {"linear": "linear", "low-rank 64": LowRank(rank=64)}
 
-CHOICES: Mapping[tuple[str, str], Choice] = {}
+CHOICES: Mapping[tuple[str, str], Choice] = {
+    (t, m): Choice(rate=3e-4 if m != "batch 256" else 1e-3, synthesizer="linear" if "dni" in m else None)
+    for t in TASKS
+    for m in ("batch 64", "batch 256", "recompute", "weights", "dni", "cdni", "cdni_sync")
+}
 """By task and method."""
-
 
 
 def one_64(task: Task, choice: Choice, *, num_threads: int = 1) -> Config:
