@@ -10,14 +10,17 @@ from pipeline.errors import (
     PipelineError,
     RemoteFailure,
     RunError,
+    SaveFailure,
     StageFailure,
 )
+from pipeline.executor import Result
 from pipeline.feed import Batches, KeyedBatches, ReadBatches
 from pipeline.keyed import generator
 from pipeline.partition import Partition, partition
 from pipeline.run import prepare
 from pipeline.simulator import CostModel
-from pipeline.training import Result, run_simulated, train
+from pipeline.threaded import run_threaded
+from pipeline.training import run_simulated, train
 
 __all__ = [
     "Adam",
@@ -37,11 +40,13 @@ __all__ = [
     "RemoteFailure",
     "Result",
     "RunError",
+    "SaveFailure",
     "Sgd",
     "StageFailure",
     "generator",
     "partition",
     "prepare",
     "run_simulated",
+    "run_threaded",
     "train",
 ]

@@ -7,12 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline import checkpoint
 from pipeline.config import Config
 from pipeline.control import Control
 from pipeline.errors import ConfigurationError
+from pipeline.manifest import Manifest
+from pipeline.placement import Choice, Place, choose, device_of, place
 from pipeline.run import Outline, Prepared, prepare, prepare_outlined
 
-__all__ = ["agree_on_folder", "prepare_together"]
+__all__ = ["agree_on_checkpoint", "agree_on_folder", "agree_on_transport", "prepare_together"]
 
 _T = TypeVar("_T")
 
@@ -23,16 +26,39 @@ def prepare_together(config: Config, control: Control) -> Prepared:
     Raises:
         ConfigurationError: on every rank, if the run cannot work; rank 0 has the message.
     """
-    if control.world.rank == 0:
-        prepared = _told(control, "outline", lambda: prepare(config, num_ranks=control.world.world_size))
-        control.put("outline", asdict(prepared.outline))
-        return prepared
+    prepared = _prepare_first(config, control) if control.world.rank == 0 else _prepare_other(config, control)
+    agree_on_transport(prepared, control)
+    return prepared
+
+
+def agree_on_transport(prepared: Prepared, control: Control) -> list[Choice]:
+    """How messages cross each boundary, now that every rank can say where it is.
+
+    Raises:
+        ConfigurationError: on every rank, if a transport was asked for that cannot work between two of them.
+    """
+    config, world = prepared.config, control.world
+    device = device_of(config.device, local_rank=world.local_rank)
+    control.put(f"place/{world.rank}", asdict(Place.here(device)))
+    places = control.gather([f"place/{rank}" for rank in range(world.world_size)])
+    placement = place(prepared.num_stages, world.world_size)
+    return choose(config, placement, [Place(**found) for found in places])
+
+
+def _prepare_first(config: Config, control: Control) -> Prepared:
+    prepared = _told(control, "outline", lambda: prepare(config, num_ranks=control.world.world_size))
+    control.put("outline", asdict(prepared.outline))
+    return prepared
+
+
+def _prepare_other(config: Config, control: Control) -> Prepared:
     outline = _heard(control, "outline")
     return prepare_outlined(
         config,
         Outline(
             starts=None if outline["starts"] is None else tuple(outline["starts"]),
             modifies_input=tuple(outline["modifies_input"]),
+            draws=tuple(map(tuple, outline["draws"])),
             exact_feed=outline["exact_feed"],
             evaluates=outline["evaluates"],
         ),
@@ -46,6 +72,21 @@ def agree_on_folder(control: Control, make: Callable[[], Path]) -> Path:
     folder = _told(control, "folder", make)
     control.put("folder", str(folder))
     return folder
+
+
+def agree_on_checkpoint(control: Control, checkpoints: Path) -> tuple[Path, Manifest]:
+    """The newest whole checkpoint, which rank 0 looks for and verifies.
+
+    Raises:
+        CheckpointError: on rank 0: there is none.
+        RemoteFailure: on the others, if rank 0 has found none.
+    """
+    if control.world.rank == 0:
+        folder, manifest = checkpoint.latest(checkpoints)
+        control.put("checkpoint", {"folder": folder.name, "manifest": asdict(manifest)})
+        return folder, manifest
+    (told,) = control.gather(["checkpoint"])
+    return checkpoints / told["folder"], Manifest.of(told["manifest"])
 
 
 def _told(control: Control, key: str, action: Callable[[], _T]) -> _T:

@@ -64,6 +64,13 @@ class Inbox:
         above = [self.above] if self.above else []
         return above + below if self.prefer == "gradients" else below + above
 
+    def describe(self, stage: Stage) -> str:
+        """What `stage` waits for, in one line, for the message of a deadlock."""
+        return (
+            f"stage {stage.index}: in flight {stage.in_flight}, accepts {stage.accepts_activation}, "
+            f"waiting below {len(self.below)}, above {len(self.above)}"
+        )
+
     def _take_oldest(self) -> Activation | None:
         """The oldest activation that may be dropped: not one of a sync, nor of an evaluation."""
         for position, (_, message) in enumerate(self.below):

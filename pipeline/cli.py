@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TextIO
 
 import torch
 import tyro
@@ -20,18 +21,22 @@ from rich.console import Console
 from pipeline import checkpoint
 from pipeline.agreement import agree_on_folder, prepare_together
 from pipeline.clock import WallClock
-from pipeline.config import Config
+from pipeline.config import Config, Executor
 from pipeline.control import Control, World, world_from_environment
 from pipeline.display import LiveDisplay, plan_tables, summary_table
-from pipeline.distributed import place, run_rank
+from pipeline.distributed import run_rank
 from pipeline.errors import ConfigurationError, FailureRecord, RemoteFailure, RunError
+from pipeline.executor import Result
 from pipeline.folder import RunRecord, choose_folder, make_folder, read_record
 from pipeline.launch import launch
 from pipeline.loading import BUILT_IN, find_config, fingerprint
 from pipeline.messages import Drain
+from pipeline.placement import place
+from pipeline.retention import best
 from pipeline.run import Prepared, build_stage, prepare
+from pipeline.threaded import place_on_devices
 from pipeline.timeline import write_timeline
-from pipeline.training import Result, run_simulated
+from pipeline.training import find_executor
 
 __all__ = ["main"]
 
@@ -41,9 +46,10 @@ usage: dni COMMAND ...
 Train a network as stages that do not wait for each other.
 
   dni train  CONFIG [--options]      train; CONFIG is path/to/config.py:function, or built in: {", ".join(BUILT_IN)}
-  dni resume RUN [--steps N]         go on from the last whole checkpoint of a run folder
+  dni resume RUN [--options]         go on from the last whole checkpoint of a run folder
   dni plan   CONFIG [--options]      show the stages and boundaries, or why they are impossible; start nothing
-  dni export RUN --out FILE          write the whole network's state dict, loadable into the unsplit model
+  dni export RUN --out FILE [--best] write the whole network's state dict, loadable into the unsplit model:
+                                     of the last checkpoint, or of the one with the lowest test loss
 
 examples:
   dni train quickstart
@@ -65,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if command is None:
             raise ConfigurationError(f"there is no command {words[0]!r}; there are: {', '.join(_COMMANDS)}.")
-        code = command(words[1:])
+        with _warnings_as_notes():
+            code = command(words[1:])
     except ConfigurationError as error:
         if speaks:
             Console(stderr=True).print(f"dni: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
@@ -74,6 +81,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("dni: interrupted before anything was started", file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Inside the block, what this package warns of is one line, without the place in the code that said it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("default", category=UserWarning, module=r"pipeline\.")
+        show = warnings.showwarning
+
+        def note(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if category is UserWarning and Path(filename).parent == Path(__file__).parent:
+                Console(stderr=True).print(f"note: {message}", style="yellow", highlight=False, soft_wrap=True)
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = note
+        yield
 
 
 def _train(words: list[str]) -> int:
@@ -87,7 +118,7 @@ def _train(words: list[str]) -> int:
     make_folder(folder, _record(reference, options, prepared))
     if config.executor == "distributed":
         return _launch(["train", reference, *options], prepared, folder)
-    return _simulate(prepared, folder, resume=False)
+    return _run_here(prepared, folder, resume=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +127,10 @@ class _ResumeOptions:
     """The run's folder."""
     steps: int | None = None
     """Train up to this many steps altogether, instead of as many as the run was started with."""
+    executor: Executor | None = None
+    """Who drives the stages from now on, instead of the executor the run was started with."""
+    num_ranks: int | None = None
+    """Processes of the distributed executor from now on."""
 
 
 def _resume(words: list[str]) -> int:
@@ -105,8 +140,9 @@ def _resume(words: list[str]) -> int:
     """
     options = tyro.cli(_ResumeOptions, args=words, prog="dni resume", description=_resume.__doc__)
     record, config = _recorded_config(options.run)
-    if options.steps is not None:
-        config = replace(config, steps=options.steps)
+    changes: dict[str, Any] = {name: value for name, value in vars(options).items() if value is not None}
+    del changes["run"]
+    config = replace(config, **changes)
     world = world_from_environment()
     if world is not None:
         control = Control(world)
@@ -118,7 +154,7 @@ def _resume(words: list[str]) -> int:
         Console(stderr=True).print(f"note: {record.config} has changed since this run was started", style="yellow")
     if config.executor == "distributed":
         return _launch(["resume", *words], prepared, options.run)
-    return _simulate(prepared, options.run, resume=True)
+    return _run_here(prepared, options.run, resume=True)
 
 
 def _plan(words: list[str]) -> int:
@@ -126,8 +162,24 @@ def _plan(words: list[str]) -> int:
     config = _parse_config(reference, options, command="plan")
     prepared = prepare(config)
     num_ranks = prepared.num_ranks if config.executor == "distributed" else 1
-    Console().print(plan_tables(prepared, place(prepared.num_stages, num_ranks)))
+    placement = place(prepared.num_stages, num_ranks)
+    Console().print(plan_tables(prepared, placement, _places(prepared, placement)))
     return 0
+
+
+def _places(prepared: Prepared, placement: Sequence[int]) -> list[str]:
+    """Where each stage runs, in words."""
+    match prepared.config.executor:
+        case "distributed":
+            return [f"rank {rank}" for rank in placement]
+        case "threads":
+            devices = place_on_devices(prepared.num_stages, prepared.config.device)
+            return [
+                f"thread {stage}" + (f", {device}" if device.type == "cuda" else "")
+                for stage, device in enumerate(devices)
+            ]
+        case "simulate":
+            return ["simulated"] * prepared.num_stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +188,8 @@ class _ExportOptions:
     """The run's folder."""
     out: Path
     """File to write (torch.save)."""
+    best: bool = False
+    """Of the checkpoint with the lowest test loss, instead of the last one."""
 
 
 def _export(words: list[str]) -> int:
@@ -146,14 +200,19 @@ def _export(words: list[str]) -> int:
     options = tyro.cli(_ExportOptions, args=words, prog="dni export", description=_export.__doc__)
     _, config = _recorded_config(options.run)
     prepared = prepare(config)
-    path, manifest = checkpoint.latest(options.run / "checkpoints")
+    checkpoints = options.run / "checkpoints"
+    if options.best:
+        path, manifest, test_loss = best(checkpoints)
+    else:
+        (path, manifest), test_loss = checkpoint.latest(checkpoints), None
     stages = [build_stage(prepared, index, clock=WallClock()) for index in range(prepared.num_stages)]
     checkpoint.load(path, stages, manifest)
     for stage in stages:  # what the accumulators still hold belongs to the finished network
         stage.handle(Drain(step=manifest.step, finish=manifest.finished))
         stage.resume()
     torch.save(Result(summary={}, cut=prepared.cut).export(), options.out)
-    Console().print(f"wrote {options.out}: the network at step {manifest.step:,} of {options.run}")
+    loss = "" if test_loss is None else f", test loss {test_loss:.4g}"
+    Console().print(f"wrote {options.out}: the network at step {manifest.step:,} of {options.run}{loss}")
     return 0
 
 
@@ -222,13 +281,15 @@ def _check_resumable(prepared: Prepared, run: Path) -> None:
             f"nothing is left to do: {run} has taken {manifest.step} of {prepared.config.steps} steps. "
             f"To go on, ask for more: dni resume {run} --steps {2 * manifest.step}"
         )
+    checkpoint.set_aside_after(run / "checkpoints", manifest.step)
 
 
-def _simulate(prepared: Prepared, folder: Path, *, resume: bool) -> int:
+def _run_here(prepared: Prepared, folder: Path, *, resume: bool) -> int:
     console = Console()
     try:
         with LiveDisplay(console, steps=prepared.config.steps) as display:
-            result = run_simulated(prepared, folder=folder, resume=resume, on_status=display.show, stop_on_signal=True)
+            execute = find_executor(prepared.config.executor)
+            result = execute(prepared, folder=folder, resume=resume, on_status=display.show, stop_on_signal=True)
     except RunError as error:
         print(f"dni: {error}", file=sys.stderr)
         _say_how_to_go_on(folder)

@@ -106,7 +106,7 @@ class Config:
     at: tuple[str, ...] = ()
     """Layers at which a new stage begins, instead of num_stages."""
     balance: Balance = "count"
-    """What the cut balances: layers, parameters, or measured seconds."""
+    """What the cut balances: layers, parameters, or measured seconds (of forward, backward and the sources)."""
 
     sync: tyro.conf.AvoidSubcommands[SyncPolicy] = field(default_factory=Never)
     """When, and how far down, the true gradient is used instead of each stage's source."""

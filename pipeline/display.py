@@ -16,6 +16,7 @@ from rich.table import Table
 
 from pipeline.config import per_stage
 from pipeline.monitor import StageStatus
+from pipeline.placement import Choice, planned
 from pipeline.run import Prepared
 
 __all__ = ["LiveDisplay", "plan_tables", "summary_table"]
@@ -69,17 +70,17 @@ class LiveDisplay:
 def summary_table(summary: Mapping[str, Any], folder: Path) -> RenderableType:
     """The end of a run: a row per stage, the result, where the files are and how to look at them."""
     table = Table(title=f"{summary['status']}: {summary['steps']:,} steps, {summary['num_stages']} stages")
-    headings = ("stage", "params", "updates", "busy s", "waiting", "stale", "source\nloss", "sync\ncosine")
+    headings = ("stage", "params", "updates", "fresh", "wait", "drop", "stale", "source\nloss", "sync\ncosine")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for stage in summary["stages"]:
         total_s = stage["busy_s"] + stage["wait_s"]
+        fresh_s = stage["busy_s"] - stage["dropped_s"]
         table.add_row(
             str(stage["index"]),
             f"{stage['num_parameters']:,}",
             f"{stage['updates']:,}",
-            f"{stage['busy_s']:.1f}",
-            f"{stage['wait_s'] / total_s:.0%}" if total_s else "-",
+            *(f"{s / total_s:.0%}" if total_s else "-" for s in (fresh_s, stage["wait_s"], stage["dropped_s"])),
             _number(stage["staleness_mean"]),
             _number(stage["source_loss"]),
             _number(stage["gradient_cosine"]),
@@ -97,28 +98,39 @@ def summary_table(summary: Mapping[str, Any], folder: Path) -> RenderableType:
     return Group(table, *lines)
 
 
-def plan_tables(prepared: Prepared, placement: Sequence[int]) -> RenderableType:
-    """The stages and boundaries of a run that has not started."""
+def plan_tables(prepared: Prepared, placement: Sequence[int], places: Sequence[str]) -> RenderableType:
+    """The stages and boundaries of a run that has not started.
+
+    Args:
+        prepared: the run.
+        placement: the process of each stage.
+        places: where each stage runs, in words.
+    """
     config = prepared.config
     lines = [
         f"executor {config.executor}, arrival {config.arrival}, {config.steps:,} steps, seed {config.seed}",
         f"sync {config.sync}",
         f"update probability {_listed(config.update_probability)}, optimiser {config.optimizer}",
     ]
-    return Group(_stage_table(prepared, placement), _boundary_table(prepared, placement), *lines)
+    drawing = [plan.index for plan in prepared.plans if plan.draws]
+    if config.executor == "threads" and drawing:
+        lines.append(f"stages that draw random numbers (dropout), and take turns to: {_listed(drawing)}")
+    choices = planned(config, placement)
+    boundaries = _boundary_table(prepared, [choice.kind for choice in choices])
+    return Group(_stage_table(prepared, places), boundaries, *lines, *_edge_lines(choices))
 
 
-def _stage_table(prepared: Prepared, placement: Sequence[int]) -> Table:
+def _stage_table(prepared: Prepared, places: Sequence[str]) -> Table:
     table = Table(title=f"{prepared.num_stages} stages; MFLOP of a forward, KiB that a held microbatch keeps")
     cadences = per_stage(prepared.config.cadence, prepared.num_stages, name="cadence")
-    for heading in ("stage", "rank", "params", "MFLOP", "held KiB", "cadence"):
+    for heading in ("stage", "place", "params", "MFLOP", "held KiB", "cadence"):
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("input", "output"):
         table.add_column(heading)
     for plan in prepared.plans:
         table.add_row(
             str(plan.index),
-            str(placement[plan.index]),
+            places[plan.index],
             f"{plan.num_parameters:,}",
             f"{plan.forward_flops / 1e6:,.2f}",
             f"{plan.held_bytes / 1024:,.0f}",
@@ -129,7 +141,7 @@ def _stage_table(prepared: Prepared, placement: Sequence[int]) -> Table:
     return table
 
 
-def _boundary_table(prepared: Prepared, placement: Sequence[int]) -> Table:
+def _boundary_table(prepared: Prepared, kinds: Sequence[str]) -> Table:
     """Where gradients come from and how activations travel; the loss is the last stage's source."""
     table = Table(title="boundaries; KiB of an activation")
     bound = "delay" if prepared.config.arrival == "fixed" else "max in flight"
@@ -137,16 +149,21 @@ def _boundary_table(prepared: Prepared, placement: Sequence[int]) -> Table:
         table.add_column(heading, justify="left" if heading == "source" else "right", no_wrap=True)
     for lower, (plan, waits) in enumerate(zip(prepared.plans, [*prepared.bounds, None], strict=True)):
         last = waits is None
-        local = last or placement[lower] == placement[lower + 1]
         table.add_row(
             f"{lower}-{'loss' if last else lower + 1}",
             plan.source,
             f"{plan.source_parameters:,}",
             f"{plan.activation_bytes / 1024:,.1f}",
             "-" if last else str(waits),
-            "-" if last else "in process" if local else "gloo",
+            "-" if last else kinds[lower],
         )
     return table
+
+
+def _edge_lines(choices: Sequence[Choice]) -> list[str]:
+    """Why each kind of edge between ranks; where those will be is not known before they are there."""
+    reasons = sorted({f"{choice.kind}: {choice.why}" for choice in choices if choice.kind != "in process"})
+    return [f"edges {', '.join(reasons)}, if all ranks are on this host"] if reasons else []
 
 
 def _listed(values: Sequence[object]) -> str:

@@ -9,43 +9,37 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import torch.distributed as dist
+import torch
 
-from pipeline.arrival import Inbox
+from pipeline.agreement import agree_on_checkpoint, agree_on_transport
 from pipeline.clock import Clock, WallClock
+from pipeline.connections import Connections, Edge, edges, leave_groups
 from pipeline.control import Control
-from pipeline.edge import Receiver, Sender
-from pipeline.errors import FailureRecord, LostEdge, RemoteFailure
+from pipeline.edge import SendingEnd
+from pipeline.errors import FailureRecord, LostEdge, RemoteFailure, RunError
 from pipeline.feed import Feed
+from pipeline.folder import write_error
 from pipeline.keyed import undisturbed
 from pipeline.messages import Message, Send, Stop
 from pipeline.monitor import StageStatus
+from pipeline.placement import place
 from pipeline.run import Prepared, build_stage, choose_device, make_feed, make_inbox
 from pipeline.session import Session, on_signals, threads
 from pipeline.stage import Stage
 from pipeline.summary import summarize, write_summary
+from pipeline.worker import Mailbox, Worker
 
-__all__ = ["place", "run_rank"]
+__all__ = ["run_rank"]
 
-_Delivery: TypeAlias = tuple[int, int, Message] | BaseException
-"""(from stage, to stage, message), or why this rank has to stop."""
-_FOREVER = timedelta(days=7)
 _STATUS_PERIOD_S = 0.4
-_SPARE_SLOTS = 4
 _LEAVE_AFTER_S = 1.0
 """A rank that failed leaves once the others know, or after this long if one of them is dead."""
-
-
-def place(num_stages: int, num_ranks: int) -> list[int]:
-    """The rank of each stage: neighbouring stages share a rank, as evenly as can be."""
-    return [stage * num_ranks // num_stages for stage in range(num_stages)]
 
 
 def run_rank(
@@ -74,7 +68,7 @@ def run_rank(
         StageFailure: a stage of this rank failed first.
         RemoteFailure: another rank failed first; names stage, step and cause.
     """
-    mailbox: queue.SimpleQueue[_Delivery] = queue.SimpleQueue()
+    mailbox: Mailbox = queue.SimpleQueue()
     control.watch(lambda record: mailbox.put(RemoteFailure(record)))
     rank = _Rank(prepared, control, mailbox=mailbox, folder=folder, clock=clock or WallClock())
     try:
@@ -89,7 +83,7 @@ def run_rank(
             raise
         raise RemoteFailure(record) from error
     control.close()
-    dist.destroy_process_group()
+    leave_groups()
     return summary
 
 
@@ -101,7 +95,7 @@ class _Rank:
         prepared: Prepared,
         control: Control,
         *,
-        mailbox: queue.SimpleQueue[_Delivery],
+        mailbox: Mailbox,
         folder: Path | None,
         clock: Clock,
     ) -> None:
@@ -111,44 +105,45 @@ class _Rank:
         self._folder = folder
         self._clock = clock
         self._placement = place(prepared.num_stages, control.world.world_size)
-        self._receivers: list[Receiver] = []
-        self._senders: dict[tuple[int, int], Sender] = {}
-        self._started: list[Sender | Receiver] = []
+        self._connections = Connections(control, deliver=self._deliver, failed=self._lose)
+        self._senders: dict[tuple[int, int], SendingEnd] = {}
         self._stages: dict[int, Stage] = {}
-        self._inboxes: dict[int, Inbox] = {}
-        self._waited_s = 0.0
         self._feed: Feed | None = None
-        self._messages: Iterator[Message] = iter(())
 
     def set_up(self, *, resume: bool) -> None:
         """Connect to the other ranks and build the stages that live here."""
         world, prepared = self._control.world, self._prepared
-        dist.init_process_group(
-            "gloo",
-            store=dist.PrefixStore("groups", self._control.client()),
-            rank=world.rank,
-            world_size=world.world_size,
-            timeout=_FOREVER,
-        )
-        self._connect()
         device = choose_device(prepared.config.device, local_rank=world.local_rank)
+        self._connect(device)
         for index, rank in enumerate(self._placement):
             if rank == world.rank:
                 self._stages[index] = build_stage(prepared, index, clock=self._clock, device=device)
-                self._inboxes[index] = make_inbox(prepared, index)
         stages = list(self._stages.values())
-        self._session = Session(prepared, stages, folder=self._folder, resume=resume, count=self._control.count)
+        self._session = Session(
+            prepared,
+            stages,
+            folder=self._folder,
+            resume=resume,
+            choose=partial(agree_on_checkpoint, self._control),
+            collect=self._collect,
+        )
         if 0 in self._stages:
             self._feed = make_feed(prepared, start=self._session.start)
-            self._messages = self._feed.messages()
+        self._worker = Worker(
+            self._stages,
+            inboxes={index: make_inbox(prepared, index) for index in self._stages},
+            session=self._session,
+            clock=self._clock,
+            mailbox=self._mailbox,
+            route=self._route,
+            messages=iter(()) if self._feed is None else self._feed.messages(),
+        )
 
     def run(self, on_status: Callable[[Sequence[StageStatus]], None]) -> None:
         """Handle messages until every stage here has finished."""
         interrupted = threading.Event()
         over = threading.Event()
-        for edge in self._edges:
-            edge.start()
-            self._started.append(edge)
+        self._connections.start()
         for index in self._stages:
             self._control.put(f"status/{index}", asdict(StageStatus(stage=index)))
         self._control.wait_everyone("start")
@@ -157,13 +152,13 @@ class _Rank:
         )
         reporter.start()
         try:
-            with on_signals(interrupted.set, active=threading.current_thread() is threading.main_thread()):
-                self._handle_all()
+            on_main_thread = threading.current_thread() is threading.main_thread()
+            with self._session, on_signals(interrupted.set, active=on_main_thread):
+                self._worker.run()
                 self._close_edges()
         finally:
             over.set()
             reporter.join()
-            self._session.close()
 
     def summarize(self) -> dict[str, Any]:
         """Exchange the stages' entries; rank 0 writes summary.json."""
@@ -174,10 +169,13 @@ class _Rank:
             self._control.put("stopped at", self._feed.stopped_at)
         if num_stages - 1 in self._stages:
             self._control.put("scalars", self._session.scalars())
+        for edge, statistics in self._connections.statistics().items():
+            self._control.put(f"{edge}/statistics", asdict(statistics))
         scalars, stopped_at = self._control.gather(["scalars", "stopped at"])
         summary = summarize(
             self._prepared,
             stages=self._control.gather([f"summary/{index}" for index in range(num_stages)]),
+            edges=self._gather_edges(),
             scalars=scalars,
             world_size=self._control.world.world_size,
             start=self._session.start,
@@ -188,143 +186,54 @@ class _Rank:
             write_summary(self._folder, summary)
         return summary
 
+    def _gather_edges(self) -> list[dict[str, Any]]:
+        found = self._control.gather([f"{edge}/statistics" for edge in self._edges])
+        return [
+            {"sender": edge.sender, "receiver": edge.receiver, **statistics}
+            for edge, statistics in zip(self._edges, found, strict=True)
+        ]
+
     def abort(self) -> None:
         """Break every connection, so that no thread stays blocked. For a run that has failed."""
-        for edge in self._started:
-            edge.abort()
-        for edge in self._started:
-            edge.wait_stopped(timeout_s=1.0)
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        self._connections.abort()
 
-    @property
-    def _edges(self) -> list[Sender | Receiver]:
-        return [*self._senders.values(), *self._receivers]
+    def _connect(self, device: torch.device) -> None:
+        choices = agree_on_transport(self._prepared, self._control)
+        self._edges = edges(choices, self._placement, self._prepared.bounds)
+        self._senders = self._connections.connect(self._edges, device=device)
 
-    def _connect(self) -> None:
-        """Make a process group per directed edge between ranks; every rank makes all, in the same order."""
-        bounds = self._prepared.bounds
-        own = self._control.world.rank
-        for lower in range(self._prepared.num_stages - 1):
-            for sender, receiver in ((lower, lower + 1), (lower + 1, lower)):
-                ends = self._placement[sender], self._placement[receiver]
-                if ends[0] == ends[1]:
-                    continue
-                group = dist.new_group(list(ends), backend="gloo", timeout=_FOREVER)
-                if own == ends[0]:
-                    self._senders[sender, receiver] = Sender(
-                        sender=sender,
-                        receiver=receiver,
-                        peer=ends[1],
-                        group=group,
-                        num_slots=bounds[lower] + _SPARE_SLOTS,
-                        failed=self._lost(sender, receiver, peer=ends[1], gone=receiver),
-                    )
-                elif own == ends[1]:
-                    self._receivers.append(
-                        Receiver(
-                            sender=sender,
-                            receiver=receiver,
-                            peer=ends[0],
-                            group=group,
-                            deliver=partial(self._deliver, sender, receiver),
-                            failed=self._lost(sender, receiver, peer=ends[0], gone=sender),
-                        )
-                    )
+    def _collect(self, name: str, stage: int, part: Any) -> list[Any] | None:
+        """Publish a stage's part of something; the rank that publishes the last one gets all of them."""
+        num_stages = self._prepared.num_stages
+        self._control.put(f"{name}/{stage}", part)
+        if self._control.count(name) < num_stages:
+            return None
+        return self._control.gather([f"{name}/{index}" for index in range(num_stages)])
 
-    def _deliver(self, sender: int, receiver: int, message: Message) -> None:
-        self._mailbox.put((sender, receiver, message))
+    def _deliver(self, edge: Edge, message: Message) -> None:
+        delivery = edge.sender, edge.receiver, message
+        if edge.kind == "in process":
+            self._worker.accept(delivery)
+        else:
+            self._mailbox.put(delivery)
 
-    def _lost(self, sender: int, receiver: int, *, peer: int, gone: int) -> Callable[[BaseException], None]:
-        """What an edge's thread does with the exception that ended it."""
-
-        def failed(error: BaseException) -> None:
-            lost = LostEdge(stage=sender + receiver - gone, gone=gone, rank=peer)
-            lost.__cause__ = error
-            self._mailbox.put(lost)
-
-        return failed
-
-    def _handle_all(self) -> None:
-        started_s = self._clock.now()
-        order = sorted(self._stages, reverse=True)  # upper stages first: they let the lower ones go on
-        while not all(stage.finished for stage in self._stages.values()):
-            self._take_delivered()
-            turns = [self._take_turn(index) for index in order]
-            if not any(turns):
-                self._wait_delivered()
-        self._account(self._clock.now() - started_s)
-
-    def _account(self, elapsed_s: float) -> None:
-        """What the thread did beside its stages' own work, in equal shares."""
-        totals = [stage.recorder.totals for stage in self._stages.values()]
-        own_s = sum(sum(total.seconds.values()) for total in totals)
-        for total in totals:
-            total.overhead_s = (elapsed_s - self._waited_s - own_s) / len(totals)
-
-    def _take_turn(self, index: int) -> bool:
-        stage, inbox = self._stages[index], self._inboxes[index]
-        if index == 0 and not inbox.below and stage.accepts_activation:
-            stage.recorder.begin()
-            for message in _first(self._messages):
-                inbox.put_below(message)
-            stage.recorder.end_untraced("data")
-        waiting = inbox.turn(stage)
-        if waiting is None:
-            return False
-        _, message = waiting.popleft()
-        for send in stage.work(message):
-            self._route(index, send)
-        if (drain := stage.drained) is not None:
-            stage.recorder.begin()
-            self._session.drained(stage, drain)
-            stage.recorder.end_untraced("save")
-            stage.resume()
-        stage.recorder.totals.handled += 1
-        self._session.look(stage)
-        return True
+    def _lose(self, edge: Edge, error: BaseException) -> None:
+        """What is done with the exception that ended an edge; one that is ours says itself what is wrong."""
+        own = edge.ranks.index(self._control.world.rank)
+        stages = edge.sender, edge.receiver
+        lost = LostEdge(stage=stages[own], gone=stages[1 - own], rank=edge.ranks[1 - own])
+        lost.__cause__ = error
+        self._mailbox.put(error if isinstance(error, RunError) else lost)
 
     def _route(self, sender: int, send: Send) -> None:
-        if send.to in self._inboxes:
-            self._put(sender, send.to, send.message)
-        else:
-            self._senders[sender, send.to].send(send.message)
-
-    def _put(self, sender: int, receiver: int, message: Message) -> None:
-        if sender >= receiver:
-            self._inboxes[receiver].put_above(message)
-        elif dropped := self._inboxes[receiver].put_below(message):
-            for answer in self._stages[receiver].drop(dropped):
-                self._route(receiver, answer)
-
-    def _take_delivered(self) -> None:
-        while not self._mailbox.empty():
-            self._accept(self._mailbox.get())
-
-    def _wait_delivered(self) -> None:
-        started_s = self._clock.now()
-        self._accept(self._mailbox.get())
-        waited_s = self._clock.now() - started_s
-        self._waited_s += waited_s
-        for stage in self._stages.values():
-            if not stage.finished:
-                stage.recorder.waited(waited_s)
-
-    def _accept(self, delivery: _Delivery) -> None:
-        if isinstance(delivery, BaseException):
-            raise delivery
-        sender, receiver, message = delivery
-        if sender > receiver and isinstance(message, Stop):
-            return  # closes the edge; a stage is stopped from below only
-        self._put(sender, receiver, message)
+        self._senders[sender, send.to].send(send.message)
 
     def _close_edges(self) -> None:
         for (sender, receiver), down in self._senders.items():
             if sender > receiver:
                 down.send(Stop(step=self._prepared.config.steps))
-        for edge in self._edges:
-            edge.wait_stopped()
-        self._take_delivered()
+        self._connections.wait_stopped()
+        self._worker.take_delivered()
 
     def _report(
         self,
@@ -346,15 +255,10 @@ class _Rank:
                 on_status([StageStatus(**status) for status in control.gather(keys)])
 
 
-def _first(messages: Iterator[Message]) -> list[Message]:
-    message = next(messages, None)
-    return [] if message is None else [message]
-
-
 def _publish(
     error: BaseException,
     control: Control,
-    mailbox: queue.SimpleQueue[_Delivery],
+    mailbox: Mailbox,
     *,
     folder: Path | None,
 ) -> FailureRecord:
@@ -367,12 +271,12 @@ def _publish(
         own = FailureRecord.of(error, rank=control.world.rank)
         record = control.fail(own)
         if record == own and folder is not None:
-            (folder / "error.json").write_text(record.to_json())
+            write_error(folder, record)
     control.wait_acknowledged(timeout_s=_LEAVE_AFTER_S)
     return record
 
 
-def _wait_for_cause(error: BaseException, mailbox: queue.SimpleQueue[_Delivery]) -> BaseException:
+def _wait_for_cause(error: BaseException, mailbox: Mailbox) -> BaseException:
     """Give the rank that closed a connection half a second to say why."""
     deadline_s = time.perf_counter() + 0.5
     while (remaining_s := deadline_s - time.perf_counter()) > 0:

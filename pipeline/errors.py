@@ -7,13 +7,18 @@ PipelineError
 └── RunError              found while running, exit code 1
     ├── StageFailure      a stage raised; carries stage, step and phase
     ├── NotFinite         a loss, gradient or parameter is NaN or infinite
+    ├── SaveFailure       something could not be written: the disk is full, or does not let us
     └── RemoteFailure     another rank failed first; carries its record
 """
 
 from __future__ import annotations
 
+import errno
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from traceback import format_exception
 from typing import Any
 
@@ -27,7 +32,9 @@ __all__ = [
     "PipelineError",
     "RemoteFailure",
     "RunError",
+    "SaveFailure",
     "StageFailure",
+    "blaming",
 ]
 
 
@@ -63,6 +70,41 @@ class StageFailure(RunError):
         self.stage = stage
         self.step = step
         self.phase = phase
+
+
+class SaveFailure(RunError):
+    """A checkpoint, or the record of a run, could not be written; the cause is chained."""
+
+    phase = "checkpoint"
+
+    def __init__(self, *, stage: int, step: int, folder: Path, cause: OSError) -> None:
+        advice = _ADVICE.get(cause.errno or 0, "Mend that")
+        super().__init__(
+            f"stage {stage} could not be saved at step {step}: {cause.filename or folder}: {cause.strerror or cause}. "
+            f"{advice}, then resume the run; the checkpoints that were finished before are whole."
+        )
+        self.stage = stage
+        self.step = step
+
+
+_ADVICE = {
+    errno.ENOSPC: "Make room on that disk (keep_last says how many checkpoints are kept)",
+    errno.EDQUOT: "Make room within your quota (keep_last says how many checkpoints are kept)",
+    errno.EACCES: "Allow writing there",
+    errno.EPERM: "Allow writing there",
+    errno.EROFS: "Allow writing there",
+}
+
+
+@contextmanager
+def blaming(stage: int, *, step: int, phase: str) -> Iterator[None]:
+    """What goes wrong inside the block, beside a `RunError` which says it itself, is a failure of the stage."""
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        raise StageFailure(stage=stage, step=step, phase=phase, cause=error) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,10 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigurationError, RunError
+from pipeline.errors import ConfigurationError, RunError, blaming
 from pipeline.keyed import generator, seeded, undisturbed
 from pipeline.messages import Activation, Drain, Message, Payload, Stop
+from pipeline.stateful import Stateful, StatefulBatches
 
 __all__ = ["Batch", "Batches", "Feed", "FeedSettings", "KeyedBatches", "ReadBatches", "batches"]
 
@@ -144,12 +145,18 @@ class ReadBatches:
 
 
 def batches(data: object, *, seed: int) -> Batches:
-    """`data` itself if it gives microbatches by step, else a reader of the iterable it is; `seed` is the run's."""
+    """`data` itself if it gives microbatches by step, else a reader of the iterable it is; `seed` is the run's.
+
+    Raises:
+        ConfigurationError: it is none, or knows its place in terms that cannot be saved.
+    """
     if isinstance(data, KeyedBatches) and data.seed is None:
         data = copy.copy(data)
         data.seed = seed
     if isinstance(data, Batches):
         return data
+    if isinstance(data, Stateful):
+        return StatefulBatches(data, seed=seed)
     if isinstance(data, Iterable):
         return ReadBatches(data, seed=seed)
     raise ConfigurationError(f"data must be an iterable of (x, target) batches, got {type(data).__name__}.")
@@ -185,6 +192,11 @@ class Feed:
         self.stopped_at = start
         """Training steps sent so far, those before `start` included."""
 
+    @property
+    def draws(self) -> bool:
+        """Whether reading may draw from the process-wide generators; our own order has a generator of its own."""
+        return not isinstance(self._train, KeyedBatches)
+
     def interrupt(self) -> None:
         """Drain, save and stop at the next step; safe to call from a signal handler."""
         self._interrupted = True
@@ -194,28 +206,39 @@ class Feed:
         settings = self._settings
         step = self._start
         source = self._train.start(step) if step < settings.steps else iter(())
+        if 0 < step < settings.steps and _falls_on(step, settings.evaluate_every):
+            yield from self._evaluation(step)  # a checkpoint is written before the evaluation of its step
         while step < settings.steps:
             if self._interrupted:
-                yield Drain(step=step, save=True)
+                yield self._save(step)
                 yield Stop(step=step)
                 return
-            x, target = next(source)
+            with blaming(0, step=step, phase="data"):
+                x, target = next(source)
             yield Activation(step=step, h=x, target=target)
             step += 1
             self.stopped_at = step
             if step < settings.steps:
                 yield from self._between(step)
-        yield Drain(step=step, save=True, finish=True)
+        yield self._save(step, finish=True)
         yield from self._evaluation(step)
         yield Stop(step=step)
 
     def _between(self, step: int) -> Iterator[Message]:
         save = _falls_on(step, self._settings.checkpoint_every)
         evaluate = _falls_on(step, self._settings.evaluate_every)
-        if save or evaluate:
-            yield Drain(step=step, save=save)
+        if save:
+            yield self._save(step)
+        elif evaluate:
+            yield Drain(step=step)
         if evaluate:
             yield from self._evaluation(step)
+
+    def _save(self, step: int, *, finish: bool = False) -> Drain:
+        """The drain of a checkpoint; now, and not once it is carried out, no later microbatch has been taken."""
+        if isinstance(self._train, StatefulBatches):
+            self._train.mark(step)
+        return Drain(step=step, save=True, finish=finish)
 
     def _evaluation(self, step: int) -> Iterator[Message]:
         if not self._test:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import subprocess
@@ -12,9 +13,9 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, FailureRecord
 
-__all__ = ["RunRecord", "choose_folder", "commit", "make_folder", "read_record"]
+__all__ = ["RunRecord", "choose_folder", "commit", "make_folder", "read_record", "write_error"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,12 @@ def read_record(folder: Path) -> RunRecord:
         raise ConfigurationError(f"{folder} is not a run's folder: there is no {path}.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {type(error).__name__}: {error}.") from error
+
+
+def write_error(folder: Path, record: FailureRecord) -> None:
+    """Write error.json. A disk that takes nothing more must not hide the failure, which is also raised."""
+    with contextlib.suppress(OSError):
+        (folder / "error.json").write_text(record.to_json())
 
 
 def commit() -> str | None:

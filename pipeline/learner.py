@@ -28,7 +28,7 @@ from dni import (
     num_samples,
 )
 from pipeline.errors import NotFinite
-from pipeline.keyed import generator, seeded
+from pipeline.keyed import Generators, generator
 from pipeline.messages import Activation, Payload
 from pipeline.stash import Forwarded, StashPolicy
 from pipeline.trace import Recorder
@@ -50,6 +50,7 @@ class Learner:
         names: global name of every entry of the module's state dict.
         device: where it runs; what arrives is moved there.
         seed: of every draw.
+        generators: what the module and the source draw from; None: the process's, which nobody else draws from.
         modifies_input: whether the module writes into its input, which then has to be copied first.
         measure_every: one in this many sync steps also compares parameter gradients; 0: none.
         stash: what is kept from a forward until its gradient comes.
@@ -66,6 +67,7 @@ class Learner:
         names: Mapping[str, str],
         device: torch.device,
         seed: int,
+        generators: Generators | None = None,
         modifies_input: bool,
         measure_every: int,
         stash: StashPolicy = "hold",
@@ -82,6 +84,7 @@ class Learner:
         self._names = dict(names)
         self.device = device
         self._seed = seed
+        self._generators = generators or Generators(seed=seed, stage=index, device=device)
         self._modifies_input = modifies_input
         self._measure_every = measure_every
         self._stash: StashPolicy = stash
@@ -128,8 +131,9 @@ class Learner:
         self.phase = "evaluation"
         self._recorder.begin()
         self._set_mode(training=False)
-        with torch.no_grad():
-            h = self._apply(self._input(message.h, requires_grad=False))
+        x = self._input(message.h, requires_grad=False)
+        with torch.no_grad(), self._generators.at("evaluation", message.step):
+            h = self._apply(x)
         self._recorder.end_untraced("evaluation")
         return Forwarded(
             step=message.step,
@@ -144,7 +148,7 @@ class Learner:
     def loss_sum(self, entry: Forwarded) -> float:
         """The loss of an evaluation batch, summed over its samples; for the last stage."""
         assert isinstance(self.source, LossGradient)
-        with torch.no_grad():
+        with torch.no_grad(), self._generators.at("estimate", entry.step):
             return self.source.summed(entry.h, entry.target).item()
 
     def backward_from_source(self, entry: Forwarded) -> Payload | None:
@@ -179,8 +183,8 @@ class Learner:
         self.phase = "source learning"
         self._recorder.begin()
         self._build_source(entry.h)
-        seeded(self._seed, f"learn/{self._index}", entry.step, device=self.device)
-        loss = self.source.learn(entry.h, Signal(step=entry.step, target=entry.target, gradient=gradient))
+        with self._generators.at("learn", entry.step):
+            loss = self.source.learn(entry.h, Signal(step=entry.step, target=entry.target, gradient=gradient))
         self._recorder.end("L", entry.step, version=self.version)
         self._recorder.measure("source_loss", entry.step, loss)
         if not math.isfinite(loss):
@@ -190,7 +194,9 @@ class Learner:
         """Apply what has been accumulated, if anything has."""
         self.phase = "update"
         self._recorder.begin()
-        if self.updater.apply(step):
+        with self._generators.at("update", step):
+            applied = self.updater.apply(step)
+        if applied:
             self.version += 1
             self._recorder.end("U", step, version=self.version)
 
@@ -234,8 +240,8 @@ class Learner:
 
     def _run(self, x: Payload, step: int, *, replaced: Mapping[str, Tensor] | None) -> Payload:
         """A forward in training mode, with other tensors in the place of some of the module's own."""
-        seeded(self._seed, f"forward/{self._index}", step, device=self.device)
-        return self._apply(x, replaced=replaced)
+        with self._generators.at("forward", step):
+            return self._apply(x, replaced=replaced)
 
     def _apply(self, x: Payload, *, replaced: Mapping[str, Tensor] | None = None) -> Payload:
         given = map_members(torch.clone, x) if self._modifies_input else x
@@ -257,8 +263,8 @@ class Learner:
 
     def _estimate(self, entry: Forwarded, signal: Signal) -> Payload | None:
         self._build_source(entry.h)
-        seeded(self._seed, f"estimate/{self._index}", entry.step, device=self.device)
-        return self.source.estimate(entry.h, signal)
+        with self._generators.at("estimate", entry.step):
+            return self.source.estimate(entry.h, signal)
 
     def _pull_back(self, entry: Forwarded, gradient: Payload) -> Payload:
         """dL/dx; parameter gradients add up. The recorder's operation is already open."""
@@ -267,7 +273,8 @@ class Learner:
         assert entry.x is not None and entry.graph is not None
         pairs = [(h, value) for h, value in zip(carriers(entry.graph), values, strict=True) if h.requires_grad]
         if pairs:  # none in a first stage that has nothing to learn
-            torch.autograd.backward([h for h, _ in pairs], [value for _, value in pairs])
+            with self._generators.at("backward", entry.step):
+                torch.autograd.backward([h for h, _ in pairs], [value for _, value in pairs])
         if entry.weights is not None:
             self._versions.move_gradients(entry.weights)
         self.updater.accumulate(num_samples(entry.h))
@@ -281,7 +288,7 @@ class Learner:
         if not entry.sync or not self._built or not self.source.learns_from:
             return
         assert entry.graph is not None
-        estimate = self.source.estimate(entry.h, Signal(step=entry.step, target=entry.target, gradient=true))
+        estimate = self._estimate(entry, Signal(step=entry.step, target=entry.target, gradient=true))
         self._num_syncs += 1
         if estimate is None:
             return
@@ -289,9 +296,10 @@ class Learner:
         if self._measure_every and (self._num_syncs - 1) % self._measure_every == 0:
             own = entry.weights or dict(self.module.named_parameters())
             parameters = [p for p in own.values() if p.requires_grad]
-            values |= compare_parameter_gradients(
-                carriers(entry.graph), parameters, used=carriers(estimate), true=carriers(true)
-            )
+            with self._generators.at("backward", entry.step):
+                values |= compare_parameter_gradients(
+                    carriers(entry.graph), parameters, used=carriers(estimate), true=carriers(true)
+                )
         for name, value in values.items():
             self._recorder.measure(name, entry.step, value)
 
@@ -310,7 +318,8 @@ class Learner:
 
     def _build_source(self, h: Payload) -> None:
         if not self._built:
-            self.source.build(h, generator=generator(self._seed, f"source/{self._index}", 0))
+            with self._generators.forked():
+                self.source.build(h, generator=generator(self._seed, f"source/{self._index}", 0))
             self._built = True
 
     def _input(self, h: Payload, *, requires_grad: bool) -> Payload:

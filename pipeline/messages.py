@@ -6,9 +6,10 @@ or a tuple of tensors; N is the microbatch's number of samples. Every Activation
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 __all__ = ["Activation", "Drain", "Gradient", "Message", "Payload", "Send", "Stop"]
@@ -35,6 +36,8 @@ class Activation:
     """Changes of structure at this boundary so far."""
     training: bool = True
     """False: evaluation, nothing is learned."""
+    ready: torch.cuda.Event | None = field(default=None, compare=False)
+    """From when on its tensors may be read; None: now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,8 @@ class Gradient:
     generation: int = 0
     dropped: bool = False
     """Whether the activation was dropped from a queue: the work that went into it was for nobody above."""
+    ready: torch.cuda.Event | None = field(default=None, compare=False)
+    """From when on its tensors may be read; None: now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,9 @@ _TAGS = {
     "gradient_norm_ratio": "norm_ratio_at_sync/activations",
     "parameter_norm_ratio": "norm_ratio_at_sync/parameters",
     "staleness": "pipeline/staleness",
+    "fresh_share": "pipeline/fresh",
     "waiting_share": "pipeline/waiting",
+    "dropped_share": "pipeline/dropped",
     "samples_per_s": "pipeline/samples_per_s",
 }
 """Names in TensorBoard: charts are grouped by the word before the slash, and longer names are cut off there. At sync
@@ -49,6 +51,9 @@ class StageStatus:
     source_loss: float | None = None
     samples_per_s: float = 0.0
     waiting_share: float = 0.0
+    """Of its time: nothing was there to handle."""
+    dropped_share: float = 0.0
+    """Of its time: forwards whose output the stage above dropped. The rest is fresh work."""
     staleness: float | None = None
 
 
@@ -74,6 +79,7 @@ class _Mean:
 class _Interval:
     started_s: float
     waited_s: float = 0.0
+    dropped_s: float = 0.0
     num_samples: int = 0
     values: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
@@ -130,7 +136,9 @@ class StageMonitor:
         if self._writer is not None and (staleness := self._interval.values.get("staleness")):
             self._writer.add_histogram("pipeline/staleness_histogram", torch.tensor(staleness), step)
         scalars |= {
+            "fresh_share": 1.0 - self.status.waiting_share - self.status.dropped_share,
             "waiting_share": self.status.waiting_share,
+            "dropped_share": self.status.dropped_share,
             "samples_per_s": self.status.samples_per_s,
         }
         if events:
@@ -141,6 +149,7 @@ class StageMonitor:
         self._interval = _Interval(
             started_s=now_s,
             waited_s=self._recorder.totals.wait_s,
+            dropped_s=self._recorder.totals.dropped_s,
             num_samples=self._recorder.totals.num_samples,
         )
 
@@ -201,6 +210,7 @@ class StageMonitor:
     def _update_status(self, step: int, events: list[Event]) -> None:
         elapsed_s = max(time.perf_counter() - self._interval.started_s, 1e-9)
         waited_s = self._recorder.totals.wait_s - self._interval.waited_s
+        dropped_s = self._recorder.totals.dropped_s - self._interval.dropped_s
         num_samples = self._recorder.totals.num_samples - self._interval.num_samples
         busy_s = sum(event.end_s - event.start_s for event in events)
         self.status.step = step
@@ -211,6 +221,7 @@ class StageMonitor:
             self.status.samples_per_s = num_samples / elapsed_s
         if waited_s + busy_s > 0:
             self.status.waiting_share = waited_s / (waited_s + busy_s)
+            self.status.dropped_share = dropped_s / (waited_s + busy_s)
 
     def _write(self, step: int, scalars: dict[str, float]) -> None:
         if self._metrics is not None:

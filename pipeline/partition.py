@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -55,6 +55,7 @@ def partition(
     at: Sequence[str] = (),
     by: Balance = "count",
     batch: Tensor | None = None,
+    source_s: Sequence[Callable[[Tensor], float]] = (),
 ) -> Partition:
     """Cut a chain of modules into stages.
 
@@ -65,6 +66,8 @@ def partition(
         at: names of the layers at which a new stage begins, as `["layer2", "layer3"]`, instead of `num_stages`.
         by: what is balanced: layers, parameters, or seconds of forward and backward.
         batch: one real input, (N, ...), needed for `by="time"`.
+        source_s: per boundary, the seconds that the stage below it spends on its source, as a function of its output;
+            counted by `by="time"`.
 
     Returns:
         The stages, holding the modules of `model` (not copies), with the names their parameters have in it.
@@ -79,7 +82,7 @@ def partition(
         starts = _starts_at(layers, at, num_stages)
     else:
         wanted = len(layers) if num_stages is None and not isinstance(model, nn.Module) else num_stages
-        starts = _balanced(layers, wanted, by=by, batch=batch)
+        starts = _balanced(layers, wanted, by=by, batch=batch, source_s=source_s)
     ends = [*starts[1:], len(layers)]
     groups = _own_copies([layers[start:end] for start, end in zip(starts, ends, strict=True)])
     cut = Partition(
@@ -145,12 +148,18 @@ def _starts_at(layers: list[tuple[str, nn.Module]], at: Sequence[str], num_stage
 
 
 def _balanced(
-    layers: list[tuple[str, nn.Module]], num_stages: int | None, *, by: Balance, batch: Tensor | None
+    layers: list[tuple[str, nn.Module]],
+    num_stages: int | None,
+    *,
+    by: Balance,
+    batch: Tensor | None,
+    source_s: Sequence[Callable[[Tensor], float]],
 ) -> list[int]:
     if num_stages is None:
         raise PartitionError("give num_stages, or at=[names of the layers at which stages begin].")
     if not 1 <= num_stages <= len(layers):
         raise PartitionError(f"num_stages must lie in [1, {len(layers)}] (the layers there are), got {num_stages}.")
+    beside: list[list[float]] = []
     match by:
         case "count":
             costs = [1.0] * len(layers)
@@ -159,14 +168,17 @@ def _balanced(
         case "time":
             if batch is None:
                 raise PartitionError('by="time" measures each layer on a real input; give batch=x.')
-            costs = _measured_s([layer for _, layer in layers], batch)
-    return _smallest_maximum(costs, num_stages)
+            costs, outputs = _measured_s([layer for _, layer in layers], batch)
+            once = {measure: [measure(h) for h in outputs] for measure in source_s}
+            beside = [once[measure] for measure in source_s]
+    return _smallest_maximum(costs, num_stages, beside)
 
 
-def _smallest_maximum(costs: Sequence[float], num_stages: int) -> list[int]:
+def _smallest_maximum(costs: Sequence[float], num_stages: int, beside: Sequence[Sequence[float]] = ()) -> list[int]:
     """Starts of `num_stages` runs of layers whose largest total is as small as can be (exact, by recursion).
 
     Among equals, cuts with a smaller sum of squares are preferred, so that free layers do not all fall into one stage.
+    `beside[s][i]` is a further cost of stage s if layer i is its last.
     """
     totals = [0.0]
     for cost in costs:
@@ -175,8 +187,9 @@ def _smallest_maximum(costs: Sequence[float], num_stages: int) -> list[int]:
     for stage in range(1, num_stages + 1):
         row = [(float("inf"), float("inf"), 0)] * (len(costs) + 1)
         for end in range(stage, len(costs) + 1):
+            further = beside[stage - 1][end - 1] if stage <= len(beside) else 0.0
             for start in range(stage - 1, end):
-                own = totals[end] - totals[start]
+                own = totals[end] - totals[start] + further
                 largest, squares, _ = best[stage - 1][start]
                 row[end] = min(row[end], (max(largest, own), squares + own * own, start))
         best.append(row)
@@ -187,14 +200,17 @@ def _smallest_maximum(costs: Sequence[float], num_stages: int) -> list[int]:
     return starts[::-1]
 
 
-def _measured_s(layers: Sequence[nn.Module], batch: Tensor, repeats: int = 3) -> list[float]:
-    """Seconds of forward and backward of each layer, the fastest of a few; a deep copy is measured."""
-    costs, x = [], batch
-    for layer in copy.deepcopy(nn.ModuleList(layers)):
+def _measured_s(layers: Sequence[nn.Module], batch: Tensor, repeats: int = 3) -> tuple[list[float], list[Tensor]]:
+    """Seconds of forward and backward of each layer, the fastest of a few, and its output; a deep copy is measured.
+
+    The first layer's gradient to the network's input is not counted, because nobody asks for it.
+    """
+    costs, outputs, x = [], [], batch
+    for position, layer in enumerate(copy.deepcopy(nn.ModuleList(layers))):
         elapsed_s = []
         for _ in range(repeats):
             leaf = x.detach()
-            if leaf.is_floating_point():
+            if leaf.is_floating_point() and position > 0:
                 leaf.requires_grad_()
             start_s = time.perf_counter()
             h = layer(leaf.clone())
@@ -202,8 +218,9 @@ def _measured_s(layers: Sequence[nn.Module], batch: Tensor, repeats: int = 3) ->
                 h.sum().backward()
             elapsed_s.append(time.perf_counter() - start_s)
         costs.append(min(elapsed_s))
+        outputs.append(h.detach())
         x = h
-    return costs
+    return costs, outputs
 
 
 def _refuse_shared(cut: Partition) -> None:

@@ -7,7 +7,9 @@ whatever cannot work is refused before anything starts. The network itself is no
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,13 +17,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dni import GradientSource, LossGradient, Need, Signal, as_tuple, carriers, like, map_members, num_samples
+from pipeline.draws import DrawWatch, module_phases, source_phases
 from pipeline.errors import ConfigurationError, PartitionError
 from pipeline.feed import Batch
-from pipeline.keyed import generator, seeded, undisturbed
+from pipeline.keyed import Phase, generator, seeded, undisturbed
 from pipeline.messages import Payload
 from pipeline.partition import Partition
 
-__all__ = ["StagePlan", "survey"]
+__all__ = ["StagePlan", "source_seconds", "survey"]
 
 _CPU = torch.device("cpu")
 
@@ -45,6 +48,8 @@ class StagePlan:
     """What the source adds to the network's own parameters."""
     modifies_input: bool
     """Whether the module writes into its input; the runtime then gives it a copy."""
+    draws: tuple[Phase, ...]
+    """Phases in which module or source draws from the process-wide generators; threads then take turns."""
 
 
 def survey(cut: Partition, sources: Sequence[GradientSource], batch: Batch, *, seed: int) -> tuple[StagePlan, ...]:
@@ -70,6 +75,7 @@ def survey(cut: Partition, sources: Sequence[GradientSource], batch: Batch, *, s
             given = h
             trial = _try_stage(module, index, x=given, num_samples=num_samples(x))
             h = trial.h
+            source = _try_source(sources[index], index, h, target=target, seed=seed)
             plans.append(
                 StagePlan(
                     index=index,
@@ -80,12 +86,45 @@ def survey(cut: Partition, sources: Sequence[GradientSource], batch: Batch, *, s
                     input_shapes=_shapes(given),
                     output_shapes=_shapes(h),
                     source=type(sources[index]).__name__,
-                    source_parameters=_try_source(sources[index], index, h, target=target, seed=seed),
+                    source_parameters=source.num_parameters,
                     modifies_input=trial.modifies_input,
+                    draws=(*trial.draws, *source.draws),
                 )
             )
         _check_chain(cut, x, h, seed=seed)
     return tuple(plans)
+
+
+def source_seconds(source: GradientSource, target: Tensor | None, *, seed: int) -> Callable[[Tensor], float]:
+    """What a source costs a stage beside forward and backward, as a function of the stage's output h.
+
+    Args:
+        source: a copy of it is asked and learns.
+        target: labels of the microbatch that h is of.
+        seed: of the draws the copy makes.
+
+    Returns:
+        Seconds of an estimate and of a step of its learning, the fastest of a few; infinity where it cannot serve h.
+    """
+
+    def measure(h: Tensor, repeats: int = 3) -> float:
+        trial = copy.deepcopy(source)
+        signal = Signal(step=0, target=target, gradient=torch.zeros_like(h))
+        elapsed_s = []
+        with undisturbed():
+            try:
+                trial.build(h, generator=generator(seed, "source", 0))
+                for _ in range(repeats):
+                    start_s = time.perf_counter()
+                    trial.estimate(h, signal)
+                    if trial.learns_from:
+                        trial.learn(h, signal)
+                    elapsed_s.append(time.perf_counter() - start_s)
+            except (TypeError, ValueError):  # the survey says so, if there is no better place for the boundary
+                return math.inf
+        return min(elapsed_s)
+
+    return measure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +135,7 @@ class _Trial:
     flops: int
     held_bytes: int
     modifies_input: bool
+    draws: tuple[Phase, ...]
 
 
 def _try_stage(module: nn.Module, index: int, *, x: Payload, num_samples: int) -> _Trial:
@@ -107,7 +147,7 @@ def _try_stage(module: nn.Module, index: int, *, x: Payload, num_samples: int) -
     versions = [member._version for member in as_tuple(given) if member is not None]
     held = _Held(trial)
     try:
-        with torch.enable_grad(), held, FlopCounterMode(display=False) as counter:
+        with torch.enable_grad(), held, FlopCounterMode(display=False) as counter, DrawWatch() as drawing:
             h = trial(given)
     except Exception as error:
         raise PartitionError(
@@ -122,6 +162,7 @@ def _try_stage(module: nn.Module, index: int, *, x: Payload, num_samples: int) -
         flops=counter.get_total_flops(),
         held_bytes=sum(held.bytes_by_storage.values()),
         modifies_input=versions != after,
+        draws=module_phases(trial, drawing),
     )
 
 
@@ -170,15 +211,26 @@ def _check_needs(source: GradientSource, index: int, *, target: Tensor | None) -
         )
 
 
-def _try_source(source: GradientSource, index: int, h: Payload, *, target: Tensor | None, seed: int) -> int:
-    """Build and ask a copy of the source; return its number of parameters."""
+@dataclass(frozen=True, kw_only=True)
+class _SourceTrial:
+    """What a copy of the source has shown."""
+
+    num_parameters: int
+    draws: tuple[Phase, ...]
+
+
+def _try_source(source: GradientSource, index: int, h: Payload, *, target: Tensor | None, seed: int) -> _SourceTrial:
+    """Build a copy of the source, ask it and let it learn."""
     trial = copy.deepcopy(source)
+    estimating, learning = DrawWatch(), DrawWatch()
     truth = like(h, [torch.zeros_like(member) for member in carriers(h)])
     try:
         trial.build(h, generator=generator(seed, f"source/{index}", 0))
-        gradient = trial.estimate(h, Signal(step=0, target=target, gradient=truth))
+        with estimating:
+            gradient = trial.estimate(h, Signal(step=0, target=target, gradient=truth))
         if trial.learns_from:
-            trial.learn(h, Signal(step=0, target=target, gradient=truth))
+            with learning:
+                trial.learn(h, Signal(step=0, target=target, gradient=truth))
     except Exception as error:
         what = "the loss" if isinstance(source, LossGradient) else f"the source {type(source).__name__}"
         raise ConfigurationError(
@@ -193,7 +245,10 @@ def _try_source(source: GradientSource, index: int, h: Payload, *, target: Tenso
                 f"the source {type(source).__name__} of stage {index} must return a gradient shaped as the output "
                 f"{wanted}, got {got}."
             )
-    return sum(p.numel() for p in trial.parameters()) if isinstance(trial, nn.Module) else 0
+    return _SourceTrial(
+        num_parameters=sum(p.numel() for p in trial.parameters()) if isinstance(trial, nn.Module) else 0,
+        draws=source_phases(trial, estimate=estimating, learn=learning),
+    )
 
 
 def _check_chain(cut: Partition, x: Payload, h: Payload, *, seed: int) -> None:

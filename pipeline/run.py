@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,12 +21,14 @@ from pipeline.clock import Clock
 from pipeline.config import Config, per_stage
 from pipeline.errors import ConfigurationError
 from pipeline.feed import Batch, Batches, Feed, FeedSettings, batches
-from pipeline.keyed import seeded, undisturbed
+from pipeline.keyed import Generators, Phase, seeded, undisturbed
 from pipeline.learner import Learner
 from pipeline.partition import Partition, partition
-from pipeline.plan import StagePlan, survey
+from pipeline.placement import check_transport, device_of, place, planned
+from pipeline.plan import StagePlan, source_seconds, survey
 from pipeline.stage import Stage, StageSettings
 from pipeline.trace import Recorder
+from pipeline.turns import Turns
 from pipeline.updater import Updater
 
 __all__ = [
@@ -52,6 +54,8 @@ class Outline:
     """Names of the layers at which stages begin, after the first; None where the model comes in stages."""
     modifies_input: tuple[bool, ...]
     """Per stage, whether its module writes into its input."""
+    draws: tuple[tuple[Phase, ...], ...]
+    """Per stage, the phases in which it draws from the process-wide generators."""
     exact_feed: bool
     """Whether a resumed run sees the same microbatches."""
     evaluates: bool
@@ -113,6 +117,7 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
     sources = _sources(config, len(cut))
     _check_ranks(num_ranks or config.num_ranks, len(cut))
     check_settings(config, num_stages=len(cut), waits=_waits(sources), bounds=_bounds(config, sources))
+    _check_transport(config, len(cut), num_ranks=num_ranks)
     for name in ("cadence", "update_probability", "schedule"):
         per_stage(getattr(config, name), len(cut), name=name)
     _check_labels(sources, data.train)
@@ -121,6 +126,7 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
     outline = Outline(
         starts=None if isinstance(model, Partition) else cut.starts,
         modifies_input=tuple(plan.modifies_input for plan in plans),
+        draws=tuple(plan.draws for plan in plans),
         exact_feed=train.exact,
         evaluates=len(data.test) > 0,
     )
@@ -138,8 +144,13 @@ def prepare_outlined(config: Config, outline: Outline) -> Prepared:
     return Prepared(config=config, cut=cut, sources=_sources(config, len(cut)), outline=outline)
 
 
-def build_stage(prepared: Prepared, index: int, *, clock: Clock, device: torch.device | None = None) -> Stage:
-    """Stage `index`, ready for its first message; its module is moved to `device`."""
+def build_stage(
+    prepared: Prepared, index: int, *, clock: Clock, device: torch.device | None = None, turns: Turns | None = None
+) -> Stage:
+    """Stage `index`, ready for its first message; its module is moved to `device`.
+
+    `turns` are those of the threads that draw from the same generators; None: this thread alone does.
+    """
     config, num_stages = prepared.config, prepared.num_stages
     device = device or _CPU
     module = prepared.cut.stages[index].to(device)
@@ -179,6 +190,15 @@ def build_stage(prepared: Prepared, index: int, *, clock: Clock, device: torch.d
         names=names,
         device=device,
         seed=config.seed,
+        generators=Generators(
+            seed=config.seed,
+            stage=index,
+            device=device,
+            turns=turns,
+            draws=frozenset(prepared.outline.draws[index]),
+            check_every=config.check_every,
+            waited=recorder.held_up,
+        ),
         modifies_input=prepared.outline.modifies_input[index],
         measure_every=config.measure_every,
         stash=config.stash,
@@ -199,10 +219,9 @@ def make_inbox(prepared: Prepared, index: int) -> Inbox:
 
 def choose_device(wanted: str, *, local_rank: int = 0) -> torch.device:
     """A GPU if there is one and it is wanted; ranks of one machine share them if there are fewer."""
-    if wanted == "cpu" or not torch.cuda.is_available():
-        return _CPU
-    device = torch.device("cuda", local_rank % torch.cuda.device_count())
-    torch.cuda.set_device(device)
+    device = device_of(wanted, local_rank=local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     return device
 
 
@@ -245,14 +264,24 @@ def _cut(config: Config, model: nn.Module | Partition | Sequence[nn.Module], fir
         if config.num_stages not in (None, len(model)) or config.at:
             raise ConfigurationError(f"the model is already cut into {len(model)} stages; leave out num_stages and at.")
         return model
-    x = None if first is None else first[0]
+    x, target = (None, None) if first is None else first
     return partition(
         model,
         config.num_stages,
         at=config.at,
         by=config.balance,
         batch=x if isinstance(x, Tensor) else None,
+        source_s=_source_s(config, target) if config.balance == "time" and config.num_stages else (),
     )
+
+
+def _source_s(config: Config, target: Tensor | None) -> list[Callable[[Tensor], float]]:
+    """Per boundary, what its source costs the stage below; a single source is measured once for all of them."""
+    num_boundaries = (config.num_stages or 1) - 1
+    if isinstance(config.source, tuple):
+        sources = per_stage(config.source, num_boundaries, name="source")
+        return [source_seconds(source, target, seed=config.seed) for source in sources]
+    return [source_seconds(config.source, target, seed=config.seed)] * num_boundaries
 
 
 def _sources(config: Config, num_stages: int) -> tuple[GradientSource, ...]:
@@ -292,6 +321,14 @@ def _check_ranks(num_ranks: int | None, num_stages: int) -> None:
             f"{num_ranks} ranks cannot share {num_stages} stages: a stage lives on one rank. "
             f"Start at most {num_stages} ranks, or cut the network into more stages."
         )
+
+
+def _check_transport(config: Config, num_stages: int, *, num_ranks: int | None) -> None:
+    """Ranks that are there already tell one another where they are; others will be started on this host."""
+    placement = place(num_stages, num_ranks or config.num_ranks or num_stages)
+    check_transport(config, placement)
+    if config.executor == "distributed" and num_ranks is None:
+        planned(config, placement)
 
 
 def _check_optimizers(config: Config, num_stages: int) -> None:

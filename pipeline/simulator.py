@@ -99,7 +99,7 @@ def _next_turn(
             start_s = max(free_at_s[index], queue[0][0])
             if best is None or start_s < best[0]:
                 best = (start_s, index, queue)
-    assert best is not None, f"no stage can go on: {[_describe(s, i) for s, i in zip(stages, inboxes, strict=True)]}"
+    assert best is not None, f"no stage can go on: {[i.describe(s) for s, i in zip(stages, inboxes, strict=True)]}"
     start_s, index, queue = best
     return index, queue, start_s
 
@@ -113,11 +113,3 @@ def _deliver(
     elif dropped := inboxes[send.to].put_below(send.message, arrived_s=arrived_s):
         for answer in stages[send.to].drop(dropped):
             _deliver(stages, inboxes, answer, sender=send.to, costs=costs, now_s=arrived_s)
-
-
-def _describe(stage: Stage, inbox: Inbox) -> str:
-    """A stage's state in one line, for the message of a deadlock."""
-    return (
-        f"stage {stage.index}: in flight {stage.in_flight}, accepts {stage.accepts_activation}, "
-        f"waiting below {len(inbox.below)}, above {len(inbox.above)}"
-    )

@@ -223,8 +223,7 @@ class Stage:
                     self.stopping = True
                     yield from self._pass_on(message)
         except Exception as error:
-            step, phase = message.step, self.learner.phase
-            raise StageFailure(stage=self.index, step=step, phase=phase, cause=error) from error
+            raise self._failure(message.step, error) from error
 
     def drop(self, message: Activation) -> list[Send]:
         """Answer an activation that a queue had no room for; nothing is computed."""
@@ -242,7 +241,10 @@ class Stage:
                 self.recorder.measure(name, drain.step, value)
             self._tally = None
         if drain.finish:
-            self.learner.update(drain.step - 1)
+            try:
+                self.learner.update(drain.step - 1)
+            except Exception as error:
+                raise self._failure(drain.step - 1, error) from error
 
     def named_tensors(self) -> dict[str, Tensor]:
         """The module's parameters and buffers under their global names."""
@@ -260,6 +262,9 @@ class Stage:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the stage that `state` was taken from."""
         self.learner.load_state_dict(state)
+
+    def _failure(self, step: int, cause: Exception) -> StageFailure:
+        return StageFailure(stage=self.index, step=step, phase=self.learner.phase, cause=cause)
 
     def _train(self, message: Activation) -> Iterator[Send]:
         if self.index == 0:

@@ -16,6 +16,7 @@ def summarize(
     prepared: Prepared,
     *,
     stages: Sequence[Mapping[str, Any]],
+    edges: Sequence[Mapping[str, Any]] = (),
     scalars: Mapping[str, float | None],
     world_size: int,
     start: int,
@@ -27,6 +28,7 @@ def summarize(
     Args:
         prepared: the run.
         stages: every stage's entry, in order.
+        edges: what each edge has carried, and how.
         scalars: loss, test_loss and test_accuracy of the last stage.
         world_size: processes.
         start: the step this session began at.
@@ -56,6 +58,7 @@ def summarize(
         "metrics": {},
         "resume_exact": resumes_exactly(prepared, stopped_at),
         "stages": [dict(stage) for stage in stages],
+        "edges": [dict(edge) for edge in edges],
     }
 
 

@@ -112,6 +112,12 @@ class Recorder:
         """The stage had nothing to handle for this long."""
         self.totals.wait_s += seconds
 
+    def held_up(self, seconds: float) -> None:
+        """The operation that `begin` started had to wait before it could: that time is not its own."""
+        self._start_s += seconds
+        self.totals.seconds["turn"] = self.totals.seconds.get("turn", 0.0) + seconds
+        self.waited(seconds)
+
     def take_events(self) -> list[Event]:
         """The events since the last call."""
         events, self._events = self._events, []

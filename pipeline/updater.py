@@ -50,6 +50,7 @@ class Updater:
         self._clip_norm = clip_norm
         self._optimizer = optimizer(list(self.parameters.values())) if self.parameters else None
         self._base_rates = [group["lr"] for group in self._groups()]
+        self._fresh = [_numbers(group) for group in self._groups()]
         self._names = self._names_by_position()
 
     def accumulate(self, num_samples: int) -> None:
@@ -81,10 +82,17 @@ class Updater:
                 raise NotFinite(f"parameter {name} holds NaN or infinity. Lower the learning rate or clip (clip_norm).")
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser state by parameter name, accumulated gradients and their number of samples."""
+        """Optimiser state by parameter name, accumulated gradients and their number of samples.
+
+        Of its groups, the numbers that have changed since the optimiser was made: some keep their progress there.
+        """
         state = {} if self._optimizer is None else self._optimizer.state_dict()["state"]
         return {
             "optimizer": {self._names[position]: values for position, values in state.items()},
+            "groups": [
+                {name: value for name, value in _numbers(group).items() if value != fresh.get(name)}
+                for group, fresh in zip(self._groups(), self._fresh, strict=True)
+            ],
             "gradients": {n: p.grad.clone() for n, p in self.parameters.items() if p.grad is not None},
             "num_samples": self.num_samples,
         }
@@ -96,6 +104,8 @@ class Updater:
             own = self._optimizer.state_dict()
             own["state"] = {positions[name]: values for name, values in state["optimizer"].items()}
             self._optimizer.load_state_dict(own)
+            for group, changed in zip(self._groups(), state["groups"], strict=True):
+                group.update(changed)
         for name, parameter in self.parameters.items():
             gradient: Tensor | None = state["gradients"].get(name)
             parameter.grad = None if gradient is None else gradient.to(parameter.device).clone()
@@ -109,3 +119,8 @@ class Updater:
         names = {id(parameter): name for name, parameter in self.parameters.items()}
         ordered = [parameter for group in self._groups() for parameter in group["params"]]
         return {position: names[id(parameter)] for position, parameter in enumerate(ordered)}
+
+
+def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
+    """What an optimiser counts for a group of parameters; its learning rate is the schedule's."""
+    return {name: value for name, value in group.items() if type(value) in (bool, int, float) and name != "lr"}

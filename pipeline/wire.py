@@ -12,6 +12,7 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,9 +45,8 @@ _KIND_NAMES = {number: name for name, number in _KINDS.items()}
 _TRAINING, _EXACT, _SAVE, _FINISH, _VALUE, _DROPPED = 1, 2, 4, 8, 16, 32
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a message says of itself before its tensors arrive."""
+class Header(NamedTuple):
+    """What a message says of itself before its tensors arrive; two are made per message, so they must be cheap."""
 
     kind: str
     sender: int
@@ -67,6 +67,11 @@ class Header:
     finish: bool = False
     has_value: bool = False
     dropped: bool = False
+
+    @property
+    def carries_tensors(self) -> bool:
+        """Whether the payload holds tensors; there may be no bytes in them."""
+        return self.kind == "activation" or self.has_value
 
 
 @dataclass(frozen=True)
@@ -216,11 +221,8 @@ def read_header(data: bytes, *, sender: int, receiver: int, sequence: int, capac
     )
 
 
-def decode(header: Header, schema: Schema | None, buffer: Tensor | None) -> Message:
-    """The message that header and payload make; its tensors are views of `buffer`."""
-    members: list[Tensor | None] = []
-    if schema is not None and buffer is not None:
-        members = schema.views(buffer, header.num_samples)
+def decode(header: Header, schema: Schema | None, members: list[Tensor | None]) -> Message:
+    """The message that a header and the members of its payload make; takes over the list."""
     match header.kind:
         case "activation":
             assert schema is not None

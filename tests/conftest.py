@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.spawn import Ranks
+
 
 def pytest_report_header() -> str:
     return f"torch {torch.__version__}, CUDA {'yes' if torch.cuda.is_available() else 'no'}"
@@ -20,3 +22,11 @@ def _one_thread_and_the_generator_given_back() -> Iterator[None]:
     torch.default_generator.manual_seed(0)
     yield
     torch.default_generator.set_state(state)
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """Worker processes, started at the first use and ended with the session."""
+    pool = Ranks()
+    yield pool
+    pool.close()

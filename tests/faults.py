@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
-from typing import Literal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,3 +41,22 @@ class FailAt(nn.Module):
                 return h
             case "nan":
                 return h * torch.nan
+
+
+@dataclass(frozen=True)
+class FailAtUpdate:
+    """An optimiser's factory: the optimiser raises at its update `number`, counted from 0."""
+
+    factory: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    number: int
+
+    def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        optimizer = self.factory(parameters)
+        calls = itertools.count()
+
+        def fail(*_: Any) -> None:
+            if next(calls) == self.number:
+                raise ArithmeticError("scripted fault")
+
+        optimizer.register_step_pre_hook(fail)
+        return optimizer

@@ -24,7 +24,10 @@ FORBIDDEN_IN_DNI = (
 FORBIDDEN_CALLS_IN_DNI = ("open", "print", "input", "torch.save", "torch.load", "torch.set_num_threads")
 USERS_OF_DNI = ("stage", "learner", "plan", "run", "config", "quickstart")
 WAITING_OR_TALKING = ("threading", "queue", "socket", "multiprocessing", "concurrent", "asyncio", "torch.distributed")
-EXECUTORS_AND_TRANSPORTS = ("control", "display", "distributed", "edge", "launch")
+EXECUTORS_AND_TRANSPORTS = (
+    *("control", "display", "distributed", "launch", "threaded", "turns", "worker"),
+    *("connections", "edge", "gloo", "nccl", "placement", "shared_memory"),
+)
 
 
 @dataclass(frozen=True)

@@ -258,8 +258,11 @@ def test_feed_sends_steps_drains_evaluations_and_the_end(settings: dict[str, int
 
 def test_resumed_feed_sends_what_the_undisturbed_one_sends_from_there() -> None:
     settings = {"steps": 9, "checkpoint_every": 3, "evaluate_every": 2}
-    whole = _said(_feed(**settings)).split()
-    assert _said(_feed(start=6, **settings)).split() == whole[whole.index("6") :]
+    whole = _said(_feed(**settings))
+    assert "5 D6s e0 e1 D6 6" in whole
+    after_the_checkpoint = whole[whole.index("D6s") + len("D6s ") :]
+    assert _said(_feed(start=6, **settings)) == after_the_checkpoint, "the evaluation of its step comes after it"
+    assert _said(_feed(start=3, **settings)) == whole[whole.index("D3s") + len("D3s ") :]
     first, resumed = _feed(**settings), _feed(start=6, **settings)
     samples = [
         [m.h for m in feed.messages() if isinstance(m, Activation) and m.training and m.step >= 6]

@@ -86,9 +86,18 @@ def test_tensorboard_has_every_scalar_under_a_readable_name(tmp_path: Path) -> N
     assert set(below) == {
         *("loss/source", "cosine_at_sync/activations", "cosine_at_sync/parameters"),
         *("norm_ratio_at_sync/activations", "norm_ratio_at_sync/parameters"),
-        *("pipeline/staleness", "pipeline/waiting", "pipeline/samples_per_s"),
+        *("pipeline/staleness", "pipeline/samples_per_s"),
+        *("pipeline/fresh", "pipeline/waiting", "pipeline/dropped"),
     }
-    assert set(above) == {"loss/train", "loss/test", "accuracy/test", "pipeline/waiting", "pipeline/samples_per_s"}
+    assert set(above) == {
+        "loss/train",
+        "loss/test",
+        "accuracy/test",
+        "pipeline/fresh",
+        "pipeline/waiting",
+        "pipeline/dropped",
+        "pipeline/samples_per_s",
+    }
     assert [step for step, _ in above["accuracy/test"]] == [4]
     metrics = _lines(tmp_path / "metrics" / "stage-1.jsonl")
     assert above["loss/train"][-1][1] == pytest.approx(metrics[0]["loss"], rel=1e-5)
@@ -180,3 +189,30 @@ def test_what_was_taken_down_is_on_disk_before_the_run_ends(tmp_path: Path) -> N
     assert {line["step"] for line in _lines(tmp_path / "trace" / "stage-0.jsonl")} == {0, 1}
     monitor.close()
     again.close()
+
+
+def test_time_is_fresh_waiting_or_for_an_output_that_was_dropped() -> None:
+    stage = _bottom()
+    monitor = StageMonitor(stage, folder=None, log_every=2)
+    for step in range(4):
+        stage.handle(activation(step))
+        stage.handle(Gradient(step=step, value=None, dropped=step % 2 == 1))
+        stage.recorder.waited(0.25)
+        monitor.look()
+    # In the last interval: two forwards, one of them for nobody, and waiting; step 3 is a sync that was not answered.
+    assert monitor.status.dropped_share == pytest.approx(1.0 / (2 * 1.0 + 1 * 2.25 + 2 * 0.25), abs=0.05)
+    summary = monitor.summary()
+    assert summary["dropped_s"] == 2 * COSTS_S["F"]
+    assert summary["staleness_counts"] == {}
+
+
+def test_staleness_is_a_histogram(tmp_path: Path) -> None:
+    stage = _bottom()
+    monitor = StageMonitor(stage, folder=tmp_path, log_every=2)
+    for step in range(6):
+        _learn(stage, range(step, step + 1))
+        monitor.look()
+    monitor.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "stage-0"), {"histograms": 0}).Reload()
+    assert len(events.Histograms("pipeline/staleness_histogram")) == 3
+    assert monitor.summary()["staleness_counts"] == {"0": 3, "1": 3}

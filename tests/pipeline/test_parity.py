@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dni import Always, ConditionalSyntheticGradient, Constant, Steps
 from pipeline import Adam, Sgd, prepare, run_simulated
-from pipeline.control import Control, World
-from pipeline.distributed import place, run_rank
+from tests.executors import EXECUTORS, Case, each_executor
 from tests.reference import Problem, assert_bit_equal, initial_model, mean_loss_loop, state, summed_loss_loop
 from tests.spawn import Ranks
 
@@ -22,19 +22,35 @@ PROBLEMS = {
     "dropout, 2 stages, N = 256": Problem(num_stages=2, batch_norm=False, dropout=0.2, batch_size=256, steps=8),
     "one stage, Adam, N = 256": Problem(num_stages=1, optimizer="adam", batch_size=256, steps=8),
 }
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     "from above": {},
     "from above, always ready": {"arrival": "ready", "max_in_flight": (3,)},
     "at sync steps": {"source": ConditionalSyntheticGradient(num_classes=10), "sync": Always()},
 }
 
 
+@cache
+def plain_loop(name: str) -> dict[str, Tensor]:
+    """What plain PyTorch makes of a problem."""
+    return summed_loss_loop(PROBLEMS[name])
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_simulated_run_equals_the_summed_loss_loop(name: str, way: str) -> None:
+@pytest.mark.parametrize("executor", each_executor("simulate", "threads", "2 ranks"))
+def test_run_equals_the_summed_loss_loop(executor: str, name: str, way: str, ranks: Ranks) -> None:
     problem = PROBLEMS[name]
-    result = run_simulated(prepare(problem.config(**WAYS[way])))
-    assert_bit_equal(result.export(), summed_loss_loop(problem))
+    if EXECUTORS[executor].num_processes > problem.num_stages:
+        pytest.skip("a stage lives on one rank")
+    found = EXECUTORS[executor].run(Case(problem=problem, settings=WAYS[way]), ranks)
+    assert_bit_equal(found.weights, plain_loop(name))
+
+
+@pytest.mark.parametrize("name", ["plain, 5 stages", "BatchNorm, 4 stages, short last batch"])
+@pytest.mark.parametrize("executor", each_executor("1 rank", "4 ranks"))
+def test_other_numbers_of_ranks_equal_the_summed_loss_loop(executor: str, name: str, ranks: Ranks) -> None:
+    found = EXECUTORS[executor].run(Case(problem=PROBLEMS[name], settings={}), ranks)
+    assert_bit_equal(found.weights, plain_loop(name))
 
 
 @pytest.mark.parametrize("num_stages", [1, 2, 3, 4, 5])
@@ -46,11 +62,12 @@ def test_simulated_run_equals_the_mean_loss_loop_when_n_is_a_power_of_two(num_st
 
 
 @pytest.mark.parametrize("bound", [1, 4])
-def test_accumulation_over_a_cadence_equals_the_loop_that_accumulates(bound: int) -> None:
+@pytest.mark.parametrize("executor", each_executor("simulate", "threads"))
+def test_accumulation_over_a_cadence_equals_the_loop_that_accumulates(executor: str, bound: int, ranks: Ranks) -> None:
     problem = Problem(num_stages=4, batch_norm=False, steps=22)
-    config = problem.config(cadence=(4,), arrival="fixed", delay=(bound,))
-    result = run_simulated(prepare(config))
-    assert_bit_equal(result.export(), summed_loss_loop(problem, cadence=4))
+    settings = {"cadence": (4,), "arrival": "fixed", "delay": (bound,)}
+    found = EXECUTORS[executor].run(Case(problem=problem, settings=settings), ranks)
+    assert_bit_equal(found.weights, summed_loss_loop(problem, cadence=4))
 
 
 def test_each_stage_may_have_an_optimizer_and_a_schedule_of_its_own() -> None:
@@ -74,37 +91,4 @@ def test_a_wrong_gradient_would_be_noticed() -> None:
     problem = PROBLEMS["plain, 5 stages"]
     result = run_simulated(prepare(problem.config(ConditionalSyntheticGradient(num_classes=10))))
     with pytest.raises(AssertionError):
-        assert_bit_equal(result.export(), summed_loss_loop(problem))
-
-
-@pytest.mark.distributed
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_distributed_run_equals_the_summed_loss_loop(ranks: Ranks, world_size: int) -> None:
-    names = [name for name, problem in PROBLEMS.items() if problem.num_stages >= world_size]
-    found = ranks.run(run_problems, names, list(WAYS), world_size=world_size)
-    for name in names:
-        expected = summed_loss_loop(PROBLEMS[name])
-        for way in WAYS:
-            merged = {k: v for share in found for k, v in share[name, way].items()}
-            assert_bit_equal(merged, expected)
-
-
-def run_problems(
-    world: World, names: Sequence[str], ways: Sequence[str]
-) -> dict[tuple[str, str], dict[str, torch.Tensor]]:
-    """On each rank: the weights of its own stages after every problem."""
-    return {(name, way): run_problem(world, name, way) for name in names for way in ways}
-
-
-def run_problem(world: World, name: str, way: str) -> dict[str, torch.Tensor]:
-    """This rank's share of one run."""
-    prepared = prepare(PROBLEMS[name].config(**WAYS[way]), num_ranks=world.world_size)
-    own = World(**{**vars(world), "prefix": f"{world.prefix}/{name}/{way}"})
-    run_rank(prepared, Control(own), folder=None)
-    placement = place(prepared.num_stages, world.world_size)
-    return {
-        full: prepared.cut.stages[index].state_dict()[local]
-        for index in range(prepared.num_stages)
-        if placement[index] == world.rank
-        for local, full in prepared.cut.names(index).items()
-    }
+        assert_bit_equal(result.export(), plain_loop("plain, 5 stages"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections import OrderedDict
 
@@ -50,6 +51,18 @@ class Nested(nn.Module):
         return self.head(self.body(self.stem(x)))
 
 
+class Slow(nn.Module):
+    """Takes a while, and returns so many features."""
+
+    def __init__(self, seconds: float, width: int = 3) -> None:
+        super().__init__()
+        self.seconds, self.width = seconds, width
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        return x[:, :1].expand(-1, self.width)
+
+
 def test_cut_by_count_evens_out_the_layers() -> None:
     assert _sizes(partition(_sequential(2, 2, 2, 2, 2, 2), 5)) == [1, 1, 1, 1, 1]
     assert sorted(_sizes(partition(_sequential(2, 2, 2, 2, 2, 2), 2))) == [2, 3]
@@ -65,13 +78,33 @@ def test_cut_by_parameters_evens_out_the_parameters() -> None:
 
 
 def test_cut_by_time_evens_out_the_seconds() -> None:
-    class Slow(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            time.sleep(0.02)
-            return x
-
-    model = nn.Sequential(Slow(), nn.ReLU(), nn.ReLU(), nn.ReLU(), nn.Linear(3, 3))
+    model = nn.Sequential(Slow(0.02), nn.ReLU(), nn.ReLU(), nn.ReLU(), nn.Linear(3, 3))
     assert _sizes(partition(model, 2, by="time", batch=torch.randn(2, 3))) == [1, 4]
+
+
+def test_cut_by_time_counts_the_sources() -> None:
+    model = nn.Sequential(*(Slow(0.01) for _ in range(6)))
+    assert _sizes(partition(model, 2, by="time", batch=torch.randn(2, 3))) == [3, 3]
+    assert _sizes(partition(model, 2, by="time", batch=torch.randn(2, 3), source_s=[lambda h: 0.02])) == [2, 4]
+    for widths, sizes in (((3, 9, 3, 3), [3, 2]), ((3, 3, 9, 3), [2, 3])):
+        model = nn.Sequential(*(Slow(0.01, width) for width in widths), Slow(0.01))
+        cut = partition(model, 2, by="time", batch=torch.randn(2, 3), source_s=[lambda h: 0.1 * (h.shape[1] == 9)])
+        assert _sizes(cut) == sizes, "a source is cheap where the output is narrow"
+
+
+@pytest.mark.parametrize(
+    ("costs", "beside", "starts"),
+    [
+        ([1, 1, 1, 1], [], [0, 2]),
+        ([1, 1, 1, 1], [[2, 2, 2, 2]], [0, 1]),
+        ([1, 1, 1, 1], [[math.inf, math.inf, 0, 0]], [0, 3]),
+        ([1, 1, 1, 1, 1], [[0] * 5, [3] * 5], [0, 2, 3]),
+    ],
+)
+def test_further_cost_of_a_stage_moves_its_end(
+    costs: list[float], beside: list[list[float]], starts: list[int]
+) -> None:
+    assert _smallest_maximum(costs, len(beside) + 1 if beside else 2, beside) == starts
 
 
 def test_measuring_time_leaves_the_model_untouched() -> None:

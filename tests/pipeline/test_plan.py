@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,7 +26,7 @@ from dni import (
 from pipeline import Config, Data, KeyedBatches, prepare
 from pipeline.errors import ConfigurationError, PartitionError
 from pipeline.partition import partition
-from pipeline.plan import StagePlan, survey
+from pipeline.plan import StagePlan, source_seconds, survey
 
 X, TARGET = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
 
@@ -214,3 +216,33 @@ def test_label_outside_the_declared_classes_is_refused_wherever_it_stands(source
     )
     with pytest.raises(ConfigurationError, match=r"stage 0 declares 4 classes \(0 to 3\), the labels run from"):
         prepare(config)
+
+
+def test_seconds_of_a_source_are_measured_on_a_copy() -> None:
+    source = ConditionalSyntheticGradient(num_classes=3)
+    measure = source_seconds(source, TARGET, seed=0)
+    assert 0.0 < measure(torch.randn(6, 8)) < 1.0
+    assert not list(source.parameters()), "the source itself is not built"
+    assert measure(torch.randn(6)) == math.inf, "there is no feature axis to predict over"
+    assert source_seconds(source, None, seed=0)(torch.randn(6, 8)) == math.inf, "and without labels nothing to ask with"
+
+
+def test_cut_by_time_counts_the_sources_of_a_configuration() -> None:
+    class Slow(NoGradient):
+        def estimate(self, h: Members, signal: Signal) -> Members | None:
+            assert isinstance(h, Tensor)
+            time.sleep(0.02 * (h.shape[1] == 5))
+            return None
+
+    layers = [nn.Linear(4, 4), nn.Linear(4, 5), nn.Linear(5, 3)]
+    config = Config(
+        model=lambda: nn.Sequential(*layers),
+        data=lambda: Data(train=KeyedBatches(X, TARGET, batch_size=6)),
+        loss=nn.CrossEntropyLoss(),
+        source=Slow(),
+        steps=1,
+        num_stages=2,
+        balance="time",
+    )
+    cut = prepare(config).cut
+    assert [len(list(stage.children())) for stage in cut.stages] == [1, 2]

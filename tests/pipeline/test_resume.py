@@ -1,20 +1,42 @@
-"""Does a run that was killed at any step and resumed equal one that never was, bit for bit?"""
+"""Does a run that was killed at any step and resumed, wherever, equal one that never was, bit for bit?"""
 
 from __future__ import annotations
 
+import os
+import signal
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from dni import Bernoulli, ConditionalSyntheticGradient
-from pipeline import CheckpointError, Data, StageFailure, partition, prepare, run_simulated
+from dni import (
+    Bernoulli,
+    ConditionalSyntheticGradient,
+    Constant,
+    Cosine,
+    Every,
+    Never,
+    NoGradient,
+    Steps,
+    SyntheticGradient,
+    TrueGradient,
+)
+from pipeline import Adam, CheckpointError, Data, KeyedBatches, Sgd, StageFailure, partition, prepare, run_simulated
+from pipeline.checkpoint import latest
 from pipeline.config import Config
 from pipeline.control import Control, World
 from pipeline.distributed import run_rank
-from tests.faults import FailAt, Fault
+from tests.executors import EXECUTORS, Case
+from tests.faults import FailAt, FailAtUpdate, Fault
 from tests.reference import Problem, assert_bit_equal
 from tests.spawn import Ranks
 
@@ -45,6 +67,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Ten
     """The weights of the run that nothing happens to."""
     folder = tmp_path_factory.mktemp("undisturbed")
     return run_simulated(prepare(make_config()), folder=folder).export()
+
+
+# On one thread
 
 
 @pytest.mark.parametrize("step", [6, 7, 11, 12, 13, 18, 23])
@@ -87,15 +112,170 @@ def test_data_without_keys_is_skipped_with_a_warning_and_the_summary_says_that_r
     assert (result.summary["resumed_at"], result.summary["resume_exact"]) == (12, False)
 
 
-def train_ranks(world: World, folder: str, fail_at: int | None, fault: Fault, resume: bool) -> bool:
-    """One attempt of the run on several ranks."""
-    prepared = prepare(make_config(fail_at, fault), num_ranks=world.world_size)
-    run_rank(prepared, Control(world), folder=Path(folder), resume=resume)
-    return True
+# With any settings
+
+X = torch.randn(22, 4, generator=torch.Generator().manual_seed(0))
+TARGET = torch.arange(22) % 3
+STEPS = 14
+SOURCES = st.sampled_from(
+    [TrueGradient(), SyntheticGradient(), ConditionalSyntheticGradient(3), NoGradient()],
+)
+
+
+def small_stages(num_stages: int, *, batch_norm: bool, fail_at: tuple[int, int] | None) -> list[nn.Module]:
+    """A chain with dropout, and a fault in one stage at one of its forwards."""
+    stages = []
+    for index in range(num_stages):
+        layers: list[nn.Module] = [nn.Linear(4, 3 if index == num_stages - 1 else 4)]
+        layers += [nn.BatchNorm1d(4)] if batch_norm and index < num_stages - 1 else []
+        layers += [nn.Dropout(0.2), FailAt(None if fail_at is None or fail_at[0] != index else fail_at[1])]
+        stages.append(nn.Sequential(*layers))
+    return stages
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> tuple[int, dict[str, Any]]:
+    """Any run in fixed order: its number of stages and its settings."""
+    num_stages = draw(st.integers(1, 4))
+    cadences = st.lists(st.integers(1, 4), min_size=num_stages, max_size=num_stages)
+    chosen: dict[str, Any] = {
+        "source": tuple(draw(SOURCES) for _ in range(num_stages - 1)) or (TrueGradient(),),
+        "sync": draw(st.sampled_from([Never(), Every(3), Bernoulli(0.4)])),
+        "cadence": tuple(draw(cadences)),
+        "update_probability": (draw(st.sampled_from([1.0, 0.6])),),
+        "optimizer": draw(st.sampled_from([Adam(lr=0.01), Sgd(lr=0.05, momentum=0.9, weight_decay=0.01)])),
+        "schedule": draw(st.sampled_from([Constant(), Steps(at=(5,)), Cosine(total=STEPS)])),
+        "delay": (draw(st.integers(1, 3)),),
+        "prefer": draw(st.sampled_from(["gradients", "activations"])),
+        "stash": draw(st.sampled_from(["hold", "recompute", "weights"])),
+        "checkpoint_every": draw(st.integers(1, 6)),
+        "evaluate_every": draw(st.sampled_from([0, 3, 4])),
+        "seed": draw(st.integers(0, 3)),
+    }
+    waits = num_stages > 1 and any(isinstance(source, TrueGradient) for source in chosen["source"])
+    if chosen["sync"] == Never() and not waits:
+        chosen["stash"] = "hold"  # nothing waits for a gradient, so any other would only warn
+    elif chosen["stash"] != "hold" and draw(st.booleans()):
+        chosen |= {"max_staleness": 1, "at_max_staleness": "drop"}
+    return num_stages, chosen
+
+
+def small_config(
+    run: tuple[int, dict[str, Any]], *, batch_norm: bool, fail_at: tuple[int, int] | None = None, **more: Any
+) -> Config:
+    """One of those runs."""
+    num_stages, chosen = run
+    return Config(
+        model=lambda: small_stages(num_stages, batch_norm=batch_norm, fail_at=fail_at),
+        data=lambda: Data(train=KeyedBatches(X, TARGET, batch_size=4, drop_last=True), test=[(X, TARGET)]),
+        loss=nn.CrossEntropyLoss(),
+        steps=STEPS,
+        **{**chosen, **more},
+    )
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(run=runs(), batch_norm=st.booleans(), stage=st.integers(0, 3), step=st.integers(1, STEPS - 1))
+def test_run_with_any_settings_killed_anywhere_and_resumed_equals_one_never_killed(
+    tmp_path_factory: pytest.TempPathFactory, run: tuple[int, dict[str, Any]], batch_norm: bool, stage: int, step: int
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    expected = run_simulated(prepare(small_config(run, batch_norm=batch_norm))).export()
+    failing = small_config(run, batch_norm=batch_norm, fail_at=(stage % run[0], step))
+    with patch("os.fsync"), patch("pipeline.monitor.SummaryWriter"):  # nothing of this test, and slow
+        with pytest.raises(StageFailure):
+            run_simulated(prepare(failing), folder=folder)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*is unfinished.*")  # killed while it saved
+                resumed = run_simulated(prepare(small_config(run, batch_norm=batch_norm)), folder=folder, resume=True)
+        except CheckpointError:
+            assert step <= 2 * run[1]["checkpoint_every"] + 3, "it was killed before its first checkpoint"
+            return
+    assert resumed.summary["resumed_at"] <= step
+    assert_bit_equal(resumed.export(), expected)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(run=runs(), step=st.integers(1, STEPS - 2))
+def test_run_stopped_by_a_signal_says_whether_going_on_is_exact_and_is_right(
+    tmp_path_factory: pytest.TempPathFactory, run: tuple[int, dict[str, Any]], step: int
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    expected = run_simulated(prepare(small_config(run, batch_norm=True))).export()
+
+    def interrupt(statuses: Sequence[Any]) -> None:
+        if statuses[0].step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with patch("os.fsync"), patch("pipeline.monitor.SummaryWriter"):
+        config = small_config(run, batch_norm=True, log_every=1)
+        stopped = run_simulated(prepare(config), folder=folder, on_status=interrupt, stop_on_signal=True)
+        resumed = run_simulated(prepare(config), folder=folder, resume=True)
+    assert stopped.summary["status"] == "interrupted" and resumed.summary["status"] == "finished"
+    assert resumed.summary["resumed_at"] == stopped.summary["steps"]
+    if stopped.summary["resume_exact"]:
+        assert_bit_equal(resumed.export(), expected)
+
+
+# In any executor
+
+
+def make_case(*, fails: bool = False, resume: bool = False) -> Case:
+    """The run above; if it fails, then in stage 2, after its first two checkpoints."""
+    config = make_config()
+    names = ("source", "sync", "cadence", "update_probability", "checkpoint_every")
+    chosen = {name: getattr(config, name) for name in names}
+    if fails:
+        plain = PROBLEM.make_optimizer
+        chosen["optimizer"] = (plain, plain, FailAtUpdate(plain, 13), plain)
+    return Case(problem=PROBLEM, settings=chosen, resume=resume)
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, torch.Tensor]:
+    """The weights of that run if nothing happens to it."""
+    return run_simulated(prepare(make_case().config())).export()
 
 
 @pytest.mark.distributed
-def test_killed_rank_resumed_on_other_ranks_and_executors_equals_the_run_never_killed(
+@pytest.mark.parametrize(("first", "second"), list(pairwise([*EXECUTORS, "simulate"])))
+def test_run_that_failed_in_one_executor_and_goes_on_in_another_equals_one_that_never_failed(
+    ranks: Ranks, tmp_path: Path, expected: dict[str, torch.Tensor], first: str, second: str
+) -> None:
+    with pytest.raises((StageFailure, AssertionError), match="scripted fault"):
+        EXECUTORS[first].run(make_case(fails=True), ranks, folder=tmp_path)
+    assert latest(tmp_path / "checkpoints")[1].step == 12
+    outcome = EXECUTORS[second].run(make_case(resume=True), ranks, folder=tmp_path)
+    assert (outcome.summary["resumed_at"], outcome.summary["resume_exact"]) == (12, True)
+    assert_bit_equal(outcome.weights, expected)
+    for stage in range(4):
+        order = (tmp_path / "order" / f"stage-{stage}.txt").read_text().split()
+        assert [message for message in order if message[0] == "A"] == [f"A{step}" for step in range(24)]
+
+
+def train_ranks(world: World, folder: str, fail_at: int | None, fault: Fault, resume: bool) -> list[str]:
+    """One attempt of the run on several ranks; what this one was warned of."""
+    prepared = prepare(make_config(fail_at, fault), num_ranks=world.world_size)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        run_rank(prepared, Control(world), folder=Path(folder), resume=resume)
+    return [str(warning.message) for warning in caught]
+
+
+def saved_weights(run: Path) -> dict[str, torch.Tensor]:
+    """What the newest checkpoint holds."""
+    folder, manifest = latest(run / "checkpoints")
+    assert manifest.step == PROBLEM.steps
+    return {
+        name: value
+        for index in range(manifest.num_stages)
+        for name, value in torch.load(folder / f"stage-{index}.pt", weights_only=True)["module"].items()
+    }
+
+
+@pytest.mark.distributed
+def test_killed_rank_resumed_on_fewer_ranks_equals_the_run_never_killed(
     ranks: Ranks, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
 ) -> None:
     pool = Ranks()
@@ -104,22 +284,27 @@ def test_killed_rank_resumed_on_other_ranks_and_executors_equals_the_run_never_k
     finally:
         pool.close()
     assert outcomes[2][1] == "died"
-    pool_of_two = ranks.run(train_ranks, str(tmp_path), None, "raise", True, world_size=2)
-    assert pool_of_two == [True, True]
-    saved = {}
-    for index in range(4):
-        state = torch.load(tmp_path / "checkpoints" / "step-000000024" / f"stage-{index}.pt", weights_only=True)
-        saved |= state["module"]
-    assert_bit_equal(saved, undisturbed)
+    ranks.run(train_ranks, str(tmp_path), None, "raise", True, world_size=2)
+    assert_bit_equal(saved_weights(tmp_path), undisturbed)
 
 
 @pytest.mark.distributed
-def test_two_runs_with_synthetic_gradients_are_bit_equal_whatever_the_executor(
+def test_ranks_all_go_on_from_the_checkpoint_that_rank_0_found_to_be_whole(
     ranks: Ranks, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
 ) -> None:
-    ranks.run(train_ranks, str(tmp_path), None, "raise", False, world_size=4)
-    saved = {}
-    for index in range(4):
-        state = torch.load(tmp_path / "checkpoints" / "step-000000024" / f"stage-{index}.pt", weights_only=True)
-        saved |= state["module"]
-    assert_bit_equal(saved, undisturbed)
+    ranks.run(train_ranks, str(tmp_path), None, "raise", False, world_size=2)
+    damaged = tmp_path / "checkpoints" / "step-000000024" / "stage-3.pt"  # a file that rank 0 has no other use for
+    damaged.write_bytes(damaged.read_bytes()[:-3] + b"abc")
+    told = ranks.run(train_ranks, str(tmp_path), None, "raise", True, world_size=2)
+    assert len(told[0]) == 1 and told[1] == []
+    assert "step-000000024 is damaged: stage-3.pt was changed" in told[0][0]
+    assert "step-000000018 is used instead" in told[0][0]
+    assert_bit_equal(saved_weights(tmp_path), undisturbed)
+
+
+@pytest.mark.distributed
+def test_ranks_without_a_whole_checkpoint_all_say_what_rank_0_found(ranks: Ranks, tmp_path: Path) -> None:
+    outcomes = ranks.outcomes(train_ranks, str(tmp_path), None, "raise", True, world_size=2)
+    for _, kind, text in outcomes:
+        assert kind == "raised" and "holds no whole checkpoint" in text
+    assert "RemoteFailure: rank 0: CheckpointError" in outcomes[1][2]

@@ -138,9 +138,21 @@ def test_schedule_multiplies_the_rate_of_each_group() -> None:
     assert moved == [pytest.approx(0.05), pytest.approx(0.1)]
 
 
-@pytest.mark.parametrize(
-    "optimizer", [_sgd, _momentum, _adam, _two_groups], ids=["sgd", "momentum", "adam", "two groups"]
-)
+class CountsInItsGroup(torch.optim.SGD):
+    """Keeps its progress where schedule-free and D-Adaptation optimisers do: in the group, not in the state."""
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            group["rounds"] = group.get("rounds", 0) + 1
+            group["weight_decay"] = 0.1 * group["rounds"]
+        super().step()
+
+
+def _counts_in_its_group(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return CountsInItsGroup(parameters, lr=0.1)
+
+
+@pytest.mark.parametrize("optimizer", [_sgd, _momentum, _adam, _two_groups, _counts_in_its_group])
 def test_state_goes_on_by_names_accumulated_gradients_included(optimizer: Factory) -> None:
     module = _linear()
     updater = _updater(module, optimizer)
@@ -210,7 +222,7 @@ def test_stage_without_parameters_makes_no_optimizer() -> None:
     assert not updater.apply(0) and updater.num_samples == 0
     updater.load_state_dict(updater.state_dict())
     updater.check_finite()
-    assert updater.state_dict() == {"optimizer": {}, "gradients": {}, "num_samples": 0}
+    assert updater.state_dict() == {"optimizer": {}, "groups": [], "gradients": {}, "num_samples": 0}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

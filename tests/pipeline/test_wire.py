@@ -54,10 +54,11 @@ def _sent(message: Message) -> Message:
     received = read_header(data, sender=1, receiver=2, sequence=5, capacity=HEADER_BYTES + buffer.numel())
     assert received == header
     if not buffer.numel():
-        return decode(received, None, None)
+        return decode(received, None, [])
     announced, capacity = Schema.from_bytes(schema.to_bytes(12345))
     assert announced == schema and capacity == 12345
-    return decode(received, announced, torch.frombuffer(_bytes(buffer), dtype=torch.uint8))
+    members = announced.views(torch.frombuffer(_bytes(buffer), dtype=torch.uint8), received.num_samples)
+    return decode(received, announced, members)
 
 
 def _bytes(buffer: Tensor) -> bytearray:

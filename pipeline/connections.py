@@ -1,0 +1,212 @@
+"""How do the ends of all edges come to be on a rank?"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+import torch
+import torch.distributed as dist
+
+from pipeline.control import Control
+from pipeline.edge import EdgeStatistics, Intake, Receiver, SendingEnd
+from pipeline.frames import Incoming, Outgoing
+from pipeline.gloo import GlooIntake, GlooSender
+from pipeline.in_process import InProcessSender
+from pipeline.messages import Message
+from pipeline.nccl import NcclIntake, NcclSender
+from pipeline.placement import Choice, Kind
+from pipeline.shared_memory import Listener, SharedIntake, SharedSender, connect
+from pipeline.staging import Landing
+
+__all__ = ["Connections", "Edge", "edges", "leave_groups"]
+
+_FOREVER = timedelta(days=7)
+_SPARE_SLOTS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edge:
+    """One direction of a boundary."""
+
+    sender: int
+    """Index of the stage that sends."""
+    receiver: int
+    ranks: tuple[int, int]
+    """Of the sender and of the receiver."""
+    kind: Kind
+    num_slots: int
+    """Messages that may be on their way before the sender waits."""
+
+    def __str__(self) -> str:
+        return f"edge/{self.sender}-{self.receiver}"
+
+
+def edges(choices: Sequence[Choice], placement: Sequence[int], bounds: Sequence[int]) -> list[Edge]:
+    """All edges of a run, in the order in which every rank makes them.
+
+    Args:
+        choices: of every boundary.
+        placement: the rank of each stage.
+        bounds: per boundary, the microbatches in flight.
+    """
+    return [
+        Edge(
+            sender=sender,
+            receiver=receiver,
+            ranks=(placement[sender], placement[receiver]),
+            kind=choice.kind,
+            num_slots=bounds[lower] + _SPARE_SLOTS,
+        )
+        for lower, choice in enumerate(choices)
+        for sender, receiver in ((lower, lower + 1), (lower + 1, lower))
+    ]
+
+
+class Connections:
+    """The ends of edges that are on this rank.
+
+    Args:
+        control: this rank's way to the others.
+        deliver: called with an edge and a message that came over it; from a thread, unless it came from this rank.
+        failed: called with an edge and the exception that says that its other end is gone; from any thread.
+    """
+
+    def __init__(
+        self,
+        control: Control,
+        *,
+        deliver: Callable[[Edge, Message], None],
+        failed: Callable[[Edge, BaseException], None],
+    ) -> None:
+        self._control, self._deliver, self._failed = control, deliver, failed
+        self._groups: dict[Edge, dist.ProcessGroup] = {}
+        self._sockets: dict[Edge, socket.socket] = {}
+        self._device = torch.device("cpu")
+        self._senders: dict[Edge, SendingEnd] = {}
+        self._receivers: list[Receiver] = []
+
+    def connect(self, edges: Sequence[Edge], *, device: torch.device) -> dict[tuple[int, int], SendingEnd]:
+        """Make the ends, while every other rank makes its own.
+
+        Args:
+            edges: of the whole run, the same on every rank.
+            device: where the stages of this rank are.
+
+        Returns:
+            Where stages hand over messages, by the stages that send and receive; also of edges within this rank.
+
+        Raises:
+            RemoteFailure: another rank has failed meanwhile.
+        """
+        rank = self._control.world.rank
+        self._device = device
+        self._groups = _make_groups(edges, self._control)
+        self._sockets = _make_sockets(edges, self._control)
+        for edge in edges:
+            if rank == edge.ranks[0]:
+                self._senders[edge] = self._sender(edge)
+            elif rank == edge.ranks[1]:
+                self._receivers.append(self._receiver(edge))
+        return {(edge.sender, edge.receiver): sender for edge, sender in self._senders.items()}
+
+    def start(self) -> None:
+        """Begin to send and to receive."""
+        for end in self._ends:
+            end.start()
+
+    def wait_stopped(self, timeout_s: float | None = None) -> None:
+        """Wait until every edge has carried its last message, or for each end this long."""
+        for end in self._ends:
+            end.wait_stopped(timeout_s)
+
+    def abort(self) -> None:
+        """Break every connection, so that no thread stays blocked anywhere. For a run that has failed."""
+        for end in self._ends:
+            end.abort()
+        self.wait_stopped(timeout_s=1.0)
+        leave_groups()
+
+    def statistics(self) -> dict[Edge, EdgeStatistics]:
+        """What the edges that begin on this rank have carried."""
+        return {edge: sender.statistics() for edge, sender in self._senders.items()}
+
+    @property
+    def _ends(self) -> list[SendingEnd | Receiver]:
+        return [*self._senders.values(), *self._receivers]
+
+    def _sender(self, edge: Edge) -> SendingEnd:
+        outgoing = Outgoing(edge.sender, edge.receiver)
+        failed, slots = partial(self._failed, edge), edge.num_slots
+        match edge.kind:
+            case "in process":
+                return InProcessSender(partial(self._deliver, edge))
+            case "shared":
+                return SharedSender(outgoing=outgoing, connection=self._sockets[edge], num_slots=slots, failed=failed)
+            case "gloo":
+                return GlooSender(outgoing=outgoing, group=self._groups[edge], num_slots=slots, failed=failed)
+            case "nccl":
+                return NcclSender(
+                    outgoing=outgoing, group=self._groups[edge], device=self._device, num_slots=slots, failed=failed
+                )
+
+    def _receiver(self, edge: Edge) -> Receiver:
+        return Receiver(
+            intake=self._intake(edge), deliver=partial(self._deliver, edge), failed=partial(self._failed, edge)
+        )
+
+    def _intake(self, edge: Edge) -> Intake:
+        incoming = Incoming(edge.sender, edge.receiver)
+        if edge.kind == "nccl":
+            return NcclIntake(incoming=incoming, group=self._groups[edge], device=self._device)
+        landing = Landing(self._device)
+        if edge.kind == "gloo":
+            return GlooIntake(incoming=incoming, group=self._groups[edge], landing=landing)
+        return SharedIntake(
+            incoming=incoming, connection=self._sockets[edge], num_slots=edge.num_slots, landing=landing
+        )
+
+
+def leave_groups() -> None:
+    """Give back the process groups of all edges, if there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _make_groups(edges: Sequence[Edge], control: Control) -> dict[Edge, dist.ProcessGroup]:
+    """A process group for each edge that needs one; every rank makes all, in the same order."""
+    crossing = [edge for edge in edges if edge.kind in ("gloo", "nccl")]
+    if not crossing:
+        return {}
+    dist.init_process_group(
+        "gloo",
+        store=dist.PrefixStore("groups", control.client()),
+        rank=control.world.rank,
+        world_size=control.world.world_size,
+        timeout=_FOREVER,
+    )
+    return {edge: dist.new_group(list(edge.ranks), backend=edge.kind, timeout=_FOREVER) for edge in crossing}
+
+
+def _make_sockets(edges: Sequence[Edge], control: Control) -> dict[Edge, socket.socket]:
+    """A connection for each end in shared memory on this rank.
+
+    The receiving end says where it listens; it accepts once the sending end says that it has connected. So nobody
+    waits for a rank that has failed: whoever waits, waits for what another says, and hears of failures too.
+    """
+    rank = control.world.rank
+    shared = [edge for edge in edges if edge.kind == "shared"]
+    outgoing = [edge for edge in shared if edge.ranks[0] == rank]
+    incoming = [edge for edge in shared if edge.ranks[1] == rank]
+    listeners = {edge: Listener() for edge in incoming}
+    for edge, listener in listeners.items():
+        control.put(f"{edge}/address", listener.address)
+    sockets = {}
+    for edge, address in zip(outgoing, control.gather([f"{edge}/address" for edge in outgoing]), strict=True):
+        sockets[edge] = connect(address)
+        control.put(f"{edge}/connected", True)
+    control.gather([f"{edge}/connected" for edge in incoming])
+    return sockets | {edge: listener.wait_connected() for edge, listener in listeners.items()}
