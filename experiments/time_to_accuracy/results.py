@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from experiments.time_to_accuracy.config import ROWS, TASKS, Family
 from experiments.time_to_accuracy.curve import Point
@@ -31,15 +32,13 @@ class Run:
     points: tuple[Point, ...]
     """Its evaluations, in order."""
     wall_s: float
-    """Seconds of training and evaluations, filling files and ending included; without start-up and reading data."""
+    """Seconds of training and evaluations, start and end of the run included; importing and reading data not."""
     cpu_s: float
     """Processor seconds of all processes, in the same time."""
-    load: float
+    load_before: float
     """Mean number of running processes of the machine in the minute before."""
-    machine: str
-    commit: str
-    torch: str
-    date: str
+    machine: Mapping[str, Any]
+    """What it was measured on, the commit included."""
 
     def reached(self, accuracy: float) -> Point | None:
         """The first evaluation with at least this accuracy; None: there was none."""

@@ -8,7 +8,6 @@ while the others block. Every run is appended to results.jsonl at once; after an
 from __future__ import annotations
 
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -17,15 +16,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import get_args
 
-import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from experiments.machine import machine
 from experiments.time_to_accuracy.alone import train_alone
 from experiments.time_to_accuracy.config import NUM_STAGES, ROWS, TASKS, Family
 from experiments.time_to_accuracy.curve import Point, read_curve
@@ -105,7 +104,7 @@ def pending_jobs(options: Options, runs: Sequence[Run], *, at_commit: str | None
     for given, known in ((options.only, ROWS), (options.data, TASKS)):
         if unknown := sorted(set(given) - set(known)):
             raise ValueError(f"choose among {', '.join(known)}; found {', '.join(unknown)}.")
-    done = {(run.task, run.row, run.seed) for run in runs if run.commit == at_commit}
+    done = {(run.task, run.row, run.seed) for run in runs if run.machine["commit"] == at_commit}
     jobs = []
     for seed in options.seeds:
         for task in options.data:
@@ -123,9 +122,8 @@ def race(world: World, options: Options) -> None:
     """On one rank: carry out all runs together with the others; rank 0 records them."""
     control = Control(world)
     console = Console(quiet=world.rank != 0)
-    revision = commit() or "none"
     if world.rank == 0:
-        control.put("jobs", [asdict(job) for job in pending_jobs(options, read_runs(), at_commit=revision)])
+        control.put("jobs", [asdict(job) for job in pending_jobs(options, read_runs(), at_commit=commit())])
     jobs = [Job(**job) for job in control.gather(["jobs"])[0]]
     with _progress(console) as progress:
         every = progress.add_task("runs", total=len(jobs))
@@ -137,7 +135,14 @@ def race(world: World, options: Options) -> None:
                 )
             progress.advance(every)
             if measured is not None:
-                run = _described(job, measured, load=load, revision=revision)
+                run = Run(
+                    task=job.task,
+                    row=job.row,
+                    seed=job.seed,
+                    **vars(measured),
+                    load_before=round(load, 1),
+                    machine=machine(),
+                )
                 console.print(_line(run), highlight=False, soft_wrap=True)
                 if not options.is_try:
                     append_run(run)
@@ -215,22 +220,6 @@ def _rows(options: Options, runs: Sequence[Run], task: str) -> list[str]:
     return list(options.only or ROWS)
 
 
-def _described(job: Job, measured: Measured, *, load: float, revision: str) -> Run:
-    return Run(
-        task=job.task,
-        row=job.row,
-        seed=job.seed,
-        points=measured.points,
-        wall_s=measured.wall_s,
-        cpu_s=measured.cpu_s,
-        load=load,
-        machine=_machine(),
-        commit=revision,
-        torch=torch.__version__,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
 def _line(run: Run) -> str:
     point = run.reached(TASKS[run.task].target)
     reached = "never" if point is None else f"after {point.train_s:.1f} s, {point.samples} samples"
@@ -260,13 +249,6 @@ def _bar(progress: Progress, job: Job) -> Iterator[Callable[[int], None]]:
         yield on_step
     finally:
         progress.remove_task(bar)
-
-
-def _machine() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()} ({os.cpu_count()} CPUs)"
 
 
 if __name__ == "__main__":
