@@ -1,6 +1,7 @@
 """The runtime: what crosses between stages, who drives them, what is kept."""
 
 from pipeline.config import Adam, Config, Data, Sgd
+from pipeline.costs import CostModel
 from pipeline.errors import (
     CheckpointError,
     ConfigurationError,
@@ -9,6 +10,7 @@ from pipeline.errors import (
     PartitionError,
     PipelineError,
     RemoteFailure,
+    ReplayError,
     RunError,
     SaveFailure,
     StageFailure,
@@ -17,8 +19,8 @@ from pipeline.executor import Result
 from pipeline.feed import Batches, KeyedBatches, ReadBatches
 from pipeline.keyed import generator
 from pipeline.partition import Partition, partition
+from pipeline.replay import Replay, replay
 from pipeline.run import prepare
-from pipeline.simulator import CostModel
 from pipeline.threaded import run_threaded
 from pipeline.training import run_simulated, train
 
@@ -38,6 +40,8 @@ __all__ = [
     "PipelineError",
     "ReadBatches",
     "RemoteFailure",
+    "Replay",
+    "ReplayError",
     "Result",
     "RunError",
     "SaveFailure",
@@ -46,6 +50,7 @@ __all__ = [
     "generator",
     "partition",
     "prepare",
+    "replay",
     "run_simulated",
     "run_threaded",
     "train",

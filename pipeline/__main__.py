@@ -1,5 +1,13 @@
 """`python -m pipeline`, which `torchrun -m pipeline` runs on every rank."""
 
+import gc
+import os
+
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is loaded: a lost store is told by us
+
 from pipeline.cli import main
 
-main()
+try:
+    main()
+finally:
+    gc.freeze()  # spares the collector a walk of a second through all of PyTorch when the interpreter ends

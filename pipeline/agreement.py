@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline import checkpoint
+from pipeline.attempt import Start
 from pipeline.config import Config
 from pipeline.control import Control
 from pipeline.errors import ConfigurationError
@@ -15,7 +16,7 @@ from pipeline.manifest import Manifest
 from pipeline.placement import Choice, Place, choose, device_of, place
 from pipeline.run import Outline, Prepared, prepare, prepare_outlined
 
-__all__ = ["agree_on_checkpoint", "agree_on_folder", "agree_on_transport", "prepare_together"]
+__all__ = ["agree_on_checkpoint", "agree_on_start", "agree_on_transport", "prepare_together"]
 
 _T = TypeVar("_T")
 
@@ -65,13 +66,14 @@ def _prepare_other(config: Config, control: Control) -> Prepared:
     )
 
 
-def agree_on_folder(control: Control, make: Callable[[], Path]) -> Path:
-    """The run's folder, which rank 0 makes."""
+def agree_on_start(control: Control, decide: Callable[[], Start]) -> Start:
+    """Where the run is kept and whether it goes on from there; rank 0 decides."""
     if control.world.rank != 0:
-        return Path(_heard(control, "folder"))
-    folder = _told(control, "folder", make)
-    control.put("folder", str(folder))
-    return folder
+        heard = _heard(control, "begin")
+        return Start(folder=Path(heard["folder"]), step=heard["step"])
+    start = _told(control, "begin", decide)
+    control.put("begin", {"folder": str(start.folder), "step": start.step})
+    return start
 
 
 def agree_on_checkpoint(control: Control, checkpoints: Path) -> tuple[Path, Manifest]:

@@ -52,17 +52,15 @@ class Inbox:
 
     def turn(self, stage: Stage) -> deque[tuple[float, Message]] | None:
         """The queue whose first message `stage` handles next; None: it has to wait."""
-        return next(iter(self.open(stage)), None)
-
-    def open(self, stage: Stage) -> list[deque[tuple[float, Message]]]:
-        """The queues that may be served now, the preferred one first; a simulation weighs when they arrived, too."""
-        accepts = stage.accepts_activation
+        below, above = self.below, self.above
         if self.arrival == "fixed":
-            expected = self.below if accepts else self.above
-            return [expected] if expected else []
-        below = [self.below] if self.below and accepts else []
-        above = [self.above] if self.above else []
-        return above + below if self.prefer == "gradients" else below + above
+            expected = below if stage.accepts_activation else above
+            return expected or None
+        if self.prefer == "gradients" and above:
+            return above
+        if below and stage.accepts_activation:
+            return below
+        return above or None
 
     def describe(self, stage: Stage) -> str:
         """What `stage` waits for, in one line, for the message of a deadlock."""

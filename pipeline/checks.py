@@ -25,12 +25,15 @@ def check_settings(config: Config, *, num_stages: int, waits: Sequence[bool], bo
     """
     for name in ("queue", "queue_size", "transport"):
         per_stage(getattr(config, name), num_stages - 1, name=name)
+    config.costs.check(num_stages)
     _check_staleness(config, waits, bounds)
     _check_queues(config, bounds)
     if config.stash != "hold" and not any(waits) and not config.syncs:
         _warn(f"stash is {config.stash}, but no stage ever waits for a gradient: no boundary has the true one, no sync")
     if config.max_restarts and config.executor != "distributed":
         _warn(f"max_restarts is {config.max_restarts}, but only the distributed executor is started again")
+    if config.dead_after_s != type(config).dead_after_s and config.executor != "distributed":
+        _warn("dead_after_s counts with the distributed executor only, whose ranks watch one another")
 
 
 def _check_staleness(config: Config, waits: Sequence[bool], bounds: Sequence[int]) -> None:

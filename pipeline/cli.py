@@ -19,22 +19,33 @@ import tyro
 from rich.console import Console
 
 from pipeline import checkpoint
-from pipeline.agreement import agree_on_folder, prepare_together
+from pipeline.agreement import agree_on_start, prepare_together
+from pipeline.attempt import (
+    Start,
+    find_folder,
+    how_it_ended,
+    join_attempt,
+    put_error_aside,
+    remember_end,
+    remember_folder,
+    start_in,
+)
 from pipeline.clock import WallClock
 from pipeline.config import Config, Executor
-from pipeline.control import Control, World, world_from_environment
+from pipeline.control import Control, world_from_environment
 from pipeline.display import LiveDisplay, plan_tables, summary_table
 from pipeline.distributed import run_rank
-from pipeline.errors import ConfigurationError, FailureRecord, RemoteFailure, RunError
+from pipeline.errors import ConfigurationError, FailureRecord, LostStore, RemoteFailure, RunError
 from pipeline.executor import Result
 from pipeline.folder import RunRecord, choose_folder, make_folder, read_record
-from pipeline.launch import launch
+from pipeline.launch import launch, warm_up
 from pipeline.loading import BUILT_IN, find_config, fingerprint
 from pipeline.messages import Drain
 from pipeline.placement import place
+from pipeline.replay_command import replay_command
 from pipeline.retention import best
 from pipeline.run import Prepared, build_stage, prepare
-from pipeline.threaded import place_on_devices
+from pipeline.simulate_command import simulate_command
 from pipeline.timeline import write_timeline
 from pipeline.training import find_executor
 
@@ -47,7 +58,9 @@ Train a network as stages that do not wait for each other.
 
   dni train  CONFIG [--options]      train; CONFIG is path/to/config.py:function, or built in: {", ".join(BUILT_IN)}
   dni resume RUN [--options]         go on from the last whole checkpoint of a run folder
+  dni replay RUN [--from N] [--until N]   the recorded order again, on one thread: are the weights equal?
   dni plan   CONFIG [--options]      show the stages and boundaries, or why they are impossible; start nothing
+  dni simulate CONFIG [--options]    virtual time: throughput beside the method's bound, utilisation, staleness
   dni export RUN --out FILE [--best] write the whole network's state dict, loadable into the unsplit model:
                                      of the last checkpoint, or of the one with the lowest test loss
 
@@ -66,21 +79,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(_USAGE, end="")
         sys.exit(0 if words else 2)
-    command = _COMMANDS.get(words[0])
-    speaks = int(os.environ.get("RANK", "0")) == 0
     try:
-        if command is None:
-            raise ConfigurationError(f"there is no command {words[0]!r}; there are: {', '.join(_COMMANDS)}.")
         with _warnings_as_notes():
-            code = command(words[1:])
-    except ConfigurationError as error:
-        if speaks:
-            Console(stderr=True).print(f"dni: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        code = 2
+            code = _run(words)
+    except RunError as error:  # the store has died before there was a run
+        print(f"dni: {error}", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:  # once a run has started, it drains and saves instead
         print("dni: interrupted before anything was started", file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+def _run(words: list[str]) -> int:
+    """Run one command. A rank of a run which an earlier attempt has ended (a mistake in the configuration, a signal)
+    does nothing: torchrun starts ranks again whatever they ended with."""
+    world = world_from_environment()
+    control = None if world is None else Control(world)
+    if control is not None and (ended := how_it_ended(control)) is not None:
+        return ended
+    speaks = int(os.environ.get("RANK", "0")) == 0
+    try:
+        command = _COMMANDS.get(words[0])
+        if command is None:
+            raise ConfigurationError(f"there is no command {words[0]!r}; there are: {', '.join(_COMMANDS)}.")
+        return command(words[1:], control)
+    except (ConfigurationError, SystemExit) as error:
+        if speaks and isinstance(error, ConfigurationError):
+            Console(stderr=True).print(f"dni: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        code = 2 if isinstance(error, ConfigurationError) else int(error.code or 0)
+        if control is not None:
+            remember_end(control, code)
+        return code
 
 
 @contextlib.contextmanager
@@ -107,12 +137,13 @@ def _warnings_as_notes() -> Iterator[None]:
         yield
 
 
-def _train(words: list[str]) -> int:
+def _train(words: list[str], control: Control | None) -> int:
     reference, options = _split_config("train", words)
     config = _parse_config(reference, options, command="train")
-    world = world_from_environment()
-    if world is not None:
-        return _train_as_rank(config, world, reference=reference, options=options)
+    if control is not None:
+        return _train_as_rank(config, control, reference=reference, options=options)
+    if config.executor == "distributed":
+        warm_up(_be_rank)
     prepared = prepare(config)
     folder = choose_folder(config=reference, name=config.name, runs_dir=config.runs_dir)
     make_folder(folder, _record(reference, options, prepared))
@@ -133,7 +164,7 @@ class _ResumeOptions:
     """Processes of the distributed executor from now on."""
 
 
-def _resume(words: list[str]) -> int:
+def _resume(words: list[str], control: Control | None) -> int:
     """Go on from the last whole checkpoint of a run.
 
     For example: dni resume runs/quickstart-20260101-120000 --steps 3000
@@ -143,13 +174,13 @@ def _resume(words: list[str]) -> int:
     changes: dict[str, Any] = {name: value for name, value in vars(options).items() if value is not None}
     del changes["run"]
     config = replace(config, **changes)
-    world = world_from_environment()
-    if world is not None:
-        control = Control(world)
-        return _run_as_rank(prepare_together(config, control), control, folder=options.run, resume=True)
+    if control is not None:
+        return _resume_as_rank(config, control, run=options.run)
+    if config.executor == "distributed":
+        warm_up(_be_rank)
     prepared = prepare(config)
     _check_resumable(prepared, options.run)
-    (options.run / "error.json").unlink(missing_ok=True)
+    put_error_aside(options.run)
     if record.sha256 != fingerprint(record.config):
         Console(stderr=True).print(f"note: {record.config} has changed since this run was started", style="yellow")
     if config.executor == "distributed":
@@ -157,29 +188,13 @@ def _resume(words: list[str]) -> int:
     return _run_here(prepared, options.run, resume=True)
 
 
-def _plan(words: list[str]) -> int:
+def _plan(words: list[str], control: Control | None) -> int:
     reference, options = _split_config("plan", words)
     config = _parse_config(reference, options, command="plan")
     prepared = prepare(config)
     num_ranks = prepared.num_ranks if config.executor == "distributed" else 1
-    placement = place(prepared.num_stages, num_ranks)
-    Console().print(plan_tables(prepared, placement, _places(prepared, placement)))
+    Console().print(plan_tables(prepared, place(prepared.num_stages, num_ranks)))
     return 0
-
-
-def _places(prepared: Prepared, placement: Sequence[int]) -> list[str]:
-    """Where each stage runs, in words."""
-    match prepared.config.executor:
-        case "distributed":
-            return [f"rank {rank}" for rank in placement]
-        case "threads":
-            devices = place_on_devices(prepared.num_stages, prepared.config.device)
-            return [
-                f"thread {stage}" + (f", {device}" if device.type == "cuda" else "")
-                for stage, device in enumerate(devices)
-            ]
-        case "simulate":
-            return ["simulated"] * prepared.num_stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +207,7 @@ class _ExportOptions:
     """Of the checkpoint with the lowest test loss, instead of the last one."""
 
 
-def _export(words: list[str]) -> int:
+def _export(words: list[str], control: Control | None) -> int:
     """Write the whole network's state dict, loadable into the unsplit model.
 
     For example: dni export runs/quickstart-20260101-120000 --out network.pt
@@ -216,10 +231,20 @@ def _export(words: list[str]) -> int:
     return 0
 
 
-_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+def _replay(words: list[str], control: Control | None) -> int:
+    return replay_command(words, recorded_config=lambda run: _recorded_config(run)[1])
+
+
+def _simulate_run(words: list[str], control: Control | None) -> int:
+    return simulate_command(*_split_config("simulate", words))
+
+
+_COMMANDS: dict[str, Callable[[list[str], Control | None], int]] = {
     "train": _train,
     "resume": _resume,
+    "replay": _replay,
     "plan": _plan,
+    "simulate": _simulate_run,
     "export": _export,
 }
 
@@ -299,45 +324,93 @@ def _run_here(prepared: Prepared, folder: Path, *, resume: bool) -> int:
     return 0 if result.summary["status"] == "finished" else 1
 
 
-def _train_as_rank(config: Config, world: World, *, reference: str, options: list[str]) -> int:
-    control = Control(world)
-    given = os.environ.get("DNI_RUN_FOLDER")
-    if given is not None:  # `dni train` has checked everything and made the folder
-        _, config = _recorded_config(Path(given))
+def _train_as_rank(config: Config, control: Control, *, reference: str, options: list[str]) -> int:
+    join_attempt(control)
+    given = os.environ.get("DNI_RUN_FOLDER")  # `dni train` has checked everything and made the folder
+    folder = find_folder(control) if given is None else Path(given)
+    if folder is not None and (folder / "config.json").exists():
+        _, config = _recorded_config(folder)
+    config = replace(config, executor="distributed")  # whatever it says: torchrun has started the ranks
     prepared = prepare_together(config, control)
-    if given is not None:
-        return _run_as_rank(prepared, control, folder=Path(given), resume=False)
 
-    def make() -> Path:
-        folder = choose_folder(config=reference, name=config.name, runs_dir=config.runs_dir)
-        make_folder(folder, _record(reference, options, prepared))
-        return folder
+    def decide() -> Start:
+        if folder is not None and (folder / "config.json").exists():
+            return start_in(folder)
+        new = folder or choose_folder(config=reference, name=config.name, runs_dir=config.runs_dir)
+        remember_folder(control, new)
+        make_folder(new, _record(reference, options, prepared), exist_ok=folder is not None)
+        return Start(folder=new)
 
-    return _run_as_rank(prepared, control, folder=agree_on_folder(control, make), resume=False)
+    if given is None and config.max_restarts and os.environ.get("TORCHELASTIC_MAX_RESTARTS") == "0":
+        Console(stderr=True, quiet=control.world.rank != 0).print(
+            f"note: max_restarts has no effect here; say torchrun --max-restarts {config.max_restarts}", style="yellow"
+        )
+    return _run_as_rank(prepared, control, agree_on_start(control, decide))
 
 
-def _run_as_rank(prepared: Prepared, control: Control, *, folder: Path, resume: bool) -> int:
-    rank = control.world.rank
-    console = Console(quiet=rank != 0)
+def _resume_as_rank(config: Config, control: Control, *, run: Path) -> int:
+    join_attempt(control)
+
+    def decide() -> Start:
+        _, manifest = checkpoint.latest(run / "checkpoints")
+        checkpoint.set_aside_after(run / "checkpoints", manifest.step)
+        put_error_aside(run)
+        return Start(folder=run, step=manifest.step)
+
+    return _run_as_rank(prepare_together(config, control), control, agree_on_start(control, decide))
+
+
+def _run_as_rank(prepared: Prepared, control: Control, start: Start) -> int:
+    world, folder = control.world, start.folder
+    console = Console(quiet=world.rank != 0)
+    if world.attempt:
+        console.print(_attempt_line(world.attempt, start), highlight=False, soft_wrap=True)
+
+    def say(error: BaseException) -> None:  # whoever failed first has left the stack trace in error.json
+        record = error.record if isinstance(error, RemoteFailure) else FailureRecord.of(error, rank=world.rank)
+        text = f"rank {world.rank}: stopped, because on rank {record.rank} {record.message}"
+        print(text, file=sys.stderr, flush=True)
+
+    def give_up(error: BaseException) -> None:
+        say(error)
+        os._exit(1)
+
     try:
         with LiveDisplay(console, steps=prepared.config.steps) as display:
-            summary = run_rank(prepared, control, folder=folder, resume=resume, on_status=display.show)
-    except Exception as error:  # whoever failed first has left the stack trace in error.json
-        record = error.record if isinstance(error, RemoteFailure) else FailureRecord.of(error, rank=rank)
-        print(f"rank {rank}: stopped, because on rank {record.rank} {record.message}", file=sys.stderr, flush=True)
+            summary = run_rank(
+                prepared, control, folder=folder, resume=start.step is not None, on_status=display.show, give_up=give_up
+            )
+    except Exception as error:
+        say(error)
         return 1
-    if rank == 0:
-        write_timeline(folder)
-        console.print(summary_table(summary, folder))
-    return 0 if summary["status"] == "finished" else 1
+    if world.rank != 0:
+        return 0  # torchrun ends all ranks when one ends with another code, and rank 0 has still to write
+    write_timeline(folder)
+    console.print(summary_table(summary, folder))
+    code = 0 if summary["status"] == "finished" else 1
+    with contextlib.suppress(LostStore):
+        remember_end(control, code)
+    return code
+
+
+def _attempt_line(attempt: int, start: Start) -> str:
+    where = "from the beginning, for there was no checkpoint yet," if start.step is None else f"at step {start.step:,}"
+    return f"attempt {attempt + 1}: goes on {where} in {start.folder}"
 
 
 def _launch(arguments: list[str], prepared: Prepared, folder: Path) -> int:
     Console().print(f"starting {prepared.num_ranks} processes for {folder}", highlight=False)
-    code = launch(arguments, num_ranks=prepared.num_ranks, folder=str(folder))
+    max_restarts = prepared.config.max_restarts
+    code = launch(_be_rank, [str(folder), *arguments], num_ranks=prepared.num_ranks, max_restarts=max_restarts)
     if (folder / "error.json").exists():
         _say_how_to_go_on(folder)
     return code
+
+
+def _be_rank(folder: str, *words: str) -> None:
+    """What a process does that `dni train` has started."""
+    os.environ["DNI_RUN_FOLDER"] = folder
+    main(words)
 
 
 def _say_how_to_go_on(folder: Path) -> None:

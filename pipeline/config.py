@@ -27,10 +27,10 @@ from dni import (
     UpdateProbability,
 )
 from pipeline.arrival import Arrival, Preference, QueuePolicy
+from pipeline.costs import CostModel
 from pipeline.errors import ConfigurationError
 from pipeline.feed import Batch
 from pipeline.partition import Balance, Partition
-from pipeline.simulator import CostModel
 from pipeline.stash import StashPolicy
 from pipeline.updater import OptimizerFactory
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -19,8 +22,9 @@ from pipeline.in_process import InProcessSender
 from pipeline.messages import Message
 from pipeline.nccl import NcclIntake, NcclSender
 from pipeline.placement import Choice, Kind
-from pipeline.shared_memory import Listener, SharedIntake, SharedSender, connect
+from pipeline.shared_memory import SharedIntake, SharedSender
 from pipeline.staging import Landing
+from pipeline.unix_socket import Listener, connect
 
 __all__ = ["Connections", "Edge", "edges", "leave_groups"]
 
@@ -123,10 +127,14 @@ class Connections:
         for end in self._ends:
             end.wait_stopped(timeout_s)
 
-    def abort(self) -> None:
-        """Break every connection, so that no thread stays blocked anywhere. For a run that has failed."""
+    def wake(self) -> None:
+        """Break every connection, so that no thread stays blocked anywhere; from any thread."""
         for end in self._ends:
             end.abort()
+
+    def abort(self) -> None:
+        """Break every connection and leave. For a run that has failed."""
+        self.wake()
         self.wait_stopped(timeout_s=1.0)
         leave_groups()
 
@@ -198,15 +206,35 @@ def _make_sockets(edges: Sequence[Edge], control: Control) -> dict[Edge, socket.
     waits for a rank that has failed: whoever waits, waits for what another says, and hears of failures too.
     """
     rank = control.world.rank
-    shared = [edge for edge in edges if edge.kind == "shared"]
+    shared = [edge for edge in edges if edge.kind == "shared" and rank in edge.ranks]
+    if not shared:
+        return {}
     outgoing = [edge for edge in shared if edge.ranks[0] == rank]
     incoming = [edge for edge in shared if edge.ranks[1] == rank]
-    listeners = {edge: Listener() for edge in incoming}
-    for edge, listener in listeners.items():
-        control.put(f"{edge}/address", listener.address)
-    sockets = {}
-    for edge, address in zip(outgoing, control.gather([f"{edge}/address" for edge in outgoing]), strict=True):
-        sockets[edge] = connect(address)
-        control.put(f"{edge}/connected", True)
-    control.gather([f"{edge}/connected" for edge in incoming])
-    return sockets | {edge: listener.wait_connected() for edge, listener in listeners.items()}
+    with ExitStack() as listening, ExitStack() as undone:
+        listeners = {edge: listening.enter_context(Listener()) for edge in incoming}
+        for edge, listener in listeners.items():
+            control.put(f"{edge}/address", listener.address)
+        sockets = {}
+        for edge, address in zip(outgoing, control.gather([f"{edge}/address" for edge in outgoing]), strict=True):
+            sockets[edge] = undone.enter_context(connect(address))
+            control.put(f"{edge}/connected", True)
+        control.gather([f"{edge}/connected" for edge in incoming])
+        for edge, listener in listeners.items():
+            sockets[edge] = undone.enter_context(listener.wait_connected())
+        undone.pop_all()  # nothing went wrong
+    _keep_from_children(sockets.values())
+    return sockets
+
+
+def _keep_from_children(sockets: Iterable[socket.socket]) -> None:
+    """Close the connections in processes forked from this one, as a DataLoader's workers are: while one of them held a
+    connection, the other end would not notice the death of this process."""
+    references = [weakref.ref(connection) for connection in sockets]
+
+    def close() -> None:
+        for connection in (reference() for reference in references):
+            if connection is not None:
+                connection.close()
+
+    os.register_at_fork(after_in_child=close)

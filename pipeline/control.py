@@ -6,19 +6,20 @@ prefixed by run and attempt (a restarted attempt must not read the keys of the l
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 
-from pipeline.errors import FailureRecord, RemoteFailure
+from pipeline.errors import FailureRecord, LostStore, RemoteFailure, RunError
 
 __all__ = ["Control", "World", "world_from_environment"]
 
@@ -38,7 +39,10 @@ class World:
     hosts_store: bool
     """Whether this process serves the store itself (there is no torchrun agent that does)."""
     prefix: str
-    """Of this run and attempt."""
+    """Of this run."""
+    attempt: int = 0
+    """Times that the run was started before; on several hosts torchrun's own count differs from host to host until
+    `attempt.join_attempt` has made it one."""
 
 
 def world_from_environment() -> World | None:
@@ -54,58 +58,86 @@ def world_from_environment() -> World | None:
         host=env["MASTER_ADDR"],
         port=int(env["MASTER_PORT"]),
         hosts_store=env.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and rank == 0,
-        prefix=f"dni/{env.get('TORCHELASTIC_RUN_ID', 'run')}/{env.get('TORCHELASTIC_RESTART_COUNT', '0')}",
+        prefix=f"dni/{env.get('TORCHELASTIC_RUN_ID', 'run')}",
+        attempt=int(env.get("TORCHELASTIC_RESTART_COUNT", "0")),
     )
 
 
 class Control:
     """This rank's way to the others beside the data.
 
+    Every method raises `LostStore` if the store has died.
+
     Args:
         world: where this process stands.
+        scope: whose keys; by default those of the world's attempt.
+        connection: to the store; a new one by default.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, scope: str | None = None, connection: dist.TCPStore | None = None) -> None:
         self.world = world
+        self._scope = str(world.attempt) if scope is None else scope
         self._server = self._connect(is_master=True) if world.hosts_store else None
-        self._store = self.client()
+        self._connection = self._connect(is_master=False) if connection is None else connection
+        self._store = self._scoped(self._connection)
         self._watcher: threading.Thread | None = None
 
     def for_thread(self) -> Control:
         """The same control over a connection of its own, for another thread; not to be closed."""
-        return Control(dataclasses.replace(self.world, hosts_store=False))
+        return Control(dataclasses.replace(self.world, hosts_store=False), scope=self._scope)
 
-    def has(self, key: str) -> bool:
-        """Whether somebody has published `key`."""
-        return bool(self._store.check([key]))
+    def for_run(self) -> Control:
+        """The keys that every attempt of the run shares, over the same connection; not to be closed."""
+        return Control(dataclasses.replace(self.world, hosts_store=False), scope="run", connection=self._connection)
+
+    def enter(self, attempt: int) -> None:
+        """Use the keys of this attempt from here on."""
+        self.world = dataclasses.replace(self.world, attempt=attempt)
+        self._scope = str(attempt)
+        self._store = self._scoped(self._connection)
 
     def client(self) -> dist.Store:
         """A connection of its own, for one thread."""
-        return dist.PrefixStore(self.world.prefix, self._connect(is_master=False))
+        return self._scoped(self._connect(is_master=False))
 
-    def watch(self, on_failure: Callable[[FailureRecord], None]) -> None:
-        """Call `on_failure`, from a thread, as soon as any rank has failed."""
-        self._watcher = threading.Thread(target=self._watch, args=(on_failure,), name="control", daemon=True)
+    def watch(self, on_failure: Callable[[RunError], None]) -> None:
+        """Call `on_failure`, from a thread, as soon as any rank has failed or the store has died."""
+        self._watcher = threading.Thread(
+            target=self._watch, args=(self.for_thread(), on_failure), name="control", daemon=True
+        )
         self._watcher.start()
 
     def fail(self, record: FailureRecord) -> FailureRecord:
         """Publish a failure; returns the first one, which may be another rank's."""
-        raw = self._store.compare_set("failure", "", json.dumps(asdict(record)))
-        self._store.set("over", "1")
+        with self._reaching_the_store():
+            raw = self._store.compare_set("failure", "", json.dumps(asdict(record)))
+            self._store.set("over", "1")
         return FailureRecord(**json.loads(raw))
 
-    def wait_acknowledged(self, timeout_s: float) -> None:
-        """Acknowledge the failure, and wait until every other rank has done so or the time is over."""
-        if self._store.add("acknowledged", 1) >= self.world.world_size:
-            self._store.set("all acknowledged", "1")
-        deadline_s = time.monotonic() + timeout_s
-        # Asked again and again, because a wait that expires makes the store print warnings.
-        while not self._store.check(["all acknowledged"]) and time.monotonic() < deadline_s:
-            time.sleep(0.01)
+    def wait_acknowledged(self, timeout_s: float, *, num_gone: int = 0) -> None:
+        """Acknowledge the failure, and wait until every rank that is not gone has done so or the time is over."""
+        with self._reaching_the_store():
+            if self._store.add("acknowledged", 1) >= self.world.world_size - num_gone:
+                self._store.set("all acknowledged", "1")
+            deadline_s = time.monotonic() + timeout_s
+            # Asked again and again, because a wait that expires makes the store print warnings.
+            while not self._store.check(["all acknowledged"]) and time.monotonic() < deadline_s:
+                time.sleep(0.01)
 
     def put(self, key: str, value: Any) -> None:
         """Publish a value (JSON)."""
-        self._store.set(key, json.dumps(value))
+        with self._reaching_the_store():
+            self._store.set(key, json.dumps(value))
+
+    def has(self, key: str) -> bool:
+        """Whether somebody has published `key`."""
+        with self._reaching_the_store():
+            return bool(self._store.check([key]))
+
+    def get_many(self, keys: Sequence[str]) -> list[Any]:
+        """The values of `keys`, all of which have been published."""
+        with self._reaching_the_store():
+            return [json.loads(value) for value in self._store.multi_get(list(keys))] if keys else []
 
     def gather(self, keys: Sequence[str]) -> list[Any]:
         """Wait for the values of `keys`.
@@ -114,11 +146,12 @@ class Control:
             RemoteFailure: a rank has failed, so that they may never come.
         """
         self._wait_for(keys)
-        return [json.loads(self._store.get(key)) for key in keys]
+        return self.get_many(keys)
 
     def count(self, key: str) -> int:
         """Add one to a counter all ranks share; returns the new count."""
-        return self._store.add(key, 1)
+        with self._reaching_the_store():
+            return self._store.add(key, 1)
 
     def wait_everyone(self, name: str) -> None:
         """Go on once every rank has got here.
@@ -126,37 +159,71 @@ class Control:
         Raises:
             RemoteFailure: a rank has failed, so that it may never get here.
         """
-        if self._store.add(f"{name}/count", 1) == self.world.world_size:
-            self._store.set(f"{name}/all", "1")
+        if self.count(f"{name}/count") == self.world.world_size:
+            self.put(f"{name}/all", 1)
         self._wait_for([f"{name}/all"])
 
+    def everyone_came(self, name: str) -> bool:
+        """Whether every rank has got there."""
+        return self.has(f"{name}/all")
+
     def close(self) -> None:
-        """End the watch. Every rank calls it, once nothing can fail any more."""
+        """Wait until every rank closes, when nothing can fail any more, and leave."""
         self.wait_everyone("close")
-        self._store.set("over", "1")
-        if self._watcher is not None:
-            self._watcher.join()
-        others = self.world.world_size - 1
-        if self._server is None:
-            if self._store.add("left", 1) == others:
-                self._store.set("all left", "1")
-        elif others:  # the server must outlive the others' last word
-            self._store.wait(["all left"], _LONG)
+        self.leave()
+
+    def leave(self) -> None:
+        """End the watch and, where this process serves the store, outlive the others' last word."""
+        with self._reaching_the_store():
+            self._store.set("over", "1")
+            if self._watcher is not None:
+                self._watcher.join()
+            others = self.world.world_size - 1
+            if self._server is None:
+                if self._store.add("left", 1) == others:
+                    self._store.set("all left", "1")
+            elif others:
+                self._store.wait(["all left"], _LONG)
 
     def _wait_for(self, keys: Sequence[str]) -> None:
         """Ask again and again, because a store can wait for all of several keys, but not for one of two."""
-        while not self._store.check(list(keys)):
-            if self._store.check(["failure"]):
-                raise RemoteFailure(FailureRecord(**json.loads(self._store.get("failure"))))
-            time.sleep(0.005)
+        with self._reaching_the_store():
+            while not self._store.check(list(keys)):
+                if self._store.check(["failure"]):
+                    raise RemoteFailure(FailureRecord(**json.loads(self._store.get("failure"))))
+                time.sleep(0.005)
 
-    def _watch(self, on_failure: Callable[[FailureRecord], None]) -> None:
-        store = self.client()
-        store.wait(["over"], _LONG)
-        if store.check(["failure"]):
-            on_failure(FailureRecord(**json.loads(store.get("failure"))))
+    def wait_watched(self, timeout_s: float) -> None:
+        """Wait for the watch to end, as it does once a failure is known everywhere."""
+        if self._watcher is not None:
+            self._watcher.join(timeout_s)
+
+    @staticmethod
+    def _watch(control: Control, on_failure: Callable[[RunError], None]) -> None:
+        try:
+            with control._reaching_the_store():
+                control._store.wait(["over"], _LONG)
+                failed = control._store.check(["failure"])
+                raw = control._store.get("failure") if failed else b""
+        except LostStore as error:
+            on_failure(error)
+            return
+        if failed:
+            on_failure(RemoteFailure(FailureRecord(**json.loads(raw))))
+
+    @contextlib.contextmanager
+    def _reaching_the_store(self) -> Iterator[None]:
+        """Say whose death it is when the store does not answer."""
+        try:
+            yield
+        except dist.DistError as error:
+            raise LostStore(f"{self.world.host}:{self.world.port}") from error
+
+    def _scoped(self, connection: dist.TCPStore) -> dist.Store:
+        return dist.PrefixStore(f"{self.world.prefix}/{self._scope}", connection)
 
     def _connect(self, *, is_master: bool) -> dist.TCPStore:
-        return dist.TCPStore(
-            self.world.host, self.world.port, is_master=is_master, wait_for_workers=False, timeout=_CONNECT
-        )
+        with self._reaching_the_store():
+            return dist.TCPStore(
+                self.world.host, self.world.port, is_master=is_master, wait_for_workers=False, timeout=_CONNECT
+            )

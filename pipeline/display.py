@@ -13,10 +13,11 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from pipeline.config import per_stage
+from pipeline.config import Config, per_stage
 from pipeline.monitor import StageStatus
-from pipeline.placement import Choice, planned
+from pipeline.placement import Choice, device_of, planned
 from pipeline.run import Prepared
 
 __all__ = ["LiveDisplay", "plan_tables", "summary_table"]
@@ -25,7 +26,8 @@ __all__ = ["LiveDisplay", "plan_tables", "summary_table"]
 class LiveDisplay:
     """Progress of every stage while a run goes on; use as a context manager.
 
-    On a terminal, a table that is drawn over; elsewhere, a line every ten seconds.
+    On a terminal, a table that is drawn over; elsewhere, a line every ten seconds, and one whenever a rank falls silent
+    or is heard again.
 
     Args:
         console: where to draw.
@@ -42,6 +44,7 @@ class LiveDisplay:
         self._last_line_s = time.monotonic()
         self._lock = threading.Lock()
         self._last_drawn_s = 0.0
+        self._silent: set[int] = set()
 
     def __enter__(self) -> LiveDisplay:
         if self._console.is_terminal:
@@ -61,10 +64,21 @@ class LiveDisplay:
             self._progress.update(self._task, completed=min(status.step for status in statuses))
             if self._console.is_terminal and now_s - self._last_drawn_s > 0.2:
                 self._last_drawn_s = now_s
-                self._live.update(Group(_status_table(statuses), self._progress), refresh=True)
-            elif not self._console.is_terminal and now_s - self._last_line_s > 10.0:
-                self._last_line_s = now_s
-                self._console.print(_status_line(statuses), highlight=False)
+                notices = [Text(line, style="yellow") for line in [*_silences(statuses).values(), *_busy(statuses)]]
+                self._live.update(Group(_status_table(statuses), *notices, self._progress), refresh=True)
+            elif not self._console.is_terminal:
+                self._print_changes(_silences(statuses))
+                if now_s - self._last_line_s > 10.0:
+                    self._last_line_s = now_s
+                    for line in (_status_line(statuses), *_busy(statuses)):
+                        self._console.print(line, highlight=False)
+
+    def _print_changes(self, silences: Mapping[int, str]) -> None:
+        for rank in silences.keys() - self._silent:
+            self._console.print(silences[rank], highlight=False)
+        for rank in self._silent - silences.keys():
+            self._console.print(f"rank {rank} is heard again", highlight=False)
+        self._silent = set(silences)
 
 
 def summary_table(summary: Mapping[str, Any], folder: Path) -> RenderableType:
@@ -98,14 +112,8 @@ def summary_table(summary: Mapping[str, Any], folder: Path) -> RenderableType:
     return Group(table, *lines)
 
 
-def plan_tables(prepared: Prepared, placement: Sequence[int], places: Sequence[str]) -> RenderableType:
-    """The stages and boundaries of a run that has not started.
-
-    Args:
-        prepared: the run.
-        placement: the process of each stage.
-        places: where each stage runs, in words.
-    """
+def plan_tables(prepared: Prepared, placement: Sequence[int]) -> RenderableType:
+    """The stages and boundaries of a run that has not started; `placement` is the process of each stage."""
     config = prepared.config
     lines = [
         f"executor {config.executor}, arrival {config.arrival}, {config.steps:,} steps, seed {config.seed}",
@@ -117,10 +125,10 @@ def plan_tables(prepared: Prepared, placement: Sequence[int], places: Sequence[s
         lines.append(f"stages that draw random numbers (dropout), and take turns to: {_listed(drawing)}")
     choices = planned(config, placement)
     boundaries = _boundary_table(prepared, [choice.kind for choice in choices])
-    return Group(_stage_table(prepared, places), boundaries, *lines, *_edge_lines(choices))
+    return Group(_stage_table(prepared, placement), boundaries, *lines, *_edge_lines(choices))
 
 
-def _stage_table(prepared: Prepared, places: Sequence[str]) -> Table:
+def _stage_table(prepared: Prepared, placement: Sequence[int]) -> Table:
     table = Table(title=f"{prepared.num_stages} stages; MFLOP of a forward, KiB that a held microbatch keeps")
     cadences = per_stage(prepared.config.cadence, prepared.num_stages, name="cadence")
     for heading in ("stage", "place", "params", "MFLOP", "held KiB", "cadence"):
@@ -130,7 +138,7 @@ def _stage_table(prepared: Prepared, places: Sequence[str]) -> Table:
     for plan in prepared.plans:
         table.add_row(
             str(plan.index),
-            places[plan.index],
+            _place(prepared.config, plan.index, rank=placement[plan.index]),
             f"{plan.num_parameters:,}",
             f"{plan.forward_flops / 1e6:,.2f}",
             f"{plan.held_bytes / 1024:,.0f}",
@@ -139,6 +147,18 @@ def _stage_table(prepared: Prepared, places: Sequence[str]) -> Table:
             "\n".join(plan.output_shapes),
         )
     return table
+
+
+def _place(config: Config, stage: int, *, rank: int) -> str:
+    """Where a stage runs, as far as it is known before the ranks are there."""
+    match config.executor:
+        case "distributed":
+            return f"rank {rank}"
+        case "threads":
+            device = device_of(config.device, local_rank=stage)
+            return f"thread {stage}" + (f", {device}" if device.type == "cuda" else "")
+        case "simulate":
+            return "simulated"
 
 
 def _boundary_table(prepared: Prepared, kinds: Sequence[str]) -> Table:
@@ -162,8 +182,8 @@ def _boundary_table(prepared: Prepared, kinds: Sequence[str]) -> Table:
 
 def _edge_lines(choices: Sequence[Choice]) -> list[str]:
     """Why each kind of edge between ranks; where those will be is not known before they are there."""
-    reasons = sorted({f"{choice.kind}: {choice.why}" for choice in choices if choice.kind != "in process"})
-    return [f"edges {', '.join(reasons)}, if all ranks are on this host"] if reasons else []
+    reasons = sorted({f"{choice.kind} ({choice.why})" for choice in choices if choice.kind != "in process"})
+    return [f"edges, if all ranks are on this host: {', '.join(reasons)}"] if reasons else []
 
 
 def _listed(values: Sequence[object]) -> str:
@@ -190,6 +210,22 @@ def _status_table(statuses: Sequence[StageStatus]) -> Table:
 def _status_line(statuses: Sequence[StageStatus]) -> str:
     first, last = statuses[0], statuses[-1]
     return f"step {last.step:,}: loss {_number(last.loss)}, {first.samples_per_s:,.0f} samples/s"
+
+
+def _silences(statuses: Sequence[StageStatus]) -> dict[int, str]:
+    """A line for every rank that is silent."""
+    silent = [status for status in statuses if status.silent_s]
+    lines = {}
+    for rank in sorted({status.rank for status in silent}):
+        held = [status for status in silent if status.rank == rank]
+        stages = ", ".join(str(status.stage) for status in held)
+        lines[rank] = f"rank {rank} (stage {stages}) has been silent for {held[0].silent_s:.0f} s"
+    return lines
+
+
+def _busy(statuses: Sequence[StageStatus]) -> list[str]:
+    """A line for every stage that has been at one operation for long."""
+    return [f"stage {status.stage} is {status.busy}" for status in statuses if status.busy and not status.silent_s]
 
 
 def _number(value: float | None) -> str:

@@ -1,14 +1,14 @@
 """What does one rank do in a run of several processes?
 
 Each rank holds a few neighbouring stages, handles their messages on one thread, and lets its edges' threads wait. A
-failure anywhere is published by whoever failed first and ends every rank with that name.
+failure anywhere is published by whoever failed or saw it first, and ends every rank with that name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -17,15 +17,18 @@ from typing import Any
 
 import torch
 
+from pipeline.activity import Activity
 from pipeline.agreement import agree_on_checkpoint, agree_on_transport
 from pipeline.clock import Clock, WallClock
 from pipeline.connections import Connections, Edge, edges, leave_groups
 from pipeline.control import Control
 from pipeline.edge import SendingEnd
-from pipeline.errors import FailureRecord, LostEdge, RemoteFailure, RunError
+from pipeline.errors import LostEdge, RemoteFailure, RunError
+from pipeline.failure import Failure
 from pipeline.feed import Feed
-from pipeline.folder import write_error
+from pipeline.heartbeat import Heartbeat
 from pipeline.keyed import undisturbed
+from pipeline.liveness import SILENT_AFTER_S
 from pipeline.messages import Message, Send, Stop
 from pipeline.monitor import StageStatus
 from pipeline.placement import place
@@ -37,9 +40,10 @@ from pipeline.worker import Mailbox, Worker
 
 __all__ = ["run_rank"]
 
-_STATUS_PERIOD_S = 0.4
-_LEAVE_AFTER_S = 1.0
-"""A rank that failed leaves once the others know, or after this long if one of them is dead."""
+_END_WITHIN_S = 1.0
+"""A thread that has not ended by then waits for something that does not come."""
+_STUCK_AFTER_S = 10.0
+"""A rank whose own thread has not come back by then after a failure is given up: what it does may never end."""
 
 
 def run_rank(
@@ -49,6 +53,8 @@ def run_rank(
     folder: Path | None,
     resume: bool = False,
     on_status: Callable[[Sequence[StageStatus]], None] = lambda statuses: None,
+    on_failure: Callable[[BaseException], None] = lambda error: None,
+    give_up: Callable[[BaseException], None] = lambda error: None,
     clock: Clock | None = None,
 ) -> dict[str, Any]:
     """Run this rank's stages until the run is over.
@@ -59,6 +65,9 @@ def run_rank(
         folder: the run's folder, the same on every rank.
         resume: go on from the folder's newest checkpoint.
         on_status: called on rank 0, from a thread, with every stage's status a few times a second.
+        on_failure: called once, from any thread, as soon as this rank knows of a failure.
+        give_up: called, from a thread, if the failure is known for ten seconds and this rank's own thread is still in
+            an operation that may never end; may end the process.
         clock: what time is measured by; wall time unless a benchmark asks for another.
 
     Returns:
@@ -66,23 +75,59 @@ def run_rank(
 
     Raises:
         StageFailure: a stage of this rank failed first.
-        RemoteFailure: another rank failed first; names stage, step and cause.
+        RemoteFailure: another rank failed first, or was lost; names rank, stage, step and cause.
+        LostStore: the store has died.
     """
     mailbox: Mailbox = queue.SimpleQueue()
-    control.watch(lambda record: mailbox.put(RemoteFailure(record)))
+    failure = Failure(mailbox, rank=control.world.rank, folder=folder, on_known=on_failure)
     rank = _Rank(prepared, control, mailbox=mailbox, folder=folder, clock=clock or WallClock())
-    try:
-        with threads(prepared.config.num_threads), undisturbed():
-            rank.set_up(resume=resume)
-            rank.run(on_status)
-            summary = rank.summarize()
-    except BaseException as error:
-        record = _publish(error, control, mailbox, folder=folder)
-        rank.abort()
-        if record.rank == control.world.rank:
-            raise
-        raise RemoteFailure(record) from error
-    control.close()
+
+    def learn(error: BaseException) -> None:
+        failure.learn(error)
+        rank.wake()
+
+    def lost(error: BaseException, control: Control | None) -> None:
+        learn(error)
+        if control is not None:
+            failure.tell(error, control)
+
+    def look() -> None:
+        rank.show(heartbeat, on_status)
+        if failure.error is not None and failure.known_for_s > _STUCK_AFTER_S:
+            give_up(failure.error)
+
+    heartbeat = Heartbeat(
+        control,
+        activity=rank.activity,
+        stages=rank.stages_of_ranks,
+        dead_after_s=prepared.config.dead_after_s,
+        lost=lost,
+        on_beat=rank.exchange,
+        on_look=look,
+    )
+    in_main = threading.current_thread() is threading.main_thread()
+    control.watch(learn)
+    heartbeat.start()
+    with contextlib.ExitStack() as until_left:
+        try:
+            with threads(prepared.config.num_threads), undisturbed():
+                rank.set_up(resume=resume)
+                until_left.enter_context(on_signals(rank.interrupted.set, active=in_main))
+                rank.run()
+                summary = rank.summarize()
+            control.wait_everyone("close")
+            heartbeat.stop(timeout_s=_END_WITHIN_S)
+            control.leave()
+        except BaseException as caught:
+            error, record = failure.settle(caught, control, num_gone=lambda: heartbeat.num_gone)
+            rank.abort()
+            heartbeat.stop(timeout_s=_END_WITHIN_S)
+            control.wait_watched(timeout_s=_END_WITHIN_S)
+            if record.rank != control.world.rank:
+                raise RemoteFailure(record) from error
+            if error is caught:
+                raise
+            raise error from caught
     leave_groups()
     return summary
 
@@ -105,9 +150,13 @@ class _Rank:
         self._folder = folder
         self._clock = clock
         self._placement = place(prepared.num_stages, control.world.world_size)
+        self.activity = Activity()
+        self.interrupted = threading.Event()
         self._connections = Connections(control, deliver=self._deliver, failed=self._lose)
         self._senders: dict[tuple[int, int], SendingEnd] = {}
         self._stages: dict[int, Stage] = {}
+        self._statuses: list[StageStatus] = []
+        self._runs = self._closes = False
         self._feed: Feed | None = None
 
     def set_up(self, *, resume: bool) -> None:
@@ -137,28 +186,27 @@ class _Rank:
             mailbox=self._mailbox,
             route=self._route,
             messages=iter(()) if self._feed is None else self._feed.messages(),
+            activity=self.activity,
         )
 
-    def run(self, on_status: Callable[[Sequence[StageStatus]], None]) -> None:
+    @property
+    def stages_of_ranks(self) -> list[list[int]]:
+        """The stages that each rank holds."""
+        ranks = range(self._control.world.world_size)
+        return [[stage for stage, holder in enumerate(self._placement) if holder == rank] for rank in ranks]
+
+    def run(self) -> None:
         """Handle messages until every stage here has finished."""
-        interrupted = threading.Event()
-        over = threading.Event()
         self._connections.start()
         for index in self._stages:
             self._control.put(f"status/{index}", asdict(StageStatus(stage=index)))
         self._control.wait_everyone("start")
-        reporter = threading.Thread(
-            target=self._report, args=(over, interrupted, on_status), name="status", daemon=True
-        )
-        reporter.start()
-        try:
-            on_main_thread = threading.current_thread() is threading.main_thread()
-            with self._session, on_signals(interrupted.set, active=on_main_thread):
-                self._worker.run()
-                self._close_edges()
-        finally:
-            over.set()
-            reporter.join()
+        self._runs = True
+        with self._session:
+            self._worker.run()
+            self.activity.begin("closing")
+            self._closes = True
+            self._close_edges()
 
     def summarize(self) -> dict[str, Any]:
         """Exchange the stages' entries; rank 0 writes summary.json."""
@@ -181,6 +229,7 @@ class _Rank:
             start=self._session.start,
             stopped_at=stopped_at,
             wall_s=self._session.wall_s,
+            restarts=self._control.world.attempt,
         )
         if self._folder is not None and self._control.world.rank == 0:
             write_summary(self._folder, summary)
@@ -192,6 +241,11 @@ class _Rank:
             {"sender": edge.sender, "receiver": edge.receiver, **statistics}
             for edge, statistics in zip(self._edges, found, strict=True)
         ]
+
+    def wake(self) -> None:
+        """Have the rank's own thread look for a failure in the one place where it waits for edges alone."""
+        if self._closes:
+            self._connections.wake()
 
     def abort(self) -> None:
         """Break every connection, so that no thread stays blocked. For a run that has failed."""
@@ -235,55 +289,28 @@ class _Rank:
         self._connections.wait_stopped()
         self._worker.take_delivered()
 
-    def _report(
-        self,
-        over: threading.Event,
-        interrupted: threading.Event,
-        on_status: Callable[[Sequence[StageStatus]], None],
-    ) -> None:
-        """Publish this rank's statuses, pass signals to the feed, and let rank 0 show everybody's."""
-        control = self._control.for_thread()
-        keys = [f"status/{index}" for index in range(self._prepared.num_stages)]
-        while not over.wait(_STATUS_PERIOD_S):
-            for status in self._session.statuses():
-                control.put(f"status/{status.stage}", asdict(status))
-            if interrupted.is_set():
-                control.put("interrupt", self._control.world.rank)
-            if self._feed is not None and control.has("interrupt"):
-                self._feed.interrupt()
-            if self._control.world.rank == 0:
-                on_status([StageStatus(**status) for status in control.gather(keys)])
+    def exchange(self, control: Control) -> None:
+        """Publish this rank's statuses, pass signals to the feed, and fetch everybody's for rank 0. For a thread."""
+        if not self._runs:
+            return
+        for status in self._session.statuses():
+            control.put(f"status/{status.stage}", asdict(status))
+        if self.interrupted.is_set():
+            control.put("interrupt", self._control.world.rank)
+        if self._feed is not None and control.has("interrupt"):
+            self._feed.interrupt()
+        if self._control.world.rank == 0:
+            keys = [f"status/{index}" for index in range(self._prepared.num_stages)]
+            self._statuses = [StageStatus(**status) for status in control.get_many(keys)]
 
-
-def _publish(
-    error: BaseException,
-    control: Control,
-    mailbox: Mailbox,
-    *,
-    folder: Path | None,
-) -> FailureRecord:
-    """Make the failure known everywhere; returns the first one. A lost connection may only be another's failure."""
-    if isinstance(error, LostEdge):
-        error = _wait_for_cause(error, mailbox)
-    if isinstance(error, RemoteFailure):
-        record = error.record
-    else:
-        own = FailureRecord.of(error, rank=control.world.rank)
-        record = control.fail(own)
-        if record == own and folder is not None:
-            write_error(folder, record)
-    control.wait_acknowledged(timeout_s=_LEAVE_AFTER_S)
-    return record
-
-
-def _wait_for_cause(error: BaseException, mailbox: Mailbox) -> BaseException:
-    """Give the rank that closed a connection half a second to say why."""
-    deadline_s = time.perf_counter() + 0.5
-    while (remaining_s := deadline_s - time.perf_counter()) > 0:
-        try:
-            delivery = mailbox.get(timeout=remaining_s)
-        except queue.Empty:
-            break
-        if isinstance(delivery, RemoteFailure):
-            return delivery
-    return error
+    def show(self, heartbeat: Heartbeat, on_status: Callable[[Sequence[StageStatus]], None]) -> None:
+        """Show what was fetched, and what the signs of life say. For another thread."""
+        silences, statuses = heartbeat.silences(), self._statuses
+        for status in statuses:
+            rank = self._placement[status.stage]
+            doing = heartbeat.doing(rank)
+            status.rank, status.silent_s = rank, silences.get(rank, 0.0)
+            at_it = doing is not None and doing.stage == status.stage and doing.for_s >= SILENT_AFTER_S
+            status.busy = str(doing) if at_it else ""
+        if statuses:
+            on_status(statuses)

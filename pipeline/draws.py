@@ -1,13 +1,14 @@
 """Where does a stage draw from the process-wide generators, as dropout does?
 
-A copy on the CPU is watched while it handles one real batch. What that does not show, a module or source may say of
-itself: `draws = True`.
+A copy on the CPU is watched while it handles one real batch. What that does not show (a later draw, an optimiser's),
+the module or the source may say of itself: `draws = True`.
 """
 
 from __future__ import annotations
 
-import sys
-from types import FrameType, TracebackType
+from collections.abc import Callable
+from functools import wraps
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -17,35 +18,50 @@ from pipeline.keyed import Phase
 
 __all__ = ["DrawWatch", "module_phases", "source_phases"]
 
-_LOOK = "get_state"
+_LOOKING = "get_rng_state"
+_PUTTING = ("manual_seed", "seed", "set_rng_state")
 
 
 class DrawWatch:
-    """Watches, inside a block, what is done with the process-wide CPU generator."""
+    """Watches, inside a block, what is done with the process-wide CPU generator.
+
+    Draws show in its state. Code that puts the generator into another state and then back (as `fork_rng` does) shows in
+    the calls only, so PyTorch's functions for that are counted meanwhile.
+    """
 
     def __init__(self) -> None:
         self.drew = False
         """Whether the block drew, or put the generator into another state, be it for a while only."""
         self.looked = False
         """Whether it asked for the generator's state."""
+        self._originals: list[tuple[Any, str, Callable[..., Any]]] = []
         self._calls: set[str] = set()
 
     def __enter__(self) -> DrawWatch:
         self._before = torch.default_generator.get_state()
-        self._profile = sys.getprofile()
-        sys.setprofile(self._note)  # draws show in the state; what is put back afterwards shows in the calls only
+        for place in (torch, torch.random):
+            for name in (_LOOKING, *_PUTTING):
+                original = getattr(place, name)
+                self._originals.append((place, name, original))
+                setattr(place, name, self._counted(name, original))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        sys.setprofile(self._profile)
-        self.looked = _LOOK in self._calls
-        self.drew = bool(self._calls - {_LOOK}) or not torch.equal(self._before, torch.default_generator.get_state())
+        for place, name, original in self._originals:
+            setattr(place, name, original)
+        self.looked = _LOOKING in self._calls
+        changed = not torch.equal(self._before, torch.default_generator.get_state())
+        self.drew = changed or not self._calls.isdisjoint(_PUTTING)
 
-    def _note(self, frame: FrameType, event: str, called: Any) -> None:
-        if event == "c_call" and getattr(called, "__self__", None) is torch.default_generator:
-            self._calls.add(called.__name__)
+    def _counted(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def called(*arguments: Any, **named: Any) -> Any:
+            self._calls.add(name)
+            return original(*arguments, **named)
+
+        return called
 
 
 def module_phases(module: nn.Module, forward: DrawWatch) -> tuple[Phase, ...]:
@@ -54,11 +70,12 @@ def module_phases(module: nn.Module, forward: DrawWatch) -> tuple[Phase, ...]:
     A forward that asks for the generator's state (as that of `torch.utils.checkpoint` does) will put it back into that
     state in its backward, to draw the same again.
     """
-    declared = _declares(module)
+    if _declares(module):
+        return ("forward", "evaluation", "backward", "update")
     phases: tuple[Phase, ...] = ()
-    if declared or forward.drew or any(map(_may_draw, module.modules())):
+    if forward.drew or any(map(_may_draw, module.modules())):
         phases += ("forward", "evaluation")
-    if declared or forward.looked:
+    if forward.looked:
         phases += ("backward",)
     return phases
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-__all__ = ["FileDigest", "find_damage", "make_folder_durable", "write_file"]
+__all__ = ["FileDigest", "find_damage", "make_folder_durable", "push_folder", "write_file"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +22,16 @@ class FileDigest:
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object]) -> FileDigest:
-    """Write a file under a temporary name, push it to the disk, and give it its own name last.
+    """Write a file under a temporary name, push its content to the disk, and give it its own name last.
+
+    The name itself is on the disk for sure once the folder was pushed, which suffices once for many files.
 
     Args:
         path: the file; its folder exists.
         write: writes the content, front to back, into what it is given.
 
     Raises:
-        OSError: it could not be written, or not be pushed to the disk; `filename` is `path`, and the temporary file is
-            gone.
+        OSError: it could not be written; `filename` is `path`, which is as it was, and the temporary file is gone.
     """
     temporary = path.with_name(f"{path.name}.tmp")
     digest = _Digesting()
@@ -41,7 +42,6 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> FileDigest:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _push_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -57,7 +57,16 @@ def make_folder_durable(folder: Path) -> None:
     if not folder.is_dir():
         make_folder_durable(folder.parent)
         folder.mkdir(exist_ok=True)
-        _push_folder(folder.parent)
+        push_folder(folder.parent)
+
+
+def push_folder(folder: Path) -> None:
+    """Let the names in a folder outlive a crash of the machine."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def find_damage(path: Path, expected: FileDigest) -> str | None:
@@ -100,12 +109,3 @@ class _Digesting:
 
     def flush(self) -> None:
         """What torch.save does at its end; the content is flushed when it is complete."""
-
-
-def _push_folder(folder: Path) -> None:
-    """Make the names in a folder outlive a crash of the machine."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,7 +7,11 @@ PipelineError
 └── RunError              found while running, exit code 1
     ├── StageFailure      a stage raised; carries stage, step and phase
     ├── NotFinite         a loss, gradient or parameter is NaN or infinite
+    ├── ReplayError       a recorded order that the stages cannot have followed
     ├── SaveFailure       something could not be written: the disk is full, or does not let us
+    ├── LostEdge          a connection between two stages broke
+    ├── LostRank          a rank has died, or has given no sign of life for too long
+    ├── LostStore         what the ranks tell one another failures by has died
     └── RemoteFailure     another rank failed first; carries its record
 """
 
@@ -15,7 +19,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,10 +31,13 @@ __all__ = [
     "ConfigurationError",
     "FailureRecord",
     "LostEdge",
+    "LostRank",
+    "LostStore",
     "NotFinite",
     "PartitionError",
     "PipelineError",
     "RemoteFailure",
+    "ReplayError",
     "RunError",
     "SaveFailure",
     "StageFailure",
@@ -62,6 +69,10 @@ class NotFinite(RunError):
     """A loss, gradient or parameter is NaN or infinite."""
 
 
+class ReplayError(RunError):
+    """A recorded order that the stages cannot have followed: it was damaged or changed."""
+
+
 class StageFailure(RunError):
     """A stage raised while it handled a message; the cause is chained."""
 
@@ -90,6 +101,7 @@ class SaveFailure(RunError):
 _ADVICE = {
     errno.ENOSPC: "Make room on that disk (keep_last says how many checkpoints are kept)",
     errno.EDQUOT: "Make room within your quota (keep_last says how many checkpoints are kept)",
+    errno.EFBIG: "Allow larger files there (ulimit -f)",
     errno.EACCES: "Allow writing there",
     errno.EPERM: "Allow writing there",
     errno.EROFS: "Allow writing there",
@@ -120,8 +132,9 @@ class FailureRecord:
 
     @staticmethod
     def of(error: BaseException, *, rank: int) -> FailureRecord:
-        """What `rank` has to say of an error of its own."""
+        """What `rank` has to say of an error of its own, or of the rank that it has lost."""
         where: dict[str, Any] = {name: getattr(error, name, None) for name in ("stage", "step", "phase")}
+        rank = error.rank if isinstance(error, LostRank) else rank
         message = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
         return FailureRecord(rank=rank, message=message, traceback="".join(format_exception(error)), **where)
 
@@ -138,6 +151,27 @@ class LostEdge(RunError):
             f"stage {stage} lost its connection to stage {gone} on rank {rank}: that process has died or was killed"
         )
         self.stage = gone
+
+
+class LostRank(RunError):
+    """A rank has died, or has given no sign of life for too long; another one says so."""
+
+    def __init__(self, what: str, *, rank: int, stages: Sequence[int]) -> None:
+        held = f"stage {stages[0]}" if len(stages) == 1 else f"stages {stages[0]} to {stages[-1]}"
+        super().__init__(f"the process of {held} {what}")
+        self.rank = rank
+        self.stage = stages[0]
+
+
+class LostStore(RunError):
+    """The store has died, or does not answer; without it nobody learns of a failure, so the run ends."""
+
+    def __init__(self, address: str, *, silent_s: float | None = None) -> None:
+        what = "has died or was killed" if silent_s is None else f"has not answered for {silent_s:.0f} s"
+        super().__init__(
+            f"the store at {address} is lost: the process that serves it (torchrun's agent; rank 0 without one) "
+            f"{what}, or the network to it is gone"
+        )
 
 
 class RemoteFailure(RunError):

@@ -81,10 +81,7 @@ class Execute(Protocol):
 
 @contextmanager
 def recording(session: Session, folder: Path | None) -> Iterator[None]:
-    """Inside the block a run takes place: a failure is written to error.json, and the session is closed at the end.
-
-    What fails after the first failure becomes a note of it.
-    """
+    """Inside the block a run takes place: the session is closed at the end, and a failure written to error.json."""
     try:
         with session:
             yield

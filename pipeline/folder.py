@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import subprocess
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ import torch
 
 from pipeline.errors import ConfigurationError, FailureRecord
 
-__all__ = ["RunRecord", "choose_folder", "commit", "make_folder", "read_record", "write_error"]
+__all__ = ["RunRecord", "choose_folder", "commit", "make_folder", "processor", "read_record", "write_error"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +59,17 @@ def choose_folder(*, config: str, name: str, runs_dir: str) -> Path:
     return folder
 
 
-def make_folder(folder: Path, record: RunRecord) -> None:
-    """Create a run's folder and write config.json, with the versions and the commit it runs at."""
-    folder.mkdir(parents=True)
+def make_folder(folder: Path, record: RunRecord, *, exist_ok: bool = False) -> None:
+    """Create a run's folder and write config.json, with the versions and the commit it runs at; the latter at once."""
+    folder.mkdir(parents=True, exist_ok=exist_ok)
     content = asdict(record) | {
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "machine": {"platform": platform.platform(), "processor": _processor()},
+        "machine": {"platform": platform.platform(), "processor": processor()},
         "commit": commit(),
     }
-    (folder / "config.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
+    path = folder / "config.json"
+    path.with_suffix(".tmp").write_text(json.dumps(content, indent=1, default=str) + "\n")
+    os.replace(path.with_suffix(".tmp"), path)
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -104,14 +107,15 @@ def commit() -> str | None:
     return head + ("+changes" if changes else "")
 
 
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout.strip()
-
-
-def _processor() -> str:
+def processor() -> str:
+    """The CPU's name, as far as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()

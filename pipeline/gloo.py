@@ -40,7 +40,7 @@ class GlooSender:
     Args:
         outgoing: the edge's frames.
         group: the edge's own process group, of the two ranks.
-        num_slots: frames that may be on their way before `send` waits for the oldest.
+        num_slots: frames that may be on their way before `send` waits for the oldest; at least two.
         failed: called from the thread with the exception that ended it.
     """
 
@@ -52,6 +52,7 @@ class GlooSender:
         num_slots: int,
         failed: Callable[[BaseException], None],
     ) -> None:
+        assert num_slots > 1, "the thread gives a slot back when it takes the next one"
         self._outgoing = outgoing
         self._group, self._peer = group, 1 - group.rank()
         self._failed = failed

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Literal, TypeAlias
 
 import torch
@@ -21,8 +21,6 @@ __all__ = ["Generators", "Phase", "generator", "key", "seeded", "undisturbed"]
 Phase: TypeAlias = Literal["forward", "evaluation", "estimate", "learn", "backward", "update"]
 """What a stage does that may draw: its module's forward, in training (also again, for a backward) and in evaluation;
 its source's estimate and learning; a backward through its module; its optimiser's step."""
-
-_SEEDED = ("forward", "evaluation", "estimate", "learn")
 
 
 def key(seed: int, name: str, step: int) -> int:
@@ -117,16 +115,17 @@ class Generators:
 
     @contextmanager
     def forked(self) -> Iterator[None]:
-        """For code that puts the generators into another state and back, as the building of a source does."""
-        if self._turns is None:
+        """For code that puts the generators into another state and back, as the building of a source does.
+
+        A source that draws from them without that draws the same in every run.
+        """
+        with nullcontext() if self._turns is None else self._turns.alone(self._waited):
+            seeded(self._seed, f"build/{self._stage}", 0, device=self._device)
             yield
-        else:
-            with self._turns.alone(self._waited):
-                yield
 
     def _start(self, phase: Phase, step: int) -> None:
-        if phase in _SEEDED:
-            seeded(self._seed, f"{phase}/{self._stage}", step, device=self._device)
+        name = "optimizer" if phase == "update" else phase  # `update` draws whether a stage learns from a step at all
+        seeded(self._seed, f"{name}/{self._stage}", step, device=self._device)
 
     def _is_to_be_checked(self, phase: Phase, step: int) -> bool:
         if phase not in self._checked:
@@ -142,8 +141,8 @@ class Generators:
             f"stage {self._stage} drew from PyTorch's process-wide generator in {phase} at step {step}, though it did "
             "not on the first batch (or something beside the stages drew, such as a thread that fetches data). "
             "With executor threads other stages draw from that generator meanwhile, so the numbers are not those of "
-            "the seed. Set `draws = True` on the module or source that draws, which then takes turns; let it draw "
-            "from a torch.Generator of its own; or use executor simulate or distributed."
+            "the seed. Set `draws = True` on the stage's module (on its source, if that draws), which then takes "
+            "turns; let it draw from a torch.Generator of its own; or use executor simulate or distributed."
         )
 
 

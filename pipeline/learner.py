@@ -37,6 +37,9 @@ from pipeline.weights import WeightVersions
 
 __all__ = ["Learner"]
 
+_ALIGNMENT = 64
+"""Bytes; of everything that PyTorch allocates, and of the tensors in a message between processes."""
+
 
 class Learner:
     """A stage's module, the source of the gradient at its output, and its optimiser.
@@ -225,9 +228,9 @@ class Learner:
         self.version = state["version"]
         self._num_syncs = state["num_syncs"]
 
-    def received(self, gradient: Payload) -> Payload:
-        """What came from another stage, on this one's device."""
-        return map_members(self._to_device, gradient)
+    def received(self, payload: Payload) -> Payload:
+        """What came from another stage, on this one's device, and laid out as if it had come through a wire."""
+        return map_members(lambda tensor: _packed(self._to_device(tensor)), payload)
 
     def check_finite(self) -> None:
         """Raise `NotFinite`, naming the parameter, if one is not finite."""
@@ -323,7 +326,7 @@ class Learner:
             self._built = True
 
     def _input(self, h: Payload, *, requires_grad: bool) -> Payload:
-        x = map_members(self._to_device, h)
+        x = map_members(self._to_device, h) if self._index == 0 else self.received(h)
         if requires_grad:
             for member in carriers(x):
                 member.requires_grad_()
@@ -335,3 +338,12 @@ class Learner:
     def _set_mode(self, *, training: bool) -> None:
         if self.module.training != training:
             self.module.train(training)
+
+
+def _packed(tensor: Tensor) -> Tensor:
+    """Dense and aligned, so that the bits of what is computed do not depend on whether it came from another process.
+
+    Kernels add in another order for other strides, and matrix products for addresses that are not aligned.
+    """
+    dense = tensor.reshape(-1).view(tensor.shape)
+    return dense if dense.data_ptr() % _ALIGNMENT == 0 else dense.clone()

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.durable import FileDigest, find_damage, write_file
+from pipeline.durable import FileDigest, find_damage, push_folder, write_file
 from pipeline.errors import CheckpointError
 
 __all__ = [
@@ -75,13 +75,15 @@ def saved_steps(checkpoints: Path) -> list[int]:
 
 
 def write_manifest(checkpoints: Path, manifest: Manifest) -> None:
-    """Make the checkpoint whole, once every stage's file is there.
+    """Make the checkpoint whole, once every stage's file is there; on return, it outlives a crash of the machine.
 
     Raises:
         OSError: it could not be written.
     """
+    folder = checkpoint_folder(checkpoints, manifest.step)
     text = json.dumps(asdict(manifest), indent=1)
-    write_file(checkpoint_folder(checkpoints, manifest.step) / MANIFEST, lambda file: file.write(text.encode()))
+    write_file(folder / MANIFEST, lambda file: file.write(text.encode()))
+    push_folder(folder)  # with the names of the stages' files, whose content is on the disk already
 
 
 def verify(folder: Path) -> Manifest:

@@ -16,7 +16,8 @@ from typing import Any, TextIO
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from pipeline.order import open_order
+from pipeline.conditions import Conditions
+from pipeline.order import OrderFile
 from pipeline.stage import Stage
 from pipeline.trace import Event
 
@@ -55,6 +56,12 @@ class StageStatus:
     dropped_share: float = 0.0
     """Of its time: forwards whose output the stage above dropped. The rest is fresh work."""
     staleness: float | None = None
+    rank: int = 0
+    """Where it lives."""
+    silent_s: float = 0.0
+    """Since that rank's last sign of life; 0 unless this is longer than it should be."""
+    busy: str = ""
+    """What it has been doing for a while, as `busy in forward of step 17 for 12 s`; empty: nothing for long."""
 
 
 @dataclass
@@ -106,7 +113,9 @@ class StageMonitor:
         self._metrics = self._trace = self._order = None
         self._writer = None
         if folder is not None:
-            self._order = open_order(folder, stage.index, since=since)
+            conditions = Conditions.here(folder, stage.device)
+            self._order = OrderFile(folder, stage.index, since=since, conditions=conditions)
+            self._recorder.write_order(self._order.add)
             self._metrics = _open(folder / "metrics" / f"stage-{stage.index}.jsonl", since=since)
             self._trace = _open(folder / "trace" / f"stage-{stage.index}.jsonl", since=since)
             self._writer = SummaryWriter(str(folder / "tensorboard" / f"stage-{stage.index}"), purge_step=since or None)
@@ -125,10 +134,6 @@ class StageMonitor:
         if self._trace is not None:
             self._trace.writelines(_trace_line(event, self.stage.index) for event in events)
             self._trace.flush()
-        order = self._recorder.take_order()
-        if self._order is not None:
-            self._order.writelines(f"{message}\n" for message in order)
-            self._order.flush()
         step = max((event.step for event in events), default=self.status.step)
         single = self._collect()
         self._update_status(step, events)
@@ -171,6 +176,11 @@ class StageMonitor:
             "wait_s": totals.wait_s,
             "dropped_s": totals.dropped_s,
             "overhead_s": totals.overhead_s,
+            "operation_s": {
+                name: totals.seconds[name] / count
+                for name, count in totals.operations.items()
+                if name in totals.seconds
+            },
             "staleness_mean": self._means["staleness"].mean,
             "staleness_max": self._means["staleness"].largest if self._means["staleness"].count else None,
             "staleness_counts": {str(int(value)): n for value, n in sorted(self._staleness.items())},

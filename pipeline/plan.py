@@ -35,6 +35,9 @@ class StagePlan:
 
     index: int
     num_parameters: int
+    parameter_bytes: int
+    input_bytes: int
+    """Of what enters it with one microbatch."""
     forward_flops: int
     """For the batch; matrix products and convolutions only."""
     activation_bytes: int
@@ -46,6 +49,8 @@ class StagePlan:
     source: str
     source_parameters: int
     """What the source adds to the network's own parameters."""
+    source_acts: bool
+    """Whether it gives a gradient at all; a stage whose source does not learns at sync steps only."""
     modifies_input: bool
     """Whether the module writes into its input; the runtime then gives it a copy."""
     draws: tuple[Phase, ...]
@@ -80,13 +85,16 @@ def survey(cut: Partition, sources: Sequence[GradientSource], batch: Batch, *, s
                 StagePlan(
                     index=index,
                     num_parameters=sum(p.numel() for p in module.parameters()),
+                    parameter_bytes=sum(p.numel() * p.element_size() for p in module.parameters()),
+                    input_bytes=_num_bytes(given),
                     forward_flops=trial.flops,
                     held_bytes=trial.held_bytes,
-                    activation_bytes=sum(m.numel() * m.element_size() for m in as_tuple(h) if m is not None),
+                    activation_bytes=_num_bytes(h),
                     input_shapes=_shapes(given),
                     output_shapes=_shapes(h),
                     source=type(sources[index]).__name__,
                     source_parameters=source.num_parameters,
+                    source_acts=source.acts,
                     modifies_input=trial.modifies_input,
                     draws=(*trial.draws, *source.draws),
                 )
@@ -216,6 +224,8 @@ class _SourceTrial:
     """What a copy of the source has shown."""
 
     num_parameters: int
+    acts: bool
+    """Whether it gives a gradient."""
     draws: tuple[Phase, ...]
 
 
@@ -247,6 +257,7 @@ def _try_source(source: GradientSource, index: int, h: Payload, *, target: Tenso
             )
     return _SourceTrial(
         num_parameters=sum(p.numel() for p in trial.parameters()) if isinstance(trial, nn.Module) else 0,
+        acts=gradient is not None,
         draws=source_phases(trial, estimate=estimating, learn=learning),
     )
 
@@ -273,6 +284,10 @@ def _equal(a: Payload, b: Payload) -> bool:
     return len(as_tuple(a)) == len(as_tuple(b)) and all(
         p is not None and q is not None and p.shape == q.shape and torch.equal(p, q) for p, q in pairs
     )
+
+
+def _num_bytes(h: Payload) -> int:
+    return sum(m.numel() * m.element_size() for m in as_tuple(h) if m is not None)
 
 
 def _shapes(h: Payload) -> tuple[str, ...]:

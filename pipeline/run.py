@@ -9,6 +9,8 @@ import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -41,6 +43,7 @@ __all__ = [
     "prepare",
     "prepare_outlined",
     "resumes_exactly",
+    "stage_settings",
 ]
 
 _CPU = torch.device("cpu")
@@ -87,7 +90,12 @@ class Prepared:
         """Processes of the distributed executor."""
         return self.config.num_ranks or self.num_stages
 
-    @property
+    @cached_property
+    def waits(self) -> list[bool]:
+        """Per boundary, whether every step of the stage below waits for the gradient."""
+        return _waits(self.sources)
+
+    @cached_property
     def bounds(self) -> list[int]:
         """Per boundary, the bound on the microbatches in flight.
 
@@ -155,25 +163,6 @@ def build_stage(
     device = device or _CPU
     module = prepared.cut.stages[index].to(device)
     names = prepared.cut.names(index)
-    bounds = prepared.bounds
-    defers = config.prefer == "activations" and config.stash == "hold"
-    cadences = [Periodic(period) for period in per_stage(config.cadence, num_stages, name="cadence")]
-    settings = StageSettings(
-        index=index,
-        num_stages=num_stages,
-        seed=config.seed,
-        sync=config.sync,
-        cadence=cadences[index],
-        cadences_below=tuple(cadences[:index]) if config.stash == "hold" else (),
-        update_probability=UpdateProbability(
-            per_stage(config.update_probability, num_stages, name="update_probability")[index]
-        ),
-        max_in_flight=[*bounds, bounds[-1] if defers and bounds else 1][index],
-        stash=config.stash,
-        most_staleness=config.max_staleness if config.at_max_staleness == "drop" else None,
-        defers=defers,
-        check_every=config.check_every,
-    )
     updater = Updater(
         {names[name]: parameter for name, parameter in module.named_parameters()},
         optimizer=per_stage(config.optimizer, num_stages, name="optimizer")[index],
@@ -203,7 +192,31 @@ def build_stage(
         measure_every=config.measure_every,
         stash=config.stash,
     )
-    return Stage(learner, settings=settings, recorder=recorder)
+    return Stage(learner, settings=stage_settings(prepared, index), recorder=recorder)
+
+
+def stage_settings(prepared: Prepared, index: int) -> StageSettings:
+    """How stage `index` behaves."""
+    config, num_stages, bounds = prepared.config, prepared.num_stages, prepared.bounds
+    defers = config.prefer == "activations" and config.stash == "hold"
+    periods = per_stage(config.cadence, num_stages, name="cadence")
+    probabilities = per_stage(config.update_probability, num_stages, name="update_probability")
+    is_last = index == num_stages - 1
+    bound = bounds[min(index, len(bounds) - 1)] if bounds and (defers or not is_last) else 1
+    return StageSettings(
+        index=index,
+        num_stages=num_stages,
+        seed=config.seed,
+        sync=config.sync,
+        cadence=Periodic(periods[index]),
+        cadences_below=tuple(map(Periodic, dict.fromkeys(periods[:index]))) if config.stash == "hold" else (),
+        update_probability=UpdateProbability(probabilities[index]),
+        max_in_flight=bound,
+        stash=config.stash,
+        most_staleness=config.max_staleness if config.at_max_staleness == "drop" else None,
+        defers=defers,
+        check_every=config.check_every,
+    )
 
 
 def make_inbox(prepared: Prepared, index: int) -> Inbox:
@@ -312,7 +325,8 @@ def _bounds(config: Config, sources: Sequence[GradientSource]) -> list[int]:
     if config.arrival == "ready":
         return bounds
     late_syncs = config.stash != "hold" and config.syncs
-    return [min(bounds[: i + 1]) if waits[i] or late_syncs else bound for i, bound in enumerate(bounds)]
+    least = accumulate(bounds, min)
+    return [low if wait or late_syncs else bound for low, wait, bound in zip(least, waits, bounds, strict=True)]
 
 
 def _check_ranks(num_ranks: int | None, num_stages: int) -> None:

@@ -14,61 +14,25 @@ from __future__ import annotations
 
 import array
 import contextlib
-import mmap
 import os
-import secrets
 import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from pipeline.edge import EdgeStatistics
-from pipeline.errors import RunError
 from pipeline.frames import Frame, Incoming, Outgoing
 from pipeline.messages import Message
+from pipeline.ring import Ring
 from pipeline.staging import Landing, copy_members
-from pipeline.wire import HEADER_BYTES, Header, Schema
+from pipeline.unix_socket import shut_down
+from pipeline.wire import HEADER_BYTES, Header
 
-__all__ = ["Listener", "SharedIntake", "SharedSender", "connect"]
+__all__ = ["SharedIntake", "SharedSender"]
 
 _COUNT = struct.Struct("<I")
-_CREDENTIALS = struct.Struct("3i")
-
-
-class Listener:
-    """Where the sending end finds the receiving one: a name in the kernel's abstract namespace, which is no file."""
-
-    def __init__(self) -> None:
-        self.address = f"dni/{secrets.token_hex(16)}"
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.bind(f"\0{self.address}")
-        self._socket.listen(1)
-
-    def wait_connected(self) -> socket.socket:
-        """The connection to the sending end.
-
-        Raises:
-            RunError: a process of another user has connected.
-        """
-        connection, _ = self._socket.accept()
-        self._socket.close()
-        _check_user(connection)
-        return connection
-
-
-def connect(address: str) -> socket.socket:
-    """The connection to the receiving end that listens at `address`; made at once, whether or not it is accepted yet.
-
-    Raises:
-        RunError: a process of another user listens there.
-    """
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.connect(f"\0{address}")
-    _check_user(connection)
-    return connection
 
 
 class SharedSender:
@@ -93,7 +57,7 @@ class SharedSender:
         self._socket = connection
         self._num_slots = num_slots
         self._failed = failed
-        self._ring: _Ring | None = None
+        self._ring: Ring | None = None
         self._num_taken = 0
         self._num_waits = 0
         self._is_lost = False
@@ -128,7 +92,7 @@ class SharedSender:
 
     def abort(self) -> None:
         """Break the connection: both ends' blocked calls end."""
-        _shut_down(self._socket)
+        shut_down(self._socket)
 
     def statistics(self) -> EdgeStatistics:
         """What has been sent."""
@@ -161,7 +125,7 @@ class SharedSender:
         try:
             slot_bytes = 1 << (frame.announced_bytes - 1).bit_length()  # pages that are never touched take no memory
             os.ftruncate(descriptor, self._num_slots * slot_bytes)
-            self._ring = _Ring(descriptor, self._num_slots)
+            self._ring = Ring(descriptor, self._num_slots)
             socket.send_fds(self._socket, [text], [descriptor])
         finally:
             os.close(descriptor)
@@ -195,7 +159,7 @@ class SharedIntake:
         self._socket = connection
         self._num_slots = num_slots
         self._landing = landing
-        self._ring: _Ring | None = None
+        self._ring: Ring | None = None
         self._num_unsaid = 0
 
     def wait_message(self) -> Message:
@@ -210,7 +174,7 @@ class SharedIntake:
 
     def abort(self) -> None:
         """Break the connection: both ends' blocked calls end."""
-        _shut_down(self._socket)
+        shut_down(self._socket)
 
     def close(self) -> None:
         """Let go of the ring and the connection."""
@@ -232,7 +196,7 @@ class SharedIntake:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 (descriptor,) = array.array("i", content)
                 try:
-                    self._ring = _Ring(descriptor, self._num_slots)
+                    self._ring = Ring(descriptor, self._num_slots)
                 finally:
                     os.close(descriptor)
         return _whole(data, num_bytes)
@@ -249,35 +213,6 @@ class SharedIntake:
             self._num_unsaid = 0
 
 
-class _Ring:
-    """Slots of equal size in a segment that both ends have mapped; unmapped with the last tensor in it."""
-
-    def __init__(self, descriptor: int, num_slots: int) -> None:
-        self.slot_bytes = os.fstat(descriptor).st_size // num_slots
-        memory = torch.frombuffer(mmap.mmap(descriptor, num_slots * self.slot_bytes), dtype=torch.uint8)
-        self._slots = [_Slot(memory[i * self.slot_bytes :][: self.slot_bytes]) for i in range(num_slots)]
-
-    def slot(self, sequence: int) -> _Slot:
-        """Where the payload of frame `sequence` lies."""
-        return self._slots[sequence % len(self._slots)]
-
-
-class _Slot:
-    """Memory of one payload at a time."""
-
-    def __init__(self, memory: Tensor) -> None:
-        self._memory = memory
-        self._layout = (-1, 0)
-        self._members: Sequence[Tensor | None] = ()
-
-    def members(self, schema: Schema, layout: int, num_samples: int) -> Sequence[Tensor | None]:
-        """Where the tensors of the payload lie. Consecutive payloads are mostly alike, so the views are kept."""
-        if self._layout != (layout, num_samples):
-            self._layout = layout, num_samples
-            self._members = schema.views(self._memory, num_samples)
-        return self._members
-
-
 def _announcement(frame: Frame) -> bytes:
     (text,) = frame.tensors
     assert text is not None
@@ -292,20 +227,3 @@ def _whole(data: bytes, count: int) -> bytes:
     if len(data) < count:
         raise ConnectionResetError("the connection has ended")
     return data
-
-
-def _check_user(connection: socket.socket) -> None:
-    """Anybody on the host may use an abstract name, so who it is is asked of the kernel."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    process, user, _ = _CREDENTIALS.unpack(raw)
-    if user != os.geteuid():
-        connection.close()
-        raise RunError(
-            f"both ends of an edge in shared memory must be of one user, here {os.geteuid()}; the other end is process "
-            f"{process} of user {user}. Run all ranks as one user, or set transport to gloo."
-        )
-
-
-def _shut_down(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it was closed already, or the other end is gone
-        connection.shutdown(socket.SHUT_RDWR)

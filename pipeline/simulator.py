@@ -1,44 +1,27 @@
 """What happens when every stage has its own device, played on one thread in virtual time?
 
-The stages are the real ones and do the real mathematics; only the time is made up, by a cost model. The same
-configuration gives the same trace on every machine.
+The stages are the real ones; what they compute may be real, too, or only take time (`pipeline.timed`). Time is made up,
+by a cost model. Every message arrives at its time, queues drop what is too much at that time, and a stage that is free
+takes what has arrived; so the same configuration gives the same trace on every machine.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from itertools import islice
 
 from pipeline.arrival import Inbox
 from pipeline.clock import VirtualClock
+from pipeline.costs import CostModel
+from pipeline.links import Links
 from pipeline.messages import Drain, Message, Send
 from pipeline.stage import Stage
 
-__all__ = ["CostModel", "simulate"]
+__all__ = ["simulate"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class CostModel:
-    """Virtual seconds for each operation of every stage and for each message between two stages."""
-
-    forward_s: float = 1.0
-    backward_s: float = 2.0
-    """The estimate included."""
-    learn_s: float = 0.5
-    update_s: float = 0.1
-    message_s: float = 0.01
-
-    def operation_s(self, stage: int, operation: str) -> float:
-        """The cost of `F`, `R` (forward again), `B`, `L` or `U`; all stages are alike."""
-        costs = {
-            "F": self.forward_s,
-            "R": self.forward_s,
-            "B": self.backward_s,
-            "L": self.learn_s,
-            "U": self.update_s,
-        }
-        return costs[operation]
+_MOST_DESCRIBED = 8
+"""Stages that the message of a deadlock describes."""
 
 
 def simulate(
@@ -65,51 +48,115 @@ def simulate(
     Returns:
         The virtual time at which the last stage finished.
     """
-    free_at_s = [0.0] * len(stages)
-    exhausted = False
-    while not all(stage.finished for stage in stages):
-        first = stages[0]
-        if not exhausted and not inboxes[0].below and first.accepts_activation:
-            message = next(messages, None)
-            exhausted = message is None
-            if message is not None:
-                inboxes[0].put_below(message)
-        index, queue, start_s = _next_turn(stages, inboxes, free_at_s)
-        stage = stages[index]
-        _, message = queue.popleft()
-        clock.time_s = start_s
-        stage.recorder.waited(start_s - free_at_s[index])
-        for send in stage.work(message):
-            _deliver(stages, inboxes, send, sender=index, costs=costs, now_s=clock.time_s)
+    simulation = _Simulation(stages, messages, inboxes=inboxes, clock=clock, costs=costs)
+    for stage in simulation.turns():
         if (drain := stage.drained) is not None:
             on_drained(stage, drain)
             stage.resume()
-        free_at_s[index] = clock.time_s
         on_turn(stage)
-    return max(free_at_s)
+    return simulation.end_s
 
 
-def _next_turn(
-    stages: Sequence[Stage], inboxes: Sequence[Inbox], free_at_s: Sequence[float]
-) -> tuple[int, deque[tuple[float, Message]], float]:
-    """The stage that can start earliest (the lower one of two), its queue and the start."""
-    best: tuple[float, int, deque[tuple[float, Message]]] | None = None
-    for index, (stage, inbox) in enumerate(zip(stages, inboxes, strict=True)):
-        for queue in inbox.open(stage):
-            start_s = max(free_at_s[index], queue[0][0])
-            if best is None or start_s < best[0]:
-                best = (start_s, index, queue)
-    assert best is not None, f"no stage can go on: {[i.describe(s) for s, i in zip(stages, inboxes, strict=True)]}"
-    start_s, index, queue = best
-    return index, queue, start_s
+class _Simulation:
+    """The messages on their way, and when each stage is free.
 
+    On the heap: (time, number, stage, message, whether it comes from below); the number keeps the order of what happens
+    at the same time. Without a message the stage is to look whether it can go on.
+    """
 
-def _deliver(
-    stages: Sequence[Stage], inboxes: Sequence[Inbox], send: Send, *, sender: int, costs: CostModel, now_s: float
-) -> None:
-    arrived_s = now_s + (costs.message_s if send.to != sender else 0.0)
-    if send.to <= sender:
-        inboxes[send.to].put_above(send.message, arrived_s=arrived_s)
-    elif dropped := inboxes[send.to].put_below(send.message, arrived_s=arrived_s):
-        for answer in stages[send.to].drop(dropped):
-            _deliver(stages, inboxes, answer, sender=send.to, costs=costs, now_s=arrived_s)
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        messages: Iterator[Message],
+        *,
+        inboxes: Sequence[Inbox],
+        clock: VirtualClock,
+        costs: CostModel,
+    ) -> None:
+        self._stages, self._inboxes = stages, inboxes
+        self._feed: Iterator[Message] | None = messages
+        self._clock = clock
+        self._links = Links(costs, num_stages=len(stages))
+        self._free_at_s = [0.0] * len(stages)
+        self._number = 0
+        self._heap: list[tuple[float, int, int, Message | None, bool]] = []
+
+    @property
+    def end_s(self) -> float:
+        """When the last stage was done."""
+        return max(self._free_at_s)
+
+    def turns(self) -> Iterator[Stage]:
+        """Let every stage take its turns in the order of time; yields each before it is free again."""
+        self._push(0.0, 0, None)
+        while self._heap:
+            now_s = self._heap[0][0]
+            for index in self._arrive(now_s):
+                if self._starts(index, now_s):
+                    yield self._stages[index]
+                    self._free_at_s[index] = self._clock.time_s
+                    self._push(self._clock.time_s, index, None)
+        stuck = [index for index, stage in enumerate(self._stages) if not stage.finished]
+        assert not stuck, f"no stage can go on: {self._describe(stuck)}"
+
+    def _arrive(self, now_s: float) -> list[int]:
+        """Put everything that arrives now into the inboxes; the stages that may go on, in order."""
+        self._clock.time_s = now_s
+        concerned = set()
+        while self._heap and self._heap[0][0] == now_s:
+            _, _, index, message, from_below = heapq.heappop(self._heap)
+            concerned.add(index)
+            if message is None:
+                continue
+            if not from_below:
+                self._inboxes[index].put_above(message, arrived_s=now_s)
+            elif dropped := self._inboxes[index].put_below(message, arrived_s=now_s):
+                for answer in self._stages[index].drop(dropped):
+                    self._send(answer, sender=index)
+        return sorted(concerned)
+
+    def _starts(self, index: int, now_s: float) -> bool:
+        """Let a stage handle the message whose turn it is, if it is free, awake, and there is one."""
+        if self._free_at_s[index] > now_s:
+            return False
+        self._clock.time_s = now_s
+        awake_s = self._clock.awake_s(index)
+        if awake_s > now_s:
+            self._push(awake_s, index, None)
+            return False
+        message = self._next_message(index)
+        if message is None:
+            return False
+        stage = self._stages[index]
+        stage.recorder.waited(now_s - self._free_at_s[index])
+        for send in stage.work(message):
+            self._send(send, sender=index)
+        return True
+
+    def _next_message(self, index: int) -> Message | None:
+        stage, inbox = self._stages[index], self._inboxes[index]
+        if index == 0 and self._feed is not None and not inbox.below and stage.accepts_activation:
+            entering = next(self._feed, None)
+            if entering is None:
+                self._feed = None
+            else:
+                inbox.put_below(entering, arrived_s=self._clock.time_s)
+        queue = inbox.turn(stage)
+        return None if queue is None else queue.popleft()[1]
+
+    def _send(self, send: Send, *, sender: int) -> None:
+        arrival_s = self._links.arrival_s(send.message, sender=sender, to=send.to, now_s=self._clock.time_s)
+        self._push(arrival_s, send.to, send.message, from_below=send.to > sender)
+
+    def _push(self, time_s: float, index: int, message: Message | None, *, from_below: bool = False) -> None:
+        self._number += 1
+        heapq.heappush(self._heap, (time_s, self._number, index, message, from_below))
+
+    def _describe(self, stuck: Sequence[int]) -> str:
+        """The state of the stages that have not finished, a line's worth each."""
+        lines = []
+        for index in islice(stuck, _MOST_DESCRIBED):
+            stage, inbox = self._stages[index], self._inboxes[index]
+            lines.append(inbox.describe(stage))
+        more = len(stuck) - len(lines)
+        return "; ".join(lines) + (f"; and {more} stages more" if more > 0 else "")

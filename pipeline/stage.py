@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,70 +25,11 @@ from pipeline.errors import NotFinite, StageFailure
 from pipeline.evaluation import Tally
 from pipeline.keyed import generator
 from pipeline.messages import Activation, Drain, Gradient, Message, Payload, Send, Stop
+from pipeline.stage_learner import StageLearner
 from pipeline.stash import Forwarded, Stash, StashPolicy
-from pipeline.trace import Recorder
+from pipeline.trace import Recorder, notation
 
-__all__ = ["Stage", "StageLearner", "StageSettings"]
-
-
-class StageLearner(Protocol):
-    """What a stage asks of its learner: the mathematics of one microbatch, and what is to be kept of it all."""
-
-    @property
-    def module(self) -> nn.Module:
-        """The stage's part of the model."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where it runs."""
-
-    @property
-    def phase(self) -> str:
-        """What is being done, for the message of a failure."""
-
-    @property
-    def version(self) -> int:
-        """Steps in which any block was applied."""
-
-    @property
-    def waits(self) -> bool:
-        """Whether every step waits for the gradient from above, because the source makes its own of it."""
-
-    def forward(self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool) -> Forwarded:
-        """Run the module; what to keep of it."""
-
-    def evaluate(self, message: Activation) -> Forwarded:
-        """Run the module in evaluation mode."""
-
-    def loss_sum(self, entry: Forwarded) -> float:
-        """The loss of an evaluation batch, summed over its samples."""
-
-    def received(self, gradient: Payload) -> Payload:
-        """What came from another stage, on this one's device."""
-
-    def backward_from_source(self, entry: Forwarded) -> Payload | None:
-        """Pull back what the source says; dL/dx, or None if nothing is learned."""
-
-    def backward_from_above(self, entry: Forwarded, gradient: Payload) -> tuple[Payload | None, bool]:
-        """Pull back what came from above; dL/dx or None, and whether the gradient was used as it came."""
-
-    def learn_source(self, entry: Forwarded, gradient: Payload) -> None:
-        """Let the source learn."""
-
-    def update(self, step: int) -> None:
-        """Apply what has been accumulated."""
-
-    def check_finite(self) -> None:
-        """Raise `NotFinite` if a parameter is not finite."""
-
-    def named_tensors(self) -> dict[str, Tensor]:
-        """The module's parameters and buffers under their global names."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that was learned, under global names."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the learner that `state` was taken from."""
+__all__ = ["Stage", "StageSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +71,10 @@ class Stage:
     def __init__(self, learner: StageLearner, *, settings: StageSettings, recorder: Recorder) -> None:
         self.learner = learner
         self.settings = settings
+        self.index = settings.index
+        """Position in the network, from 0."""
+        self.is_last = settings.index == settings.num_stages - 1
+        """Whether the loss is this stage's source."""
         self.recorder = recorder
         self.stopping = False
         self.stash = Stash(settings.stash)
@@ -154,16 +99,6 @@ class Stage:
     def device(self) -> torch.device:
         """Where it runs."""
         return self.learner.device
-
-    @property
-    def index(self) -> int:
-        """Position in the network, from 0."""
-        return self.settings.index
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the loss is this stage's source."""
-        return self.index == self.settings.num_stages - 1
 
     @property
     def in_flight(self) -> int:
@@ -207,7 +142,7 @@ class Stage:
         Raises:
             StageFailure: whatever went wrong, with stage, step and phase; the cause is chained.
         """
-        self.recorder.handles(_notation(message))
+        self.recorder.handles(notation(message))
         try:
             match message:
                 case Activation(training=True):
@@ -409,16 +344,3 @@ class Stage:
 
     def _pass_on(self, message: Drain | Stop) -> list[Send]:
         return [] if self.is_last else [Send(self.index + 1, message)]
-
-
-def _notation(message: Message) -> str:
-    """The message as the recorder notes it."""
-    match message:
-        case Activation(step=step, training=training):
-            return f"A{step}" if training else f"E{step}"
-        case Gradient(step=step):
-            return f"G{step}"
-        case Drain(step=step, save=save, finish=finish):
-            return f"D{step}{'s' * save}{'f' * finish}"
-        case Stop(step=step):
-            return f"Z{step}"

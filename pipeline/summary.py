@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import ConfigurationError
 from pipeline.run import Prepared, resumes_exactly
 
-__all__ = ["summarize", "write_summary"]
+__all__ = ["read_stages", "summarize", "write_summary"]
 
 
 def summarize(
@@ -22,6 +23,7 @@ def summarize(
     start: int,
     stopped_at: int,
     wall_s: float,
+    restarts: int = 0,
 ) -> dict[str, Any]:
     """The content of summary.json.
 
@@ -34,6 +36,7 @@ def summarize(
         start: the step this session began at.
         stopped_at: the step it ended before.
         wall_s: seconds of this session.
+        restarts: times that torchrun started all ranks again before this session.
 
     Returns:
         Fractions for accuracy and error; None where something has no meaning.
@@ -48,6 +51,7 @@ def summarize(
         "world_size": world_size,
         "steps": stopped_at,
         "resumed_at": start,
+        "restarts": restarts,
         "samples": samples,
         "wall_s": wall_s,
         "samples_per_s": samples / wall_s,
@@ -65,3 +69,18 @@ def summarize(
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write summary.json."""
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def read_stages(run: Path) -> list[dict[str, Any]]:
+    """The stages' entries in the summary.json of a finished run.
+
+    Raises:
+        ConfigurationError: there is none, or it cannot be read.
+    """
+    path = run / "summary.json"
+    try:
+        return [dict(stage) for stage in json.loads(path.read_text())["stages"]]
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"there is no {path}; name the folder of a finished run.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {type(error).__name__}: {error}.") from error

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ from pipeline.executor import OnStatus, Result, concluded, recording, unseen
 from pipeline.feed import Feed
 from pipeline.keyed import undisturbed
 from pipeline.messages import Message, Send
+from pipeline.placement import device_of
 from pipeline.run import Prepared, build_stage, make_feed, make_inbox
 from pipeline.session import Session, on_signals, threads
 from pipeline.stage import Stage
@@ -32,16 +34,9 @@ from pipeline.streams import arrive, depart, own_streams, settle
 from pipeline.turns import Turns
 from pipeline.worker import Mailbox, Worker
 
-__all__ = ["place_on_devices", "run_threaded"]
+__all__ = ["run_threaded"]
 
 _STATUS_PERIOD_S = 0.4
-
-
-def place_on_devices(num_stages: int, wanted: str) -> list[torch.device]:
-    """The device of each stage: the GPUs in turn, if there are any and they are wanted."""
-    if wanted == "cpu" or not torch.cuda.is_available():
-        return [torch.device("cpu")] * num_stages
-    return [torch.device("cuda", stage % torch.cuda.device_count()) for stage in range(num_stages)]
 
 
 def run_threaded(
@@ -55,7 +50,7 @@ def run_threaded(
     """Run with a thread per stage; see `Execute`. `on_status` is called on the calling thread."""
     config = prepared.config
     clock, turns = WallClock(), Turns()
-    devices = place_on_devices(prepared.num_stages, config.device)
+    devices = [device_of(config.device, local_rank=index) for index in range(prepared.num_stages)]
     with threads(config.num_threads), undisturbed():
         stages = [
             build_stage(prepared, index, clock=clock, device=device, turns=turns)
@@ -68,6 +63,7 @@ def run_threaded(
             crew = _Crew(prepared, stages, session=session, messages=_in_turn(feed, turns, stages[0]), clock=clock)
             crew.run(lambda: on_status(session.statuses()))
             settle(devices)
+        _warn_if(turns.suspicious)
     return concluded(prepared, session, feed, folder=folder)
 
 
@@ -194,6 +190,15 @@ class _Crew:
 
 class _Stopped(BaseException):
     """The run is over for this worker."""
+
+
+def _warn_if(suspicious: bool) -> None:
+    if suspicious:
+        warnings.warn(
+            "something drew from PyTorch's process-wide generator out of turn, and the run was over before it was "
+            "known what: what stages drew (dropout) may not be what they draw in another executor.",
+            stacklevel=3,
+        )
 
 
 def _wait_all(crew: Sequence[threading.Thread]) -> None:

@@ -11,12 +11,27 @@ activation, `G0` a gradient, `X0` an activation that was dropped, `E0` one of an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.clock import Clock
+from pipeline.messages import Activation, Drain, Gradient, Message, Stop
 
-__all__ = ["Event", "Recorder", "Totals"]
+__all__ = ["Event", "Recorder", "Totals", "notation"]
+
+
+def notation(message: Message) -> str:
+    """A message that is handled, as the order has it."""
+    match message:
+        case Activation(step=step, training=training):
+            return f"A{step}" if training else f"E{step}"
+        case Gradient(step=step):
+            return f"G{step}"
+        case Drain(step=step, save=save, finish=finish):
+            return f"D{step}{'s' * save}{'f' * finish}"
+        case Stop(step=step):
+            return f"Z{step}"
 
 
 class Event(NamedTuple):
@@ -71,7 +86,7 @@ class Recorder:
         self.totals = Totals()
         self._start_s = 0.0
         self._events: list[Event] = []
-        self._order: list[str] = []
+        self._write_order: Callable[[str], object] = lambda message: None
         self._values: list[tuple[str, int, float]] = []
 
     def begin(self) -> None:
@@ -89,9 +104,13 @@ class Recorder:
         self._events.append(Event(operation, step, self._start_s, end_s, version, reach))
         return elapsed_s
 
+    def write_order(self, write: Callable[[str], object]) -> None:
+        """Tell `write` of each message from now on, before it is handled: a crash leaves the culprit written down."""
+        self._write_order = write
+
     def handles(self, message: str) -> None:
         """The stage begins to handle a message, in the notation of the order."""
-        self._order.append(message)
+        self._write_order(message)
 
     def end_untraced(self, name: str) -> None:
         """What `begin` started has ended; it counts as `name`, not as the stage's work, and leaves no event."""
@@ -122,11 +141,6 @@ class Recorder:
         """The events since the last call."""
         events, self._events = self._events, []
         return events
-
-    def take_order(self) -> list[str]:
-        """The messages handled since the last call."""
-        order, self._order = self._order, []
-        return order
 
     def take_values(self) -> list[tuple[str, int, float]]:
         """The scalars, as (name, step, value), since the last call."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.clock import VirtualClock
 from pipeline.config import Config, Data, Executor
+from pipeline.costs import virtual_clock
 from pipeline.errors import ConfigurationError
 from pipeline.executor import Execute, OnStatus, Result, concluded, recording, unseen
 from pipeline.feed import Batch
@@ -88,7 +88,8 @@ def run_simulated(
 ) -> Result:
     """Run on one thread in virtual time; see `Execute`."""
     config = prepared.config
-    clock = VirtualClock(config.costs.operation_s)
+    costs = config.costs.with_bytes([plan.activation_bytes for plan in prepared.plans[:-1]])
+    clock = virtual_clock(costs, num_stages=prepared.num_stages)
     device = choose_device(config.device)
     with threads(config.num_threads), undisturbed():
         stages = [build_stage(prepared, i, clock=clock, device=device) for i in range(prepared.num_stages)]
@@ -105,7 +106,7 @@ def run_simulated(
                 feed.messages(),
                 inboxes=[make_inbox(prepared, index) for index in range(prepared.num_stages)],
                 clock=clock,
-                costs=config.costs,
+                costs=costs,
                 on_drained=session.drained,
                 on_turn=look,
             )

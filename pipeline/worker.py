@@ -10,6 +10,7 @@ import queue
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
+from pipeline.activity import Activity
 from pipeline.arrival import Inbox
 from pipeline.clock import Clock
 from pipeline.messages import Message, Send, Stop
@@ -37,6 +38,7 @@ class Worker:
         route: where what one stage sends another goes.
         messages: what enters the first stage, if it is here.
         arrive: called on this thread with every message just before it is handled.
+        activity: is told what this thread does.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Worker:
         route: Route,
         messages: Iterator[Message],
         arrive: Callable[[Message], None] = lambda message: None,
+        activity: Activity | None = None,
     ) -> None:
         self._stages = stages
         self._inboxes = inboxes
@@ -59,6 +62,7 @@ class Worker:
         self._route = route
         self._messages = messages
         self._arrive = arrive
+        self._activity = activity or Activity()
         self._waited_s = 0.0
         self.num_delivered = 0
         """Messages taken from the mailbox."""
@@ -103,6 +107,7 @@ class Worker:
     def _take_turn(self, index: int) -> bool:
         stage, inbox = self._stages[index], self._inboxes[index]
         if index == 0 and not inbox.below and stage.accepts_activation:
+            self._activity.begin("data", stage=0)
             stage.recorder.begin()
             if (entering := next(self._messages, None)) is not None:
                 inbox.put_below(entering)
@@ -111,10 +116,12 @@ class Worker:
         if waiting is None:
             return False
         _, message = waiting.popleft()
+        self._activity.handle(stage, message.step)
         self._arrive(message)
         for send in stage.work(message):
             self._send(index, send)
         if (drain := stage.drained) is not None:
+            self._activity.begin("checkpoint", stage=index, step=drain.step)
             stage.recorder.begin()
             self._session.drained(stage, drain)
             stage.recorder.end_untraced("save")
@@ -138,6 +145,7 @@ class Worker:
 
     def _wait_delivered(self) -> None:
         started_s = self._clock.now()
+        self._activity.begin("waiting")
         self.waits = True
         delivery = self._mailbox.get()
         self.waits = False

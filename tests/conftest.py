@@ -30,3 +30,11 @@ def ranks() -> Iterator[Ranks]:
     pool = Ranks()
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="session")
+def mortals() -> Iterator[Ranks]:
+    """Worker processes for tests that kill some of them; the others are used again."""
+    pool = Ranks()
+    yield pool
+    pool.close()

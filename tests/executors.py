@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.config import Config
 from pipeline.control import Control, World
 from pipeline.distributed import run_rank
 from pipeline.executor import Execute
+from pipeline.feed import Batch
 from pipeline.placement import place
 from pipeline.quickstart import digits
 from pipeline.threaded import run_threaded
@@ -39,9 +41,14 @@ class Case:
         config = self.problem.config(**self.settings)
         if not self.evaluates:
             return config
-        ((x, target),) = digits().test
+        ((x, target),) = _test_set()
         test = [(x[:200], target[:200]), (x[200:], target[200:])]
         return replace(config, data=lambda: Data(train=self.problem.batches(), test=test))
+
+
+@cache
+def _test_set() -> Sequence[Batch]:
+    return digits().test
 
 
 @dataclass(frozen=True)

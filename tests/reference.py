@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from pipeline.keyed import seeded
 from pipeline.quickstart import digits
 
 CPU = torch.device("cpu")
+_digits = cache(digits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class Problem:
 
     def batches(self) -> KeyedBatches:
         """The digits in keyed order; most batch sizes leave a short last batch."""
-        whole = digits().train
+        whole = _digits().train
         return KeyedBatches(whole.x, whole.target, batch_size=self.batch_size, seed=self.seed, drop_last=self.drop_last)
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -22,11 +22,11 @@ FORBIDDEN_IN_DNI = (
     *("shutil", "tempfile", "logging"),
 )
 FORBIDDEN_CALLS_IN_DNI = ("open", "print", "input", "torch.save", "torch.load", "torch.set_num_threads")
-USERS_OF_DNI = ("stage", "learner", "plan", "run", "config", "quickstart")
+USERS_OF_DNI = ("stage", "learner", "plan", "run", "config", "methods", "quickstart")
 WAITING_OR_TALKING = ("threading", "queue", "socket", "multiprocessing", "concurrent", "asyncio", "torch.distributed")
 EXECUTORS_AND_TRANSPORTS = (
-    *("control", "display", "distributed", "launch", "threaded", "turns", "worker"),
-    *("connections", "edge", "gloo", "nccl", "placement", "shared_memory"),
+    *("control", "display", "distributed", "failure", "heartbeat", "launch", "threaded", "turns", "worker"),
+    *("connections", "edge", "gloo", "nccl", "placement", "shared_memory", "unix_socket"),
 )
 
 

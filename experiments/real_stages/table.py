@@ -46,8 +46,9 @@ _BESIDE = ("beside_ms", "waited_ms", "period_ms", "side_threads_ms")
 
 
 def read(path: Path, part: str) -> Lines:
-    """The lines of the newest run that measured `part`."""
-    lines = [line for line in map(json.loads, path.read_text().splitlines()) if line["part"] == part]
+    """The lines of the newest run that measured `part`; none if nobody has."""
+    recorded = path.read_text().splitlines() if path.exists() else []
+    lines = [line for line in map(json.loads, recorded) if line["part"] == part]
     return [line for line in lines if line["run"] == lines[-1]["run"]]
 
 

@@ -52,7 +52,7 @@ class Sizes:
     """Measured of a run of ours; without the fill and what comes after."""
     synced: int = 200
     """The same, of runs with syncs, and around a pause (torch's too)."""
-    slowed: int = 120
+    slowed: int = 80
     """The same, with a slow stage."""
     torch: int = 64
     """The same, of torch's schedules, whose updates are all alike; rounded up to whole updates."""

@@ -53,10 +53,11 @@ class Row:
 
 
 def read_rows(path: Path) -> dict[Key, Row]:
-    """Every case that was measured."""
+    """Every case that was measured; none if there is no such file yet."""
+    lines = path.read_text().splitlines() if path.exists() else []
     measured: dict[Key, list[dict[str, Any]]] = {}
     predicted: dict[Key, dict[str, Any]] = {}
-    for line in map(json.loads, path.read_text().splitlines()):
+    for line in map(json.loads, lines):
         key = (line["ranks"], line["group"], line["method"])
         if "predicted" in line:
             predicted[key] = line
@@ -88,7 +89,7 @@ def main(*, check: bool = False, folder: Path = HERE) -> int:
     """
     rows = read_rows(folder / "results.jsonl")
     wrong = rebuild(folder / "README.md", render(rows), check=check)
-    if not check:
+    if rows and not check:
         bars = {(ranks, method): row.ratio for (ranks, group, method), row in rows.items() if group == "equal"}
         draw(folder / "spans.jsonl", bars, folder)
     for line in wrong:

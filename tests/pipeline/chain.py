@@ -28,9 +28,10 @@ from dni import (
 )
 from pipeline.arrival import Arrival, Inbox
 from pipeline.clock import VirtualClock, WallClock
+from pipeline.costs import CostModel
 from pipeline.learner import Learner
 from pipeline.messages import Activation, Gradient, Message, Send
-from pipeline.simulator import CostModel, simulate
+from pipeline.simulator import simulate
 from pipeline.stage import Stage, StageSettings
 from pipeline.trace import Event, Recorder
 from pipeline.updater import Updater

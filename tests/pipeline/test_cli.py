@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from pipeline.cli import main
 
 CONFIG = """
+import os
+import signal
 from dataclasses import replace
 from typing import Any
 
@@ -75,6 +78,21 @@ def too_few_outputs():
     return replace(base(), model=lambda: [nn.Linear(4, 8), nn.Linear(8, 2)], num_stages=None)
 
 
+class Interrupt(nn.Module):
+    # Sends this process a signal in its 8th training forward.
+    calls = 0
+
+    def forward(self, x):
+        self.calls += self.training
+        if self.training and self.calls == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return x
+
+
+def interrupted():
+    return replace(base(), model=lambda: nn.Sequential(*network(), Interrupt()), steps=10_000, checkpoint_every=0)
+
+
 def nan_in_the_loss():
     class Loss(nn.CrossEntropyLoss):
         calls = 0
@@ -130,7 +148,7 @@ def _flat(text: str) -> str:
 def test_help_lists_the_commands(dni: Run, words: tuple[str, ...]) -> None:
     code, out, err = dni(*words)
     assert code == 0 and err == ""
-    for command in ("dni train", "dni resume", "dni plan", "dni export", "quickstart"):
+    for command in ("dni train", "dni resume", "dni replay", "dni plan", "dni export", "quickstart"):
         assert command in out
 
 
@@ -143,7 +161,7 @@ def test_help_lists_the_commands(dni: Run, words: tuple[str, ...]) -> None:
         ),
         (("plan", "config.py:base", "--help"), ("dni plan config.py:base", "--num-stages", "(default: 20)")),
         (("resume", "--help"), ("dni resume", "--steps", "The run's folder.")),
-        (("export", "--help"), ("dni export", "--out", "The run's folder.")),
+        (("export", "--help"), ("dni export", "--out", "The run's folder.", "--best", "lowest test loss")),
     ],
 )
 def test_help_of_a_command_lists_its_options(dni: Run, words: tuple[str, ...], expected: tuple[str, ...]) -> None:
@@ -161,7 +179,7 @@ def test_call_without_a_command_shows_the_usage_and_fails(dni: Run, folder: Path
 
 
 MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "unknown command": (("trian", "quickstart"), ("no command 'trian'", "train, resume, plan, export")),
+    "unknown command": (("trian", "quickstart"), ("no command 'trian'", "train, resume", "export")),
     "no configuration": (("train",), ("say what to train", "quickstart")),
     "unknown configuration": (("train", "quikstart"), ("'quikstart'", "quickstart", "path/to/config.py:function")),
     "unknown option": (("train", "config.py:base", "--stepps", "3"), ("--stepps", "--help")),
@@ -237,6 +255,19 @@ def test_message_of_a_mistake_comes_from_one_rank_only(dni: Run, monkeypatch: py
         assert (code, out, err) == (2, "", "")
 
 
+def test_mistake_is_told_once_and_not_tried_again_by_the_attempts_that_torchrun_makes(
+    dni: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    world = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    for name, value in (world | {"TORCHELASTIC_USE_AGENT_STORE": "True"}).items():
+        monkeypatch.setenv(name, value)
+    code, _, err = dni("train", "config.py:sync_probability")
+    assert code == 2 and "[0, 1]" in err
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert dni("train", "config.py:sync_probability") == (2, "", "")
+
+
 # Commands
 
 
@@ -245,6 +276,8 @@ def test_plan_shows_stages_and_boundaries_and_starts_nothing(dni: Run, folder: P
     assert code == 0 and err == "" and not (folder / "runs").exists()
     assert "3 stages" in out and "boundaries" in out
     assert "executor simulate, arrival fixed, 20 steps, seed 0" in _flat(out)
+    code, out, err = dni("plan", "config.py:base", "--executor", "threads")
+    assert code == 0 and "executor threads" in _flat(out) and "thread 2" in _flat(out)
 
 
 def test_train_makes_a_run_folder_with_everything_in_it(dni: Run, folder: Path) -> None:
@@ -265,6 +298,21 @@ def test_train_makes_a_run_folder_with_everything_in_it(dni: Run, folder: Path) 
         assert (run / "metrics" / f"stage-{index}.jsonl").read_text()
         assert (run / "trace" / f"stage-{index}.jsonl").read_text()
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000000010", "step-000000020"]
+
+
+def test_train_with_threads_does_what_train_simulated_does(dni: Run, folder: Path) -> None:
+    for executor in ("threads", "simulate"):
+        code, out, err = dni("train", "config.py:base", "--executor", executor, "--name", executor)
+        assert code == 0 and err == "" and "finished: 20 steps, 3 stages" in out
+        assert dni("export", f"runs/{executor}", "--out", f"{executor}.pt")[0] == 0
+    threads, simulated = (torch.load(folder / f"{name}.pt", weights_only=True) for name in ("threads", "simulate"))
+    assert all(torch.equal(value, simulated[name]) for name, value in threads.items())
+    summary = json.loads((folder / "runs" / "threads" / "summary.json").read_text())
+    assert (summary["executor"], summary["world_size"]) == ("threads", 1)
+    assert json.loads((folder / "runs" / "threads" / "trace.json").read_text())["traceEvents"]
+    code, _, err = dni("resume", "runs/threads", "--steps", "30")
+    assert code == 0 and err == ""
+    assert json.loads((folder / "runs" / "threads" / "summary.json").read_text())["resumed_at"] == 20
 
 
 def test_existing_name_is_refused_and_the_run_left_as_it_is(dni: Run, folder: Path) -> None:
@@ -321,12 +369,77 @@ def test_resume_without_a_whole_checkpoint_is_refused(dni: Run, folder: Path) ->
     assert code == 2 and "holds no whole checkpoint" in _flat(err)
 
 
-def test_resume_with_a_damaged_checkpoint_is_refused_by_name(dni: Run, folder: Path) -> None:
+def test_resume_goes_on_from_the_checkpoint_before_a_damaged_one_and_says_so_once(dni: Run, folder: Path) -> None:
     assert dni("train", "config.py:base", "--name", "mine")[0] == 0
-    damaged = folder / "runs" / "mine" / "checkpoints" / "step-000000020" / "stage-1.pt"
+    checkpoints = folder / "runs" / "mine" / "checkpoints"
+    damaged = checkpoints / "step-000000020" / "stage-1.pt"
     damaged.write_bytes(damaged.read_bytes()[:200])
+    code, _, err = dni("export", "runs/mine", "--out", "x.pt")
+    assert code == 0 and "note: " in err and "step-000000020 is damaged: stage-1.pt has 200 bytes" in _flat(err)
+    assert damaged.exists(), "who only reads moves nothing"
+    code, out, err = dni("resume", "runs/mine", "--steps", "30")
+    assert code == 0 and "finished: 30 steps" in out
+    assert err.count("note: ") == 1 and "step-000000010 is used instead" in _flat(err) and "Warning" not in err
+    assert json.loads((folder / "runs" / "mine" / "summary.json").read_text())["resumed_at"] == 10
+    assert [path.name for path in sorted(checkpoints.iterdir())] == [f"step-0000000{step}" for step in (10, 20, 30)]
+
+
+def test_resume_without_an_undamaged_checkpoint_says_what_is_wrong_with_each(dni: Run, folder: Path) -> None:
+    assert dni("train", "config.py:base", "--name", "mine")[0] == 0
+    for path in (folder / "runs" / "mine" / "checkpoints").glob("*/stage-2.pt"):
+        path.unlink()
     code, _, err = dni("resume", "runs/mine", "--steps", "30")
-    assert code == 2 and "step-000000020/stage-1.pt cannot be read" in _flat(err)
+    assert code == 2 and "Traceback" not in err
+    for step in (10, 20):
+        assert f"step-0000000{step} is damaged: stage-2.pt is missing" in _flat(err)
+
+
+def test_resume_may_change_the_executor(dni: Run, folder: Path) -> None:
+    assert dni("train", "config.py:base", "--name", "mine")[0] == 0
+    assert dni("train", "config.py:base", "--name", "long", "--steps", "30")[0] == 0
+    assert dni("resume", "runs/mine", "--steps", "30", "--executor", "threads")[0] == 0
+    assert json.loads((folder / "runs" / "mine" / "summary.json").read_text())["executor"] == "threads"
+    for name in ("mine", "long"):
+        assert dni("export", f"runs/{name}", "--out", f"{name}.pt")[0] == 0
+    mine, long = (torch.load(folder / f"{name}.pt", weights_only=True) for name in ("mine", "long"))
+    assert all(torch.equal(value, long[name]) for name, value in mine.items())
+    code, _, err = dni("resume", "runs/mine", "--num-ranks", "9")
+    assert code == 2 and "9 ranks cannot share 3 stages" in _flat(err)
+
+
+def test_export_of_the_best_is_of_the_lowest_test_loss(dni: Run, folder: Path) -> None:
+    (folder / "config.py").write_text(CONFIG.replace("test=[(x, target)]", "test=[(x, (target + 1) % 3)]"))
+    words = ("--name", "mine", "--evaluate-every", "10", "--steps", "60", "--optimizer.lr", "0.1")
+    assert dni("train", "config.py:base", *words)[0] == 0
+    run = folder / "runs" / "mine"
+    results = [json.loads(path.read_text()) for path in run.glob("checkpoints/*/evaluation.json")]
+    best = min(results, key=lambda result: result["test_loss"])
+    assert best["step"] < 40 and len(results) == 4, "otherwise the newest is the best, and this test shows nothing"
+    code, out, err = dni("export", "runs/mine", "--out", "best.pt", "--best")
+    assert code == 0 and err == ""
+    assert f"the network at step {best['step']} of runs/mine, test loss {best['test_loss']:.4g}" in _flat(out)
+    space: dict[str, Any] = {}
+    exec((folder / "config.py").read_text(), space)
+    model: nn.Module = space["network"]()
+    model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
+    ((x, target),) = space["data"]().test
+    assert nn.CrossEntropyLoss()(model.eval()(x), target).item() == pytest.approx(best["test_loss"])
+
+
+def test_export_of_the_best_of_a_run_without_test_results_is_refused(dni: Run, folder: Path) -> None:
+    (folder / "config.py").write_text(CONFIG.replace(", test=[(x, target)]", ""))
+    assert dni("train", "config.py:base", "--name", "mine")[0] == 0
+    code, _, err = dni("export", "runs/mine", "--out", "best.pt", "--best")
+    assert code == 2 and "has a test loss" in _flat(err) and not (folder / "best.pt").exists()
+
+
+def test_data_that_has_to_be_skipped_is_a_note_not_a_python_warning(dni: Run, folder: Path) -> None:
+    keyed = "KeyedBatches(x, target, batch_size=8)"
+    (folder / "config.py").write_text(CONFIG.replace(keyed, "[(x[:8], target[:8]), (x[8:], target[8:])]"))
+    assert dni("train", "config.py:base", "--name", "mine")[0] == 0
+    code, _, err = dni("resume", "runs/mine", "--steps", "22")
+    assert code == 0 and _flat(err).startswith("note: the data is read again from its beginning and 20 batches are")
+    assert ".py" not in err and len(err.splitlines()) == 1
 
 
 def test_export_loads_into_the_unsplit_model(dni: Run, folder: Path) -> None:
@@ -343,8 +456,19 @@ def test_export_loads_into_the_unsplit_model(dni: Run, folder: Path) -> None:
     assert accuracy == pytest.approx(summary["test_accuracy"]) and accuracy > 0.6
 
 
-def test_run_that_fails_names_stage_and_step_and_keeps_its_checkpoint(dni: Run, folder: Path) -> None:
-    code, _, err = dni("train", "config.py:nan_in_the_loss", "--name", "mine")
+@pytest.mark.parametrize("executor", ["simulate", "threads"])
+def test_signal_drains_and_saves_and_the_run_can_go_on(dni: Run, folder: Path, executor: str) -> None:
+    code, out, _ = dni("train", "config.py:interrupted", "--name", "mine", "--executor", executor)
+    assert code == 1 and "interrupted:" in out and "dni resume runs/mine" in _flat(out)
+    summary = json.loads((folder / "runs" / "mine" / "summary.json").read_text())
+    assert summary["status"] == "interrupted" and summary["steps"] >= 7
+    code, out, _ = dni("resume", "runs/mine", "--steps", str(summary["steps"] + 5))
+    assert code == 0 and f"finished: {summary['steps'] + 5} steps" in out
+
+
+@pytest.mark.parametrize("executor", ["simulate", "threads"])
+def test_run_that_fails_names_stage_and_step_and_keeps_its_checkpoint(dni: Run, folder: Path, executor: str) -> None:
+    code, _, err = dni("train", "config.py:nan_in_the_loss", "--name", "mine", "--executor", executor)
     assert code == 1 and "Traceback" not in err
     assert "stage 2 failed at step 11 in backward: NotFinite: the loss is nan" in _flat(err)
     run = folder / "runs" / "mine"

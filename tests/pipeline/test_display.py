@@ -13,7 +13,7 @@ from torch import nn
 
 from dni import SyntheticGradient
 from pipeline import Config, Data, KeyedBatches, prepare, run_simulated
-from pipeline.display import LiveDisplay, plan_tables, summary_table
+from pipeline.display import LiveDisplay, _stage_table, plan_tables, summary_table
 from pipeline.monitor import StageStatus
 from pipeline.run import Prepared
 
@@ -24,7 +24,7 @@ STATUSES = [StageStatus(stage=0, step=1234, source_loss=0.5), StageStatus(stage=
 def _prepared(**more: Any) -> Prepared:
     return prepare(
         Config(
-            model=lambda: [nn.Linear(4, 5), nn.Linear(5, 3)],
+            model=more.pop("model", lambda: [nn.Linear(4, 5), nn.Linear(5, 3)]),
             data=lambda: Data(train=KeyedBatches(X, TARGET, batch_size=8), test=[(X, TARGET)]),
             loss=nn.CrossEntropyLoss(),
             source=SyntheticGradient(),
@@ -45,9 +45,31 @@ def _printed(what: Any) -> str:
 def test_plan_shows_every_stage_and_boundary(arrival: str, bound: str) -> None:
     text = _printed(plan_tables(_prepared(arrival=arrival, executor="distributed"), [0, 1]))
     assert "…" not in text
-    for word in ("(8, 5)", "SyntheticGradient", "LossGradient", "0-1", bound, "gloo"):
+    for word in ("(8, 5)", "SyntheticGradient", "LossGradient", "0-1", bound, "shared (one host)"):
         assert word in text
-    assert "in process" in _printed(plan_tables(_prepared(), [0, 0]))
+    over_gloo = plan_tables(_prepared(arrival=arrival, executor="distributed", transport=("gloo",)), [0, 1])
+    assert "edges, if all ranks are on this host: gloo (as set)" in _printed(over_gloo)
+    alone = _printed(plan_tables(_prepared(), [0, 0]))
+    assert "in process" in alone and "this host" not in alone
+
+
+def test_plan_shows_where_every_stage_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "rank 1" in _printed(plan_tables(_prepared(executor="distributed"), [0, 1]))
+    assert "simulated" in _printed(plan_tables(_prepared(executor="simulate"), [0, 0]))
+    text = _printed(plan_tables(_prepared(executor="threads", device="cpu"), [0, 0]))
+    assert "thread 0 " in text and "thread 1 " in text and "in process" in text and "…" not in text
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    text = _printed(_stage_table(_prepared(executor="threads"), [0, 0]))
+    assert "thread 0, cuda:0" in text and "thread 1, cuda:1" in text
+
+
+def test_plan_for_threads_says_which_stages_take_turns_to_draw() -> None:
+    model = [nn.Linear(4, 5), nn.Sequential(nn.Dropout(0.1), nn.Linear(5, 3))]
+    settings = {"model": lambda: model, "executor": "threads"}
+    assert "take turns to: 1" in _printed(plan_tables(_prepared(**settings), [0, 0]))
+    assert "take turns" not in _printed(plan_tables(_prepared(executor="threads"), [0, 0]))
+    assert "take turns" not in _printed(plan_tables(_prepared(model=lambda: model), [0, 0]))
 
 
 def test_summary_shows_result_folder_and_how_to_open_tensorboard() -> None:
@@ -78,3 +100,22 @@ def test_display_says_little_where_there_is_no_terminal(monkeypatch: pytest.Monk
             display.show(STATUSES)
     lines = file.getvalue().splitlines()
     assert len(lines) == 2 and lines[0].startswith("step 1,200: loss 0.25")
+
+
+def test_display_says_which_rank_is_silent_and_which_stage_is_stuck() -> None:
+    busy = StageStatus(stage=0, step=17, busy="busy in forward of step 17 for 12 s")
+    silent = [StageStatus(stage=stage, rank=1, silent_s=3.2) for stage in (1, 2)]
+    file = io.StringIO()
+    with LiveDisplay(Console(file=file, force_terminal=True, width=90), steps=2000) as display:
+        display.show([busy, *silent])
+    assert "stage 0 is busy in forward of step 17 for 12 s" in file.getvalue()
+    assert "rank 1 (stage 1, 2) has been silent for 3 s" in file.getvalue()
+
+
+def test_display_says_once_that_a_rank_is_silent_and_once_that_it_is_heard_where_there_is_no_terminal() -> None:
+    file = io.StringIO()
+    heard, silent = StageStatus(stage=1, rank=1), StageStatus(stage=1, rank=1, silent_s=1.1)
+    with LiveDisplay(Console(file=file, width=90), steps=2000) as display:
+        for status in (heard, silent, silent, heard, heard):
+            display.show([StageStatus(stage=0), status])
+    assert file.getvalue().splitlines() == ["rank 1 (stage 1) has been silent for 1 s", "rank 1 is heard again"]

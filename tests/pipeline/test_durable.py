@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from pipeline.durable import find_damage, make_folder_durable, write_file
+from pipeline.manifest import Manifest, write_manifest
 
 
 def test_digest_is_that_of_the_file(tmp_path: Path) -> None:
@@ -47,28 +48,46 @@ def test_wrong_length_missing_and_unreadable_files_are_told_apart(tmp_path: Path
     assert "c cannot be read (NotADirectoryError" in str(find_damage(tmp_path / "b" / "c", digest))
 
 
-def test_content_is_on_the_disk_before_it_has_its_name_and_the_name_before_we_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _noting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is pushed to the disk, and what gets its name, from now on and in this order."""
     done: list[str] = []
     sync, replace = os.fsync, os.replace
 
     def note_sync(descriptor: int) -> None:
-        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "content")
         sync(descriptor)
 
     def note_replace(source: Path, target: Path) -> None:
-        done.append("name")
+        done.append(target.name)
         replace(source, target)
 
     monkeypatch.setattr(os, "fsync", note_sync)
     monkeypatch.setattr(os, "replace", note_replace)
+    return done
+
+
+def test_content_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = _noting(monkeypatch)
     write_file(tmp_path / "a", lambda file: file.write(b"x"))
-    assert done == ["file", "name", "folder"]
-    done.clear()
+    assert done == ["content", "a"]
+
+
+def test_folder_is_in_its_parent_for_good_before_anything_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = _noting(monkeypatch)
     make_folder_durable(tmp_path / "b" / "c")
     make_folder_durable(tmp_path / "b" / "c")
     assert done == ["folder", "folder"] and (tmp_path / "b" / "c").is_dir()
+
+
+def test_checkpoint_is_on_the_disk_for_good_once_its_manifest_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder_durable(tmp_path / "step-000000003")
+    done = _noting(monkeypatch)
+    write_manifest(tmp_path, Manifest(step=3, num_stages=0, exact=True, finished=False, files={}))
+    assert done == ["content", "manifest.json", "folder"]
 
 
 def _raise(*_: Any) -> None:

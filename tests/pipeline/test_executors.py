@@ -15,6 +15,7 @@ import pytest
 from torch import nn
 
 from dni import (
+    MLP,
     Bernoulli,
     ConditionalSyntheticGradient,
     Every,
@@ -37,7 +38,7 @@ WITH_DROPOUT = Problem(num_stages=4, optimizer="adam", dropout=0.2, steps=STEPS)
 
 SOURCES = {
     "true": TrueGradient(),
-    "synthetic": SyntheticGradient("mlp"),
+    "synthetic": SyntheticGradient(MLP(hidden=(32,))),
     "conditional": ConditionalSyntheticGradient(num_classes=10),
     "none": NoGradient(),
     "shadow": Shadow(ConditionalSyntheticGradient(num_classes=10)),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dni import Bernoulli, ConditionalSyntheticGradient
-from pipeline import prepare, run_simulated
+from pipeline import prepare, run_simulated, run_threaded
 from pipeline.control import Control, World
 from pipeline.distributed import run_rank
-from tests.reference import Problem, summed_loss_loop
+from tests.reference import Problem, assert_bit_equal, summed_loss_loop
 from tests.spawn import Ranks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -19,6 +21,37 @@ PROBLEM = Problem(num_stages=4, batch_norm=False, batch_size=256, steps=8)
 
 def test_simulated_run_on_a_gpu_is_close_to_the_loop_on_the_cpu() -> None:
     found = run_simulated(prepare(PROBLEM.config(device="cuda"))).export()
+    for name, expected in summed_loss_loop(PROBLEM).items():
+        torch.testing.assert_close(found[name].cpu(), expected, rtol=1e-3, atol=1e-4)
+
+
+WAYS = {
+    "true gradients": {},
+    "synthetic gradients, syncs, dropout": {
+        "source": ConditionalSyntheticGradient(num_classes=10),
+        "sync": Bernoulli(0.3),
+        "delay": (3,),
+    },
+    "late gradients, dropout": {"stash": "recompute", "delay": (4,)},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_threads_with_a_stream_each_equal_one_thread_on_the_same_gpu_bit_for_bit(way: str) -> None:
+    problem = replace(PROBLEM, dropout=0.2 if "dropout" in way else 0.0, steps=24)
+    devices = {"device": "cuda"}
+    expected = run_simulated(prepare(problem.config(**devices, **WAYS[way]))).export()
+    if torch.cuda.device_count() > 1:
+        pytest.skip("the stages would be on several GPUs")
+    for _ in range(3):
+        found = run_threaded(prepare(problem.config(**devices, executor="threads", **WAYS[way]))).export()
+        assert_bit_equal(found, expected)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_threads_on_several_gpus_equal_the_loop_on_one_up_to_rounding() -> None:
+    found = run_threaded(prepare(PROBLEM.config(device="cuda", executor="threads"))).export()
+    assert {value.device.index for value in found.values()} == set(range(min(4, torch.cuda.device_count())))
     for name, expected in summed_loss_loop(PROBLEM).items():
         torch.testing.assert_close(found[name].cpu(), expected, rtol=1e-3, atol=1e-4)
 

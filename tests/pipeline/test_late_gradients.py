@@ -145,6 +145,8 @@ def test_sync_step_does_not_stop_a_stage_that_keeps_more_and_its_late_gradient_i
         exact[step] = how["exact"]
         return answer(step, value, **how)  # type: ignore[arg-type]
 
+    order: list[str] = []
+    stages[0].recorder.write_order(order.append)
     stages[1]._answer = noted  # type: ignore[assignment]
     simulate(
         stages,
@@ -154,7 +156,6 @@ def test_sync_step_does_not_stop_a_stage_that_keeps_more_and_its_late_gradient_i
         costs=prepared.config.costs,
         on_drained=lambda stage, drain: None,
     )
-    order = stages[0].recorder.take_order()
     assert order.index("A4") < order.index("G3"), "step 4 was taken while the sync step 3 was out"
     syncs = [event.step for event in stages[1].recorder.take_events() if event.operation == "S"]
     assert {step: exact[step] for step in syncs} == {3: False, 7: False, 11: True}  # nothing comes after step 11

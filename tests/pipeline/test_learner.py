@@ -325,3 +325,36 @@ def test_stage_copies_an_input_that_its_module_writes_into() -> None:
         kept = message.h.clone()
         stage.handle(message)
         assert torch.equal(message.h, kept)
+
+
+class Layout(nn.Module):
+    """Takes down how its input lies in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(WIDTH))
+        self.seen: list[tuple[tuple[int, ...], int]] = []
+
+    def forward(self, h: Tensor) -> Tensor:
+        self.seen.append((h.stride(), h.data_ptr() % 64))
+        self.latest = h.detach()
+        return h * self.weight
+
+
+def test_what_comes_from_another_stage_lies_in_memory_as_if_it_had_come_through_a_wire() -> None:
+    """In 0.1, kernels that go by strides or alignment gave other bits where two stages shared a process."""
+    turned = torch.randn(WIDTH, 4).t()
+    shifted = torch.randn(1 + 4 * WIDTH)[1:].view(4, WIDTH)
+    one_sample = torch.randn(4, 7)[:1, :WIDTH]
+    assert (turned.stride(), shifted.data_ptr() % 64, one_sample.stride()) == ((1, 4), 4, (7, 1))
+    stage = make_stage(Layout(), index=1, max_in_flight=8)
+    for step, h in enumerate((turned, shifted, one_sample)):
+        target = labels(step, num_samples=len(h))
+        stage.handle(Activation(step=step, h=h, target=target))
+        assert isinstance(stage.module, Layout) and torch.equal(stage.module.latest, h)
+        (pulled,) = downward(stage.handle(Gradient(step=step, value=torch.ones(WIDTH, len(h)).t())), stage)
+        assert isinstance(pulled.value, Tensor) and pulled.value.shape == h.shape
+    assert isinstance(stage.module, Layout) and stage.module.seen == [((WIDTH, 1), 0)] * 3
+    first = make_stage(Layout(), index=0)
+    first.handle(Activation(step=0, h=turned, target=labels(0)))
+    assert isinstance(first.module, Layout) and first.module.seen[0][0] == (1, 4), "the data's own layout is meant"

@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from dni import TrueGradient
 from pipeline import Config, CostModel, Data, KeyedBatches, Sgd, prepare, run_simulated
 from pipeline.arrival import Arrival
 from pipeline.clock import VirtualClock
-from pipeline.order import open_order, read_order
+from pipeline.conditions import Conditions
+from pipeline.errors import ConfigurationError, SaveFailure
+from pipeline.monitor import StageMonitor
+from pipeline.order import OrderFile, read_order, read_order_from, split_order
 from pipeline.run import build_stage, make_feed, make_inbox
 from pipeline.simulator import simulate
-from tests.pipeline.chain import WIDTH, features, labels, linear
+from tests.pipeline.chain import WIDTH, activation, features, labels, linear, make_stage
 from tests.reference import Problem, assert_bit_equal, summed_loss_loop
 
 
@@ -109,15 +113,80 @@ def test_gpipe_and_1f1b_and_one_large_batch_are_the_same_training() -> None:
         assert_bit_equal(run.export(), expected)
 
 
+HERE = Conditions(
+    torch_version="2.13.0", device="cpu", processor="a CPU", instructions="AVX2", num_threads=1, config=None
+)
+
+
+def record(run: Path, messages: str, *, since: int = 0, stage: int = 2) -> None:
+    """Write down one attempt of a stage."""
+    file = OrderFile(run, stage, since=since, conditions=HERE)
+    for message in messages.split():
+        file.add(message)
+    file.close()
+
+
+def recorded(run: Path, stage: int = 2) -> list[tuple[int, str]]:
+    """What was written down: where each attempt began, and its messages."""
+    return [(attempt.since, " ".join(attempt.messages)) for attempt in read_order(run, stage)]
+
+
 def test_record_of_the_order_goes_on_right_after_the_drain_it_was_saved_at(tmp_path: Path) -> None:
-    with open_order(tmp_path, 2, since=0) as file:
-        file.write("A0\nG0\nA1\nG1\nD2s\nA2\nG2\nD3\nE0\nA3\nG")
-    assert read_order(tmp_path, 2) == ["A0", "G0", "A1", "G1", "D2s", "A2", "G2", "D3", "E0", "A3"]
-    with open_order(tmp_path, 2, since=2) as file:
-        file.write("A2\n")
-    assert read_order(tmp_path, 2) == ["A0", "G0", "A1", "G1", "D2s", "A2"]
-    open_order(tmp_path, 2, since=0).close()
-    assert read_order(tmp_path, 2) == read_order(tmp_path, 5) == []
+    record(tmp_path, "A0 G0 A1 G1 D2s A2 G2 D3 E0 A3")
+    with (tmp_path / "order" / "stage-2.txt").open("a") as file:
+        file.write("G")  # the process died while it wrote
+    assert recorded(tmp_path) == [(0, "A0 G0 A1 G1 D2s A2 G2 D3 E0 A3")]
+    record(tmp_path, "A2", since=2)
+    assert recorded(tmp_path) == [(0, "A0 G0 A1 G1 D2s"), (2, "A2")]
+    record(tmp_path, "A2 G2 D3sf", since=2)
+    assert recorded(tmp_path) == [(0, "A0 G0 A1 G1 D2s"), (2, "A2 G2 D3sf")]
+    assert all(attempt.conditions == HERE for attempt in read_order(tmp_path, 2))
+    record(tmp_path, "")
+    assert recorded(tmp_path) == [(0, "")] and read_order(tmp_path, 5) == []
+
+
+def test_gradients_that_end_a_drain_belong_before_it_and_what_was_dropped_early_after_it(tmp_path: Path) -> None:
+    record(tmp_path, "A0 A1 G0 G1 A2 X3 X5 D4s G2 X4 A6 G6 Z7")
+    assert [attempt.messages for part in split_order(read_order(tmp_path, 2), 4) for attempt in part] == [
+        ["A0", "A1", "G0", "G1", "A2", "X3", "D4s", "G2"],
+        ["X5", "X4", "A6", "G6", "Z7"],
+    ]
+    record(tmp_path, "A4", since=4)
+    assert recorded(tmp_path) == [(0, "A0 A1 G0 G1 A2 X3 D4s G2"), (4, "A4")]
+
+
+def test_run_that_goes_on_from_its_end_has_not_finished_there(tmp_path: Path) -> None:
+    record(tmp_path, "A0 G0 D1sf E0 D1 Z1")
+    record(tmp_path, "A1", since=1)
+    assert recorded(tmp_path) == [(0, "A0 G0 D1s"), (1, "A1")]
+
+
+def test_attempt_whose_past_is_lost_begins_the_record(tmp_path: Path) -> None:
+    record(tmp_path, "A4 D6s", since=4)
+    assert recorded(tmp_path) == [(4, "A4 D6s")]
+    assert [attempt.since for attempt in read_order_from(tmp_path, 2, 4)] == [4]
+    with pytest.raises(ConfigurationError, match=r"from step 0: what stage 2 handled is recorded from step 4, 6 on"):
+        read_order_from(tmp_path, 2, 0)
+    with pytest.raises(ConfigurationError, match="no record of the order in which stage 3"):
+        read_order_from(tmp_path, 3, 0)
+
+
+@pytest.mark.parametrize("line", ["A", "B4", "A4G4", "D4fs", "# {}", "# no JSON", "", "A1 "])
+def test_record_that_was_changed_is_refused_by_line(line: str, tmp_path: Path) -> None:
+    record(tmp_path, "A0")
+    with (tmp_path / "order" / "stage-2.txt").open("a") as file:
+        file.write(f"{line}\nA1\n")
+    with pytest.raises(ConfigurationError, match=r"stage-2.txt, line 3"):
+        read_order(tmp_path, 2)
+
+
+def test_disk_that_is_full_is_named_with_the_file(tmp_path: Path) -> None:
+    file = OrderFile(tmp_path, 0, since=0, conditions=HERE)
+    file.close()
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        file._file = full
+        with pytest.raises(SaveFailure, match=r"stage 0 could not be saved at step 7: .*stage-0.txt: No space left"):
+            file.add("D7s")
 
 
 def test_run_with_a_folder_records_every_message_it_handled(tmp_path: Path) -> None:
@@ -131,5 +200,22 @@ def test_run_with_a_folder_records_every_message_it_handled(tmp_path: Path) -> N
         checkpoint_every=2,
     )
     run_simulated(prepare(config), folder=tmp_path)
-    assert " ".join(read_order(tmp_path, 1)) == "A0 A1 D2s A2 A3 D4sf E0 D4 Z4"
-    assert " ".join(read_order(tmp_path, 0)) == "A0 G0 A1 G1 D2s A2 G2 A3 G3 D4sf E0 D4 G0 Z4"
+    assert recorded(tmp_path, 1) == [(0, "A0 A1 D2s A2 A3 D4sf E0 D4 Z4")]
+    assert recorded(tmp_path, 0) == [(0, "A0 G0 A1 G1 D2s A2 G2 A3 G3 D4sf E0 D4 G0 Z4")]
+
+
+def test_message_is_on_disk_before_it_is_handled(tmp_path: Path) -> None:
+    """A process that is killed closes nothing, and the message it died of is the last."""
+    seen = []
+
+    class Look(nn.Module):
+        def forward(self, h: torch.Tensor) -> torch.Tensor:
+            seen.append(recorded(tmp_path, 1))
+            return h
+
+    stage = make_stage(Look(), index=1, num_stages=2)
+    monitor = StageMonitor(stage, folder=tmp_path, log_every=100)
+    for step in range(2):
+        stage.handle(activation(step))
+    assert seen == [[(0, "A0")], [(0, "A0 A1")]]
+    monitor.close()

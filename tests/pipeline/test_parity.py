@@ -92,3 +92,10 @@ def test_a_wrong_gradient_would_be_noticed() -> None:
     result = run_simulated(prepare(problem.config(ConditionalSyntheticGradient(num_classes=10))))
     with pytest.raises(AssertionError):
         assert_bit_equal(result.export(), plain_loop("plain, 5 stages"))
+
+
+@pytest.mark.distributed
+def test_run_over_gloo_equals_the_summed_loss_loop(ranks: Ranks) -> None:
+    name = "BatchNorm, 4 stages, short last batch"
+    case = Case(problem=PROBLEMS[name], settings={**WAYS["at sync steps"], "transport": ("gloo",)})
+    assert_bit_equal(EXECUTORS["2 ranks"].run(case, ranks).weights, plain_loop(name))

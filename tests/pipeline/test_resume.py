@@ -275,16 +275,12 @@ def saved_weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.distributed
-def test_killed_rank_resumed_on_fewer_ranks_equals_the_run_never_killed(
-    ranks: Ranks, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
+def test_killed_rank_resumed_on_other_ranks_equals_the_run_never_killed(
+    mortals: Ranks, ranks: Ranks, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
 ) -> None:
-    pool = Ranks()
-    try:
-        outcomes = pool.outcomes(train_ranks, str(tmp_path), 15, "kill", False, world_size=4)
-    finally:
-        pool.close()
-    assert outcomes[2][1] == "died"
-    ranks.run(train_ranks, str(tmp_path), None, "raise", True, world_size=2)
+    outcomes = mortals.outcomes(train_ranks, str(tmp_path), 13, "kill", False, world_size=2)
+    assert outcomes[1][1] == "died"
+    ranks.run(train_ranks, str(tmp_path), None, "raise", True, world_size=4)
     assert_bit_equal(saved_weights(tmp_path), undisturbed)
 
 

@@ -27,14 +27,17 @@ from dni import (
 from pipeline.arrival import Arrival
 from pipeline.clock import VirtualClock
 from pipeline.config import Config, Data, Sgd
+from pipeline.costs import CostModel, virtual_clock
 from pipeline.errors import StageFailure
 from pipeline.feed import KeyedBatches
 from pipeline.messages import Activation, Drain, Message, Stop
 from pipeline.run import Prepared, build_stage, make_feed, make_inbox, prepare
-from pipeline.simulator import CostModel, simulate
+from pipeline.simulator import simulate
 from pipeline.stage import Stage
+from pipeline.timed import build_timed_stage
 from pipeline.trace import Event
 from tests.pipeline.chain import WIDTH, activation, features, labels, linear, play
+from tests.pipeline.timed_chain import timed_chain
 
 COSTS = CostModel(forward_s=1.0, backward_s=2.0, learn_s=0.5, update_s=0.25, message_s=0.125)
 SOURCES = {
@@ -74,10 +77,17 @@ def _chain(prepared: Prepared) -> tuple[list[Stage], VirtualClock]:
 
 
 def _play(
-    sources: Sequence[str], *, on_turn: Callable[[Stage], None] = lambda stage: None, **more: Any
+    sources: Sequence[str],
+    *,
+    on_turn: Callable[[Stage], None] = lambda stage: None,
+    handled: Sequence[list[str]] = (),
+    **more: Any,
 ) -> tuple[float, list[list[Event]], list[Stage]]:
+    """The time it took, what each stage did, and the stages; `handled` takes in the order of each one's messages."""
     prepared = _prepared(sources, **more)
     stages, clock = _chain(prepared)
+    for stage, own in zip(stages, handled, strict=False):
+        stage.recorder.write_order(own.append)
     elapsed_s = simulate(
         stages,
         make_feed(prepared).messages(),
@@ -247,6 +257,30 @@ def test_sync_step_is_exact_whatever_the_bound() -> None:
             assert f"B{step}" in order
 
 
+def test_message_on_its_way_does_not_wait_in_a_queue() -> None:
+    """Three activations are under way at a time; the stage above is free whenever one arrives, so none is dropped."""
+    costs = CostModel(forward_s=1.0, backward_s=2.0, learn_s=0.0, update_s=0.0, message_s=9.0)
+    _, _, stages = _play(("synthetic",), steps=12, bounds=(12,), arrival="ready", queue=("latest",), costs=costs)
+    assert [stage.recorder.totals.dropped for stage in stages] == [0, 0]
+
+
+def test_activation_is_dropped_when_the_next_one_arrives_and_not_before() -> None:
+    costs = CostModel(forward_s=(0.25, 1.0), backward_s=(0.25, 2.0), learn_s=0.0, update_s=0.0, message_s=0.0)
+    _, events, _ = _play(("synthetic",), steps=8, bounds=(8,), arrival="ready", queue=("latest",), costs=costs)
+    assert _order([event for event in events[1] if event.operation in "FU"]) == "F0 U0 F6 U6 F7 U7"
+    drops = [(event.step, event.start_s) for event in events[1] if event.operation == "D"]
+    # Step s arrives at s / 2 + 0.25; the stage is busy with step 0 until 3.25, when step 6 takes the place of step 5.
+    assert drops == [(1, 1.25), (2, 1.75), (3, 2.25), (4, 2.75), (5, 3.25)]
+
+
+def test_long_chain_that_cannot_go_on_describes_its_first_stages_only() -> None:
+    chain = timed_chain("true", 30, steps=3)
+    clock = virtual_clock(COSTS, num_stages=30)
+    stages = [build_timed_stage(chain, index, clock=clock) for index in range(30)]
+    with pytest.raises(AssertionError, match=r"no stage can go on: stage 0: .*stage 7: .*; and 22 stages more"):
+        play(stages, iter([activation(0)]), clock=clock, costs=COSTS)
+
+
 def test_failure_in_a_stage_reaches_the_caller() -> None:
     prepared = _prepared(("true",), steps=3, bounds=(1,))
     stages, clock = _chain(prepared)
@@ -306,11 +340,12 @@ def _runs(draw: st.DrawFn) -> dict[str, Any]:
 @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(_runs())
 def test_no_combination_of_settings_deadlocks_and_every_stage_handles_every_step(run: dict[str, Any]) -> None:
-    _, events, stages = _play(**run)
+    handled: list[list[str]] = [[] for _ in range(len(run["sources"]) + 1)]
+    _, events, stages = _play(**run, handled=handled)
     sent_on = list(range(run["steps"]))
-    for stage, own in zip(stages, events, strict=True):
-        assert sorted(_handled(stage, "AX")) == sent_on, "what came up was forwarded or dropped, once"
-        forwarded = _handled(stage, "A")
+    for stage, own, messages in zip(stages, events, handled, strict=True):
+        assert sorted(_steps(messages, "AX")) == sent_on, "what came up was forwarded or dropped, once"
+        forwarded = _steps(messages, "A")
         assert forwarded == sorted(forwarded)
         assert [event.step for event in own if event.operation == "F"] == forwarded
         ended = sorted(event.step for event in own if event.operation in "BD")
@@ -322,9 +357,9 @@ def test_no_combination_of_settings_deadlocks_and_every_stage_handles_every_step
         sent_on = forwarded
 
 
-def _handled(stage: Stage, kinds: str) -> list[int]:
+def _steps(messages: Sequence[str], kinds: str) -> list[int]:
     """Steps of the messages of these kinds, in the order they were handled."""
-    return [int(message[1:]) for message in stage.recorder._order if message[0] in kinds]
+    return [int(message[1:]) for message in messages if message[0] in kinds]
 
 
 def test_messages_of_a_boundary_stay_in_order() -> None:

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from dni import ConditionalSyntheticGradient, Every, SyntheticGradient
-from pipeline import Config, Data, KeyedBatches, prepare, run_simulated
+from pipeline import Config, ConfigurationError, Data, KeyedBatches, prepare, run_simulated
 from pipeline.run import resumes_exactly
+from pipeline.summary import read_stages
 
 KEYS = {
     "status", "executor", "num_stages", "world_size", "steps", "samples", "wall_s", "samples_per_s", "train_loss",
-    "test_loss", "test_accuracy", "test_error", "metrics", "resume_exact", "stages",
+    "test_loss", "test_accuracy", "test_error", "metrics", "resume_exact", "stages", "edges",
 }  # fmt: skip
 STAGE_KEYS = {
     "index", "num_parameters", "updates", "forwards", "backwards", "busy_s", "wait_s", "staleness_mean",
@@ -100,3 +101,18 @@ def test_what_has_no_meaning_is_null() -> None:
 )
 def test_resume_is_exact_only_where_it_can_be(settings: dict[str, Any], step: int, exact: bool) -> None:
     assert resumes_exactly(prepare(_config(**settings)), step) is exact
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "name the folder of a finished run"),
+        ("{", "cannot be read: JSONDecodeError"),
+        ("{}", "KeyError: 'stages'"),
+    ],
+)
+def test_folder_without_a_readable_summary_is_refused(content: str | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(ConfigurationError, match=message):
+        read_stages(tmp_path)

@@ -1,0 +1,117 @@
+"""What is the best a method can do on given stages, and what does it keep and send?
+
+Letters: S stages, M microbatches from one update to the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import per_stage
+from pipeline.costs import CostModel
+from pipeline.run import Prepared
+from pipeline.timing import Timing
+
+__all__ = ["Bound", "fastest", "held_bytes", "own_seconds", "wire_bytes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """What no run of a method can beat on the average, with messages that take no time on the way."""
+
+    period_s: float
+    """Seconds per microbatch."""
+    reason: str
+    """Why."""
+
+
+def own_seconds(prepared: Prepared, costs: CostModel) -> NDArray[np.float64]:
+    """(S,): what a microbatch costs each stage, its share of an update included."""
+    means = costs.means(prepared.num_stages)
+    held = np.array([*prepared.waits, False])
+    pulls_back = held | [plan.source_acts for plan in prepared.plans]
+    answered = np.append(pulls_back[1:], False)
+    learns = answered & [bool(source.learns_from) for source in prepared.sources]
+    updates = pulls_back & [plan.num_parameters > 0 for plan in prepared.plans]
+    periods = np.array(per_stage(prepared.config.cadence, prepared.num_stages, name="cadence"))
+    again = held & (prepared.config.stash == "recompute")
+    own: NDArray[np.float64] = (
+        means["F"]
+        + np.where(again, means["R"], 0.0)
+        + np.where(pulls_back, means["B"], 0.0)
+        + np.where(learns, means["L"], 0.0)
+        + np.where(updates, means["U"] / periods, 0.0)
+    )
+    return own
+
+
+def fastest(prepared: Prepared, costs: CostModel) -> Bound:
+    """The analytical bound of the method; syncs and drains only add to it.
+
+    A stage has its own work to do. Where all stages wait for gradients, no more microbatches are in the chain than the
+    first stage may have in flight, each for the time of all stages; and where updates wait until nothing is held, the
+    chain is filled and emptied for each: (M + S - 1) / M times a stage's time, if stages are equal.
+    """
+    apart = ", syncs apart" if prepared.config.syncs else ""
+    slowest = Bound(period_s=float(own_seconds(prepared, costs).max()), reason="the slowest stage" + apart)
+    transfer_s = float(costs.transfer_s(prepared.num_stages).max(initial=0.0))
+    candidates = [slowest, Bound(period_s=transfer_s, reason="the slowest link")]
+    if prepared.waits and all(prepared.waits):
+        candidates += _bounds_of_waiting(prepared, costs)
+    return max(candidates, key=lambda bound: bound.period_s)
+
+
+def _bounds_of_waiting(prepared: Prepared, costs: CostModel) -> list[Bound]:
+    config, means = prepared.config, costs.means(prepared.num_stages)
+    work_s = means["F"] + means["B"]
+    if config.stash == "recompute":
+        work_s[:-1] += means["R"][:-1]
+    in_chain = prepared.bounds[0]
+    one_by_one = "all stages, one after another"
+    reason = one_by_one if in_chain == 1 else f"{in_chain} microbatches in the whole chain"
+    bounds = [Bound(period_s=float(work_s.sum()) / in_chain, reason=reason)]
+    if config.stash == "hold":
+        num_microbatches = min(per_stage(config.cadence, prepared.num_stages, name="cadence"))
+        below_s = np.cumsum(work_s) - work_s
+        window_s = float((below_s + num_microbatches * work_s).max() + means["U"][0])
+        reason = f"a chain filled and emptied every {num_microbatches} microbatches"
+        bounds.append(
+            Bound(period_s=window_s / num_microbatches, reason=one_by_one if num_microbatches == 1 else reason)
+        )
+    return bounds
+
+
+def held_bytes(prepared: Prepared, timing: Timing) -> NDArray[np.float64]:
+    """(S,): the most that each stage keeps of microbatches and of earlier weights at a time.
+
+    One microbatch is always being worked on. A source that learns from what comes back needs the outputs until then.
+    """
+    plans, held = prepared.plans, timing.most_held
+    graphs = np.array([plan.held_bytes for plan in plans], dtype=np.float64)
+    waiting = np.zeros(len(plans))
+    waiting[:-1] = [
+        bound * plan.activation_bytes * (bool(source.learns_from) and not waits)
+        for bound, plan, source, waits in zip(
+            prepared.bounds, plans[:-1], prepared.sources[:-1], prepared.waits, strict=True
+        )
+    ]
+    total: NDArray[np.float64]
+    if prepared.config.stash == "recompute":
+        total = held * np.array([plan.input_bytes for plan in plans]) + graphs + waiting
+        return total
+    total = np.maximum(held, 1) * graphs + waiting
+    if prepared.config.stash == "weights":
+        periods = np.array(per_stage(prepared.config.cadence, len(plans), name="cadence"))
+        copies = np.minimum(held, -(-(held - 1) // periods) + 1)
+        total = total + np.where(held > 0, copies, 0) * [plan.parameter_bytes for plan in plans]
+    return total
+
+
+def wire_bytes(costs: CostModel, timing: Timing) -> NDArray[np.float64]:
+    """(S - 1,): bytes over each boundary, both ways, in the whole run: activations up, gradients down."""
+    messages = timing.forwards[:-1] + timing.backwards[1:]
+    total: NDArray[np.float64] = messages.astype(np.float64) * np.asarray(costs.message_bytes)
+    return total

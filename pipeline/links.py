@@ -1,0 +1,50 @@
+"""When does a message arrive, in virtual time?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.costs import CostModel, jitters
+from pipeline.messages import Activation, Gradient, Message
+
+__all__ = ["Links"]
+
+
+class Links:
+    """The ways between neighbouring stages, one up and one down each.
+
+    A message takes the latency; then its bytes come in, after those of the message before it. So messages stay in
+    order, and a link gives no more than its bandwidth.
+
+    Args:
+        costs: latency, bandwidth, bytes and jitter.
+        num_stages: stages of the chain.
+    """
+
+    def __init__(self, costs: CostModel, *, num_stages: int) -> None:
+        self._costs = costs
+        self._transfer_s: list[float] = costs.transfer_s(num_stages).tolist()
+        self._free_at_s = {name: [0.0] * num_stages for name in ("up", "down")}
+        self._draws: dict[tuple[str, int], Iterator[float]] = {}
+
+    def arrival_s(self, message: Message, *, sender: int, to: int, now_s: float) -> float:
+        """When a message that is sent now arrives; at once if it is for the sender itself."""
+        if to == sender:
+            return now_s
+        name, boundary = ("up", sender) if to > sender else ("down", to)
+        free_at_s = self._free_at_s[name]
+        arrival_s = max(now_s + self._latency_s(name, boundary), free_at_s[boundary])
+        if isinstance(message, Activation) or (isinstance(message, Gradient) and message.value is not None):
+            arrival_s += self._transfer_s[boundary]
+        free_at_s[boundary] = arrival_s
+        return arrival_s
+
+    def _latency_s(self, name: str, boundary: int) -> float:
+        costs = self._costs
+        if not costs.message_jitter:
+            return costs.message_s
+        draws = self._draws.get((name, boundary))
+        if draws is None:
+            draws = jitters(costs.message_jitter, seed=costs.seed, name=name, index=boundary)
+            self._draws[name, boundary] = draws
+        return costs.message_s * next(draws)

@@ -1,0 +1,77 @@
+"""What does a stage ask of whoever computes for it?
+
+`pipeline.learner` does the mathematics; `pipeline.timed` only takes time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.messages import Activation, Payload
+from pipeline.stash import Forwarded
+
+__all__ = ["StageLearner"]
+
+
+class StageLearner(Protocol):
+    """What a stage asks of its learner: the mathematics of one microbatch, and what is to be kept of it all."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The stage's part of the model."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+
+    @property
+    def phase(self) -> str:
+        """What is being done, for the message of a failure."""
+
+    @property
+    def version(self) -> int:
+        """Steps in which any block was applied."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether every step waits for the gradient from above, because the source makes its own of it."""
+
+    def forward(self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool) -> Forwarded:
+        """Run the module; what to keep of it."""
+
+    def evaluate(self, message: Activation) -> Forwarded:
+        """Run the module in evaluation mode."""
+
+    def loss_sum(self, entry: Forwarded) -> float:
+        """The loss of an evaluation batch, summed over its samples."""
+
+    def received(self, gradient: Payload) -> Payload:
+        """What came from another stage, on this one's device."""
+
+    def backward_from_source(self, entry: Forwarded) -> Payload | None:
+        """Pull back what the source says; dL/dx, or None if nothing is learned."""
+
+    def backward_from_above(self, entry: Forwarded, gradient: Payload) -> tuple[Payload | None, bool]:
+        """Pull back what came from above; dL/dx or None, and whether the gradient was used as it came."""
+
+    def learn_source(self, entry: Forwarded, gradient: Payload) -> None:
+        """Let the source learn."""
+
+    def update(self, step: int) -> None:
+        """Apply what has been accumulated."""
+
+    def check_finite(self) -> None:
+        """Raise `NotFinite` if a parameter is not finite."""
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """The module's parameters and buffers under their global names."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that was learned, under global names."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the learner that `state` was taken from."""

@@ -1,0 +1,185 @@
+"""How does a chain behave in time, if nothing is computed?
+
+The stages are the real ones (`pipeline.stage`); a stand-in for the learner does each operation by letting the clock
+run, counts versions, and makes no tensors. So messages, order, waiting and staleness are those of the real run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.clock import Clock
+from pipeline.feed import Batch, Feed, FeedSettings
+from pipeline.messages import Activation, Payload
+from pipeline.run import Prepared, stage_settings
+from pipeline.stage import Stage
+from pipeline.stash import Forwarded, StashPolicy
+from pipeline.trace import Recorder
+
+__all__ = ["TimedLearner", "build_timed_stage", "make_timed_feed"]
+
+_CPU = torch.device("cpu")
+_NOTHING: tuple[()] = ()
+"""The payload of every message."""
+
+
+class TimedLearner:
+    """Takes a learner's time, and does none of its work.
+
+    Args:
+        recorder: takes down what is done; its clock says what that costs.
+        waits: whether every step waits for the gradient from above.
+        acts: whether the source gives a gradient without it.
+        learns: whether the source learns.
+        updates: whether there are parameters to update.
+        stash: what a real learner would keep from a forward; "recompute" takes a second forward.
+    """
+
+    device = _CPU
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        *,
+        waits: bool = False,
+        acts: bool = True,
+        learns: bool = False,
+        updates: bool = True,
+        stash: StashPolicy = "hold",
+    ) -> None:
+        self.waits = waits
+        self.version = 0
+        self.phase = "start"
+        self._recorder = recorder
+        self._acts, self._learns, self._updates = acts, learns, updates
+        self._recomputes = stash == "recompute"
+        self._accumulated = False
+
+    @property
+    def module(self) -> nn.Module:
+        """Nothing."""
+        return nn.Identity()
+
+    def forward(self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool) -> Forwarded:
+        """Take a forward's time."""
+        recorder, step = self._recorder, message.step
+        recorder.begin()
+        forward_s = recorder.end("F", step, version=self.version, reach=message.reach)
+        recorder.totals.num_samples += 1
+        if sync:
+            recorder.mark("S", step, version=self.version, reach=message.reach)
+        return Forwarded(
+            step=step,
+            x=_NOTHING,
+            h=_NOTHING,
+            target=None,
+            version=self.version,
+            learns=learns,
+            held=held,
+            sync=sync,
+            asks=asks,
+            forward_s=forward_s,
+        )
+
+    def evaluate(self, message: Activation) -> Forwarded:
+        """Evaluations take no virtual time."""
+        h = torch.zeros(1)  # a sample to count
+        return Forwarded(step=message.step, x=None, h=h, target=None, version=self.version, learns=False, held=False)
+
+    def loss_sum(self, entry: Forwarded) -> float:
+        """Nothing is lost."""
+        return 0.0
+
+    def received(self, gradient: Payload) -> Payload:
+        """As it came."""
+        return gradient
+
+    def backward_from_source(self, entry: Forwarded) -> Payload | None:
+        """Take a backward's time, if the source gives a gradient."""
+        return self._backward(entry) if self._acts else None
+
+    def backward_from_above(self, entry: Forwarded, gradient: Payload) -> tuple[Payload | None, bool]:
+        """Take a backward's time, and that of the forward run again if there has to be one."""
+        if self._recomputes:
+            self._recorder.begin()
+            self._recorder.end("R", entry.step, version=self.version)
+        return self._backward(entry), True
+
+    def learn_source(self, entry: Forwarded, gradient: Payload) -> None:
+        """Take the time of the source's learning."""
+        if self._learns:
+            self._recorder.begin()
+            self._recorder.end("L", entry.step, version=self.version)
+
+    def update(self, step: int) -> None:
+        """Take an update's time, if anything has been accumulated."""
+        if self._accumulated and self._updates:
+            self._recorder.begin()
+            self.version += 1
+            self._recorder.end("U", step, version=self.version)
+        self._accumulated = False
+
+    def check_finite(self) -> None:
+        """Nothing can be infinite."""
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The version."""
+        return {"version": self.version}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the version."""
+        self.version = state["version"]
+
+    def _backward(self, entry: Forwarded) -> Payload:
+        self._recorder.begin()
+        self._recorder.end("B", entry.step, version=self.version)
+        self._accumulated = True
+        entry.let_go()
+        return _NOTHING
+
+
+def build_timed_stage(prepared: Prepared, index: int, *, clock: Clock) -> Stage:
+    """Stage `index` with a learner that only takes time."""
+    plan, source = prepared.plans[index], prepared.sources[index]
+    recorder = Recorder(index, clock)
+    learner = TimedLearner(
+        recorder,
+        waits=index < len(prepared.waits) and prepared.waits[index],
+        acts=plan.source_acts,
+        learns=bool(source.learns_from),
+        updates=plan.num_parameters > 0,
+        stash=prepared.config.stash,
+    )
+    return Stage(learner, settings=stage_settings(prepared, index), recorder=recorder)
+
+
+class _NoData:
+    """Microbatches without content."""
+
+    exact = True
+
+    def peek(self) -> Batch:
+        """The first one."""
+        return _NOTHING, None
+
+    def start(self, step: int) -> Iterator[Batch]:
+        """As many as are asked for."""
+        while True:
+            yield _NOTHING, None
+
+
+def make_timed_feed(prepared: Prepared) -> Feed:
+    """What enters the first stage: the messages of the real run, without content."""
+    config = prepared.config
+    settings = FeedSettings(
+        steps=config.steps, evaluate_every=config.evaluate_every, checkpoint_every=config.checkpoint_every
+    )
+    return Feed(_NoData(), [(_NOTHING, None)] * len(prepared.test), settings=settings)
