@@ -11,17 +11,11 @@ import bisect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-__all__ = ["Operation", "Point", "read_accuracies", "read_curve", "read_operations", "training_s"]
+from experiments.spans import Span, read_trace
 
-
-class Operation(NamedTuple):
-    """Something a stage did for a step."""
-
-    step: int
-    start_s: float
-    end_s: float
+__all__ = ["Point", "read_accuracies", "read_curve", "training_s"]
 
 
 class Point(NamedTuple):
@@ -39,16 +33,15 @@ def read_curve(folder: Path, *, num_stages: int, batch_size: int) -> list[Point]
     """The evaluations of a run of stages, from its folder."""
     accuracies = read_accuracies(folder, last_stage=num_stages - 1)
     steps = sorted(accuracies)
-    operations = (operation for stage in range(num_stages) for operation in read_operations(folder, stage))
-    times_s = training_s(operations, steps)
+    times_s = training_s((span for stage in range(num_stages) for span in read_trace(folder, stage)), steps)
     return [Point(step * batch_size, time_s, accuracies[step]) for step, time_s in zip(steps, times_s, strict=True)]
 
 
-def training_s(operations: Iterable[Operation], evaluated_at: Sequence[int]) -> list[float]:
+def training_s(spans: Iterable[Span], evaluated_at: Sequence[int]) -> list[float]:
     """Seconds of training before each evaluation.
 
     Args:
-        operations: of all stages, in any order.
+        spans: the operations of all stages, in any order.
         evaluated_at: the steps before which the network was evaluated, ascending; the last one ends the run.
 
     Raises:
@@ -56,10 +49,10 @@ def training_s(operations: Iterable[Operation], evaluated_at: Sequence[int]) -> 
     """
     begins_s = [float("inf")] * len(evaluated_at)
     ends_s = [float("-inf")] * len(evaluated_at)
-    for step, start_s, end_s in operations:
-        stretch = bisect.bisect_right(evaluated_at, step)
-        begins_s[stretch] = min(begins_s[stretch], start_s)
-        ends_s[stretch] = max(ends_s[stretch], end_s)
+    for span in spans:
+        stretch = bisect.bisect_right(evaluated_at, span.step)
+        begins_s[stretch] = min(begins_s[stretch], span.start_s)
+        ends_s[stretch] = max(ends_s[stretch], span.end_s)
     times_s, total_s = [], 0.0
     for step, begin_s, end_s in zip(evaluated_at, begins_s, ends_s, strict=True):
         if end_s < begin_s:
@@ -69,18 +62,8 @@ def training_s(operations: Iterable[Operation], evaluated_at: Sequence[int]) -> 
     return times_s
 
 
-def read_operations(folder: Path, stage: int) -> Iterable[Operation]:
-    """What a stage did, from its trace."""
-    for line in _lines(folder / "trace" / f"stage-{stage}.jsonl"):
-        yield Operation(line["step"], line["start_s"], line["end_s"])
-
-
 def read_accuracies(folder: Path, *, last_stage: int) -> Mapping[int, float]:
     """Test accuracy by the number of steps before the evaluation."""
-    lines = _lines(folder / "metrics" / f"stage-{last_stage}.jsonl")
+    with (folder / "metrics" / f"stage-{last_stage}.jsonl").open() as file:
+        lines = list(map(json.loads, file))
     return {line["step"]: line["test_accuracy"] for line in lines if "test_accuracy" in line}
-
-
-def _lines(path: Path) -> Iterable[Mapping[str, Any]]:
-    with path.open() as file:
-        yield from map(json.loads, file)

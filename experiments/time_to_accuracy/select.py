@@ -23,7 +23,7 @@ import torch
 import tyro
 
 from experiments.time_to_accuracy.alone import train_alone
-from experiments.time_to_accuracy.config import EVALUATE_SAMPLES, ROWS, SYNTHESIZERS, TASKS, Choice
+from experiments.time_to_accuracy.config import ROWS, SYNTHESIZERS, TASKS, Choice
 from experiments.time_to_accuracy.curve import read_accuracies
 from pipeline import StageFailure, prepare, run_simulated
 from pipeline.folder import commit
@@ -35,15 +35,18 @@ __all__ = ["RATES", "SEED", "SELECTION", "Candidate", "Job", "Options", "chosen"
 SELECTION = Path(__file__).parent / "selection.jsonl"
 SEED = 100
 """No row of the table has it."""
-EVALUATE_EVERY = 2 * EVALUATE_SAMPLES
+SAMPLES = 57_600
+"""Of each run; the training samples that are left make a shorter epoch than the table's."""
+EVALUATE_EVERY = 6_400
+"""Samples from one evaluation to the next."""
 RATES: Mapping[str, Sequence[float]] = {
     "batch 64": (3e-4, 1e-3, 1e-4),
     "batch 256": (1e-3, 3e-4, 3e-3),
-    "recompute": (3e-4, 1e-3, 1e-4),
-    "weights": (3e-4, 1e-3, 1e-4),
-    "dni": (3e-4, 1e-4, 1e-3),
-    "cdni": (3e-4, 1e-4, 1e-3),
-    "cdni_sync": (3e-4, 1e-4, 1e-3),
+    "recompute": (3e-4, 1e-3, 1e-4, 3e-5),
+    "weights": (3e-4, 1e-3, 1e-4, 3e-5),
+    "dni": (3e-4, 1e-4, 1e-3, 3e-5),
+    "cdni": (3e-4, 1e-4, 1e-3, 3e-5),
+    "cdni_sync": (3e-4, 1e-4, 1e-3, 3e-5),
 }
 """Adam's for the network, by method, the likely ones first; a synthesizer's is 1e-3."""
 
@@ -55,8 +58,8 @@ class Job:
     task: str
     method: str
     choice: Choice
-    samples: int | None = None
-    """Instead of a row's number, for a try."""
+    samples: int = SAMPLES
+    """To train on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +121,7 @@ def validate(job: Job) -> Candidate:
         config,
         executor="simulate",
         seed=SEED,
-        steps=(job.samples or config.steps * batch_size) // batch_size,
+        steps=job.samples // batch_size,
         evaluate_every=EVALUATE_EVERY // batch_size,
     )
     prepared = prepare(config)
@@ -126,13 +129,13 @@ def validate(job: Job) -> Candidate:
         accuracies = {point.samples: point.accuracy for point in train_alone(prepared, batch_size=batch_size)}
     else:
         accuracies = {step * batch_size: found for step, found in _simulated(prepared).items()}
-    period = min(EVALUATE_EVERY, config.steps * batch_size)
+    period = min(EVALUATE_EVERY, job.samples)
     return Candidate(
         task=job.task,
         method=job.method,
         rate=job.choice.rate,
         synthesizer=job.choice.synthesizer,
-        samples=tuple(range(period, config.steps * batch_size + 1, period)),
+        samples=tuple(range(period, job.samples + 1, period)),
         accuracies=tuple(accuracies.values()),
         flops_per_sample=_training_flops(prepared.plans, batch_size),
         seed=SEED,
