@@ -26,6 +26,7 @@ __all__ = [
     "remember_end",
     "remember_folder",
     "start_in",
+    "wait_end",
 ]
 
 _MADE_ANEW = ("metrics", "order", "tensorboard", "trace")
@@ -83,6 +84,11 @@ def how_it_ended(control: Control) -> int | None:
     """The exit code of a run that an earlier attempt has brought to its end; None: it goes on."""
     run = control.for_run()
     return int(run.get_many(["ended"])[0]) if run.has("ended") else None
+
+
+def wait_end(control: Control) -> None:
+    """Wait until it is known how the run has ended."""
+    control.for_run().gather(["ended"])
 
 
 def remember_folder(control: Control, folder: Path) -> None:

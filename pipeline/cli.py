@@ -30,6 +30,7 @@ from pipeline.attempt import (
     remember_end,
     remember_folder,
     start_in,
+    wait_end,
 )
 from pipeline.clock import WallClock
 from pipeline.config import Config, Executor
@@ -386,13 +387,15 @@ def _run_as_rank(prepared: Prepared, control: Control, start: Start) -> int:
     except Exception as error:
         say(error)
         return 1
-    if world.rank != 0:
-        return 0  # torchrun ends all ranks when one ends with another code, and rank 0 has still to write
-    write_timeline(folder)
-    console.print(summary_table(summary, folder))
     code = 0 if summary["status"] == "finished" else 1
+    if world.rank == 0:
+        write_timeline(folder)
+        console.print(summary_table(summary, folder))
     with contextlib.suppress(LostStore):
-        remember_end(control, code)
+        if world.rank == 0:
+            remember_end(control, code)
+        elif code:  # torchrun ends every rank when one ends like this, and rank 0 has to write before
+            wait_end(control)
     return code
 
 

@@ -14,7 +14,7 @@ from experiments.faults import kills, run, table
 from experiments.faults.cases import CASES, Case, faulty, undisturbed
 from pipeline import StageFailure, prepare, run_simulated
 
-LOSS = 2.302585
+LOSS = 2.303557
 """Of the second step."""
 
 
