@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from tests.spawn import Ranks
+
+# torch looks up the name behind every connection to a store; where no name server answers, that takes 5 s now and then.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 
 
 def pytest_report_header() -> str:

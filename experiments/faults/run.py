@@ -143,6 +143,7 @@ def heard(case: Case, folder: Path) -> list[dict[str, Any]]:
 def run(case: Case, executor: Executor, folder: Path, *, resume: bool) -> None:
     """One run to its end, whatever that is."""
     if executor != "distributed":
+        warm_up(be_process)
         context: ForkServerContext = multiprocessing.get_context("forkserver")
         process = context.Process(target=be_process, args=(case.name, executor, str(folder), resume))
         process.start()

@@ -30,7 +30,7 @@ from experiments.time_to_accuracy.config import NUM_STAGES, ROWS, TASKS, Family
 from experiments.time_to_accuracy.curve import Point, read_curve
 from experiments.time_to_accuracy.results import Run, append_run, fastest, newest, read_runs
 from pipeline import Config, prepare
-from pipeline.agreement import agree_on_folder, prepare_together
+from pipeline.agreement import prepare_together
 from pipeline.control import Control, World, world_from_environment
 from pipeline.distributed import run_rank
 from pipeline.folder import commit
@@ -182,7 +182,9 @@ def _carry_out_in_stages(world: World, job: Job, on_step: Callable[[int], None])
     control, beside = Control(world), Control(replace(world, prefix=f"{world.prefix}/beside"))
     prepared = prepare_together(job.config(), control)
     with ExitStack() as stack:
-        folder = agree_on_folder(control, lambda: Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        if world.rank == 0:
+            beside.put("folder", stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = Path(beside.gather(["folder"])[0])
         started_s, started_cpu_s = time.perf_counter(), time.process_time()
         run_rank(prepared, control, folder=folder, on_status=lambda statuses: on_step(min(s.step for s in statuses)))
         wall_s = time.perf_counter() - started_s
