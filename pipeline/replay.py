@@ -21,10 +21,10 @@ from pipeline.clock import WallClock
 from pipeline.comparison import Comparison, refusals
 from pipeline.conditions import Conditions
 from pipeline.config import Config, Data
-from pipeline.errors import ConfigurationError, FailureRecord, ReplayError
+from pipeline.errors import CheckpointError, ConfigurationError, FailureRecord, ReplayError
 from pipeline.feed import Batch
 from pipeline.keyed import undisturbed
-from pipeline.manifest import checkpoint_folder, verify
+from pipeline.manifest import checkpoint_folder, saved_steps, verify
 from pipeline.messages import Activation, Message, Send
 from pipeline.monitor import StageMonitor, StageStatus
 from pipeline.order import read_order_from, step_of
@@ -103,7 +103,7 @@ class Replay:
                 build_stage(prepared, index, clock=WallClock(), device=device) for index in range(prepared.num_stages)
             ]
             if start:
-                path = checkpoint_folder(folder / "checkpoints", start)
+                path = _checkpoint(folder / "checkpoints", start)
                 checkpoint.load(path, self.stages, verify(path))
                 if isinstance(prepared.train, StatefulBatches):
                     prepared.train.restore(start, checkpoint.read_feed(path))
@@ -228,6 +228,15 @@ class Replay:
                     raise _impossible(at, f"it handles {line} next, and nobody sends that")
                 seen.add(other)
                 at = other
+
+
+def _checkpoint(checkpoints: Path, step: int) -> Path:
+    if step not in (steps := saved_steps(checkpoints)):
+        raise CheckpointError(
+            f"{checkpoints} has no checkpoint of step {step} any more (keep_last says how many are kept); there are "
+            f"those of step {', '.join(map(str, steps)) or '(none)'}, and 0 is the beginning."
+        )
+    return checkpoint_folder(checkpoints, step)
 
 
 def _is_halted(line: str, until: int | None) -> bool:

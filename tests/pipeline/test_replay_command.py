@@ -124,7 +124,7 @@ def test_failure_comes_again_and_the_debugger_halts_before_it(dni: Dni, monkeypa
     [
         (["runs/other"], "runs/other is not a run's folder"),
         (["runs/run", "--from", "7"], "runs/run cannot be replayed from step 7"),
-        (["runs/run", "--from", "5"], "is unfinished: it has no manifest.json"),
+        (["runs/run", "--from", "5"], "has no checkpoint of step 5 any more"),
         (["runs/run", "--debug"], "runs/run has not failed. Say before which step it is to halt: --until N"),
         (["runs/run", "--from", "10", "--until", "10"], "--until must be after --from, got 10 and 10"),
     ],
