@@ -284,7 +284,9 @@ class SignalAt(nn.Module):
         return h
 
 
-def test_keyboard_interrupt_ends_all_threads_and_is_raised(tmp_path: Path) -> None:
+def test_keyboard_interrupt_ends_all_threads_and_is_raised(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell put us in the background
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt):
         run_threaded(prepare(config(SignalAt(5, signal.SIGINT), at=1, steps=10**6)), folder=tmp_path)
     assert not (tmp_path / "summary.json").exists()
