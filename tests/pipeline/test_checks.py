@@ -70,7 +70,7 @@ def test_settings_that_cannot_work_together_are_refused(settings: dict[str, Any]
 def test_settings_that_make_sense_are_taken_in_silence(settings: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        prepare(config(**settings))
+        assert prepare(config(**settings)).num_stages == 3
 
 
 def test_bound_on_staleness_bounds_what_is_in_flight() -> None:
