@@ -1,4 +1,4 @@
-"""Where do payloads lie in memory that two processes share?"""
+"""Where do frames lie in memory that two processes share?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.wire import Schema
+from pipeline.wire import HEADER_BYTES, Schema
 
 __all__ = ["Ring", "Slot"]
 
@@ -28,15 +28,16 @@ class Ring:
         self._slots = [Slot(memory[i * self.slot_bytes :][: self.slot_bytes]) for i in range(num_slots)]
 
     def slot(self, sequence: int) -> Slot:
-        """Where the payload of frame `sequence` lies."""
+        """Where frame `sequence` lies."""
         return self._slots[sequence % len(self._slots)]
 
 
 class Slot:
-    """Memory of one payload at a time."""
+    """Memory of one frame at a time: a header, and room for a payload."""
 
     def __init__(self, memory: Tensor) -> None:
-        self._memory = memory
+        self.header = memoryview(memory[:HEADER_BYTES].numpy())
+        self._payload = memory[HEADER_BYTES:]
         self._layout = (-1, 0)
         self._members: Sequence[Tensor | None] = ()
 
@@ -44,5 +45,9 @@ class Slot:
         """Where the tensors of the payload lie. Consecutive payloads are mostly alike, so the views are kept."""
         if self._layout != (layout, num_samples):
             self._layout = layout, num_samples
-            self._members = schema.views(self._memory, num_samples)
+            self._members = schema.views(self._payload, num_samples)
         return self._members
+
+    def payload(self, num_bytes: int) -> bytes:
+        """A copy of the payload's first bytes."""
+        return self._payload[:num_bytes].numpy().tobytes()
