@@ -36,7 +36,7 @@ class Slot:
     """Memory of one frame at a time: a header, and room for a payload."""
 
     def __init__(self, memory: Tensor) -> None:
-        self.header = memoryview(memory[:HEADER_BYTES].numpy())
+        self.header = memory[:HEADER_BYTES].numpy().data
         self._payload = memory[HEADER_BYTES:]
         self._layout = (-1, 0)
         self._members: Sequence[Tensor | None] = ()
