@@ -15,10 +15,11 @@ import torch
 import torch.distributed as dist
 
 from pipeline.control import Control
-from pipeline.edge import EdgeStatistics, Intake, Receiver, SendingEnd
+from pipeline.edge import AttachedReceiver, EdgeStatistics, Receiver, ReceivingEnd, SendingEnd
 from pipeline.frames import Incoming, Outgoing
 from pipeline.gloo import GlooIntake, GlooSender
 from pipeline.in_process import InProcessSender
+from pipeline.mailbox import ConnectedMailbox
 from pipeline.messages import Message
 from pipeline.nccl import NcclIntake, NcclSender
 from pipeline.placement import Choice, Kind
@@ -75,23 +76,26 @@ class Connections:
 
     Args:
         control: this rank's way to the others.
-        deliver: called with an edge and a message that came over it; from a thread, unless it came from this rank.
+        mailbox: of the thread that makes the connections; edges in shared memory are waited for with it.
+        deliver: called with an edge and a message that came over it; from any thread, unless it came from this rank.
         failed: called with an edge and the exception that says that its other end is gone; from any thread.
     """
 
     def __init__(
         self,
         control: Control,
+        mailbox: ConnectedMailbox,
         *,
         deliver: Callable[[Edge, Message], None],
         failed: Callable[[Edge, BaseException], None],
     ) -> None:
-        self._control, self._deliver, self._failed = control, deliver, failed
+        self._control, self._mailbox = control, mailbox
+        self._deliver, self._failed = deliver, failed
         self._groups: dict[Edge, dist.ProcessGroup] = {}
         self._sockets: dict[Edge, socket.socket] = {}
         self._device = torch.device("cpu")
         self._senders: dict[Edge, SendingEnd] = {}
-        self._receivers: list[Receiver] = []
+        self._receivers: list[ReceivingEnd] = []
 
     def connect(self, edges: Sequence[Edge], *, device: torch.device) -> dict[tuple[int, int], SendingEnd]:
         """Make the ends, while every other rank makes its own.
@@ -143,7 +147,7 @@ class Connections:
         return {edge: sender.statistics() for edge, sender in self._senders.items()}
 
     @property
-    def _ends(self) -> list[SendingEnd | Receiver]:
+    def _ends(self) -> list[SendingEnd | ReceivingEnd]:
         return [*self._senders.values(), *self._receivers]
 
     def _sender(self, edge: Edge) -> SendingEnd:
@@ -153,7 +157,13 @@ class Connections:
             case "in process":
                 return InProcessSender(partial(self._deliver, edge))
             case "shared":
-                return SharedSender(outgoing=outgoing, connection=self._sockets[edge], num_slots=slots, failed=failed)
+                return SharedSender(
+                    outgoing=outgoing,
+                    connection=self._sockets[edge],
+                    num_slots=slots,
+                    failed=failed,
+                    wait_readable=self._mailbox.wait_readable,
+                )
             case "gloo":
                 return GlooSender(outgoing=outgoing, group=self._groups[edge], num_slots=slots, failed=failed)
             case "nccl":
@@ -161,21 +171,24 @@ class Connections:
                     outgoing=outgoing, group=self._groups[edge], device=self._device, num_slots=slots, failed=failed
                 )
 
-    def _receiver(self, edge: Edge) -> Receiver:
-        return Receiver(
-            intake=self._intake(edge), deliver=partial(self._deliver, edge), failed=partial(self._failed, edge)
-        )
-
-    def _intake(self, edge: Edge) -> Intake:
-        incoming = Incoming(edge.sender, edge.receiver)
-        if edge.kind == "nccl":
-            return NcclIntake(incoming=incoming, group=self._groups[edge], device=self._device)
-        landing = Landing(self._device)
-        if edge.kind == "gloo":
-            return GlooIntake(incoming=incoming, group=self._groups[edge], landing=landing)
-        return SharedIntake(
-            incoming=incoming, connection=self._sockets[edge], num_slots=edge.num_slots, landing=landing
-        )
+    def _receiver(self, edge: Edge) -> ReceivingEnd:
+        incoming, landing = Incoming(edge.sender, edge.receiver), Landing(self._device)
+        deliver, failed = partial(self._deliver, edge), partial(self._failed, edge)
+        match edge.kind:
+            case "shared":
+                connection = self._sockets[edge]
+                shared = SharedIntake(
+                    incoming=incoming, connection=connection, num_slots=edge.num_slots, landing=landing
+                )
+                return AttachedReceiver(
+                    intake=shared, connection=connection, mailbox=self._mailbox, deliver=deliver, failed=failed
+                )
+            case "nccl":
+                nccl = NcclIntake(incoming=incoming, group=self._groups[edge], device=self._device)
+                return Receiver(intake=nccl, deliver=deliver, failed=failed)
+            case _:
+                gloo = GlooIntake(incoming=incoming, group=self._groups[edge], landing=landing)
+                return Receiver(intake=gloo, deliver=deliver, failed=failed)
 
 
 def leave_groups() -> None:

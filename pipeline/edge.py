@@ -1,21 +1,24 @@
 """What are the two ends of a directed edge, whatever carries its messages?
 
-A sending end is used by the thread that drives the stage, and waits only when too much is on its way. A receiving end
-is a thread that blocks until something comes. `Receiver` is the same for all kinds of edges; what waits differs, and is
-an `Intake`.
+A sending end is used by the thread that drives the stage, and waits only when too much is on its way. What waits for
+messages differs between kinds of edges, and is an `Intake`. A receiving end gives it a thread of its own (`Receiver`),
+or lets the thread that drives the stage wait with it (`AttachedReceiver`), where the transport can be waited for
+together with others.
 """
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.frames import Incoming
+from pipeline.mailbox import ConnectedMailbox
 from pipeline.messages import Message, Stop
 
-__all__ = ["EdgeStatistics", "Intake", "Receiver", "SendingEnd"]
+__all__ = ["AttachedReceiver", "EdgeStatistics", "Intake", "Receiver", "ReceivingEnd", "SendingEnd"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +56,24 @@ class SendingEnd(Protocol):
         """What has been sent."""
 
 
+class ReceivingEnd(Protocol):
+    """Where messages from another stage come out."""
+
+    def start(self) -> None:
+        """Begin to receive."""
+
+    def wait_stopped(self, timeout_s: float | None = None) -> None:
+        """Wait for the Stop, or the failure, that ends the edge, and give back what it holds."""
+
+    def abort(self) -> None:
+        """Break the connection from any thread: both ends' blocked calls end. For a run that has failed."""
+
+    def statistics(self) -> EdgeStatistics:
+        """What has been received."""
+
+
 class Intake(Protocol):
-    """Waits for the messages of one edge, on the thread of its `Receiver`."""
+    """Waits for the messages of one edge, on the thread of its receiving end."""
 
     kind: str
     incoming: Incoming
@@ -74,8 +93,68 @@ class Intake(Protocol):
         """Give back what the edge holds; nobody waits any more."""
 
 
+class AttachedReceiver:
+    """The receiving end of an edge for which the thread that drives the stage waits, with its mailbox.
+
+    Args:
+        intake: reads the messages.
+        connection: has something to read when a message is on its way.
+        mailbox: of the thread that uses this end.
+        deliver: called by that thread while it waits, with each message; a Stop is the last.
+        failed: called by it with the exception that ended the edge.
+    """
+
+    def __init__(
+        self,
+        *,
+        intake: Intake,
+        connection: socket.socket,
+        mailbox: ConnectedMailbox,
+        deliver: Callable[[Message], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._intake = intake
+        self._connection = connection
+        self._mailbox = mailbox
+        self._deliver, self._failed = deliver, failed
+        self._is_attached = False
+
+    def start(self) -> None:
+        """Begin to receive."""
+        self._mailbox.attach(self._connection, self._take)
+        self._is_attached = True
+
+    def wait_stopped(self, timeout_s: float | None = None) -> None:
+        """Take in what comes until the Stop, or the failure, that ends the edge, and give back what it holds."""
+        if self._mailbox.wait(lambda: not self._is_attached, timeout_s):
+            self._intake.close()
+
+    def abort(self) -> None:
+        """Break the connection. For a run that has failed."""
+        self._intake.abort()
+
+    def statistics(self) -> EdgeStatistics:
+        """What has been received."""
+        return _received(self._intake)
+
+    def _take(self) -> None:
+        try:
+            message = self._intake.wait_message()
+        except Exception as error:
+            self._detach()
+            self._failed(error)
+            return
+        if isinstance(message, Stop):
+            self._detach()
+        self._deliver(message)
+
+    def _detach(self) -> None:
+        self._mailbox.detach(self._connection)
+        self._is_attached = False
+
+
 class Receiver:
-    """The receiving end of a directed edge.
+    """The receiving end of an edge that has a thread of its own.
 
     Args:
         intake: waits for the messages.
@@ -112,8 +191,7 @@ class Receiver:
 
     def statistics(self) -> EdgeStatistics:
         """What has been received."""
-        incoming = self._intake.incoming
-        return EdgeStatistics(kind=self._intake.kind, num_messages=incoming.num_messages, num_bytes=incoming.num_bytes)
+        return _received(self._intake)
 
     def _run(self) -> None:
         try:
@@ -124,3 +202,8 @@ class Receiver:
                     return
         except BaseException as error:
             self._failed(error)
+
+
+def _received(intake: Intake) -> EdgeStatistics:
+    incoming = intake.incoming
+    return EdgeStatistics(kind=intake.kind, num_messages=incoming.num_messages, num_bytes=incoming.num_bytes)

@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pipeline.control import Control
 from pipeline.errors import FailureRecord, LostEdge, LostStore, RemoteFailure
 from pipeline.folder import write_error
+from pipeline.mailbox import ConnectedMailbox
 
 __all__ = ["Failure"]
 
@@ -33,7 +33,7 @@ class Failure:
 
     def __init__(
         self,
-        mailbox: queue.SimpleQueue[Any],
+        mailbox: ConnectedMailbox,
         *,
         rank: int,
         folder: Path | None,

@@ -15,6 +15,7 @@ from __future__ import annotations
 import array
 import contextlib
 import os
+import select
 import socket
 import struct
 import time
@@ -35,6 +36,11 @@ __all__ = ["SharedIntake", "SharedSender"]
 _COUNT = struct.Struct("<I")
 
 
+def _wait_readable(connection: socket.socket, timeout_s: float | None) -> bool:
+    ready, _, _ = select.select([connection], [], [], timeout_s)
+    return bool(ready)
+
+
 class SharedSender:
     """The sending end.
 
@@ -43,6 +49,8 @@ class SharedSender:
         connection: to the receiving end.
         num_slots: frames that may be on their way before `send` waits for the receiver to take some.
         failed: called by `send` with the exception that says that the other end is gone.
+        wait_readable: called before something is read from the connection, with it and the seconds to wait, None for
+            as long as it takes; waits for something to read and does meanwhile what else has to go on.
     """
 
     def __init__(
@@ -52,11 +60,13 @@ class SharedSender:
         connection: socket.socket,
         num_slots: int,
         failed: Callable[[BaseException], None],
+        wait_readable: Callable[[socket.socket, float | None], bool] = _wait_readable,
     ) -> None:
         self._outgoing = outgoing
         self._socket = connection
         self._num_slots = num_slots
         self._failed = failed
+        self._wait_readable = wait_readable
         self._ring: Ring | None = None
         self._num_taken = 0
         self._num_waits = 0
@@ -85,8 +95,8 @@ class SharedSender:
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         with contextlib.suppress(OSError):  # gone, aborted, too slow or closed before: nothing more is to be done
             while not self._is_lost and self._num_taken < self._outgoing.num_frames:
-                self._socket.settimeout(None if deadline_s is None else max(deadline_s - time.monotonic(), 1e-3))
-                self._wait_taken()
+                if not self._wait_taken(None if deadline_s is None else max(deadline_s - time.monotonic(), 0.0)):
+                    break
         self._socket.close()
         self._ring = None
 
@@ -138,8 +148,12 @@ class SharedSender:
         while sequence - self._num_taken >= self._num_slots:
             self._wait_taken()
 
-    def _wait_taken(self) -> None:
+    def _wait_taken(self, timeout_s: float | None = None) -> bool:
+        """Wait until the receiver says that it has taken more; returns whether it has in this time."""
+        if not self._wait_readable(self._socket, timeout_s):
+            return False
         self._num_taken += _COUNT.unpack(_wait_bytes(self._socket, _COUNT.size))[0]
+        return True
 
 
 class SharedIntake:

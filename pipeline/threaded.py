@@ -25,6 +25,7 @@ from pipeline.errors import RunError
 from pipeline.executor import OnStatus, Result, concluded, recording, unseen
 from pipeline.feed import Feed
 from pipeline.keyed import undisturbed
+from pipeline.mailbox import Mailbox
 from pipeline.messages import Message, Send
 from pipeline.placement import device_of
 from pipeline.run import Prepared, build_stage, make_feed, make_inbox
@@ -32,7 +33,7 @@ from pipeline.session import Session, on_signals, threads
 from pipeline.stage import Stage
 from pipeline.streams import arrive, depart, own_streams, settle
 from pipeline.turns import Turns
-from pipeline.worker import Mailbox, Worker
+from pipeline.worker import Worker
 
 __all__ = ["run_threaded"]
 

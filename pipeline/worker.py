@@ -6,22 +6,19 @@ one for each stage. A worker only waits for its mailbox, in which others put wha
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 from pipeline.activity import Activity
 from pipeline.arrival import Inbox
 from pipeline.clock import Clock
+from pipeline.mailbox import Delivery, Mailbox
 from pipeline.messages import Message, Send, Stop
 from pipeline.session import Session
 from pipeline.stage import Stage
 
-__all__ = ["Delivery", "Mailbox", "Route", "Worker"]
+__all__ = ["Route", "Worker"]
 
-Delivery: TypeAlias = tuple[int, int, Message] | BaseException
-"""(from stage, to stage, message), or why the worker has to stop."""
-Mailbox: TypeAlias = "queue.SimpleQueue[Delivery]"
 Route: TypeAlias = Callable[[int, Send], None]
 """Takes (from stage, send) for another stage; returns as soon as it is on its way."""
 

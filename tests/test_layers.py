@@ -25,7 +25,7 @@ FORBIDDEN_CALLS_IN_DNI = ("open", "print", "input", "torch.save", "torch.load", 
 USERS_OF_DNI = ("stage", "learner", "plan", "run", "config", "methods", "quickstart")
 WAITING_OR_TALKING = ("threading", "queue", "socket", "multiprocessing", "concurrent", "asyncio", "torch.distributed")
 EXECUTORS_AND_TRANSPORTS = (
-    *("control", "display", "distributed", "failure", "heartbeat", "launch", "threaded", "turns", "worker"),
+    *("control", "display", "distributed", "failure", "heartbeat", "launch", "mailbox", "rank", "threaded", "turns"),
     *("connections", "edge", "gloo", "nccl", "placement", "shared_memory", "unix_socket"),
 )
 

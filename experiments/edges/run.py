@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import subprocess
 import sys
 import time
@@ -29,13 +28,16 @@ from experiments.machine import machine
 from pipeline.connections import Connections, Edge
 from pipeline.control import Control, World, world_from_environment
 from pipeline.edge import SendingEnd
-from pipeline.messages import Activation, Message, Stop
+from pipeline.mailbox import ConnectedMailbox, affordable_spin_s
+from pipeline.messages import Activation, Stop
 from pipeline.placement import Kind, device_of
 
-__all__ = ["RAW", "Options", "main", "measure_rank"]
+__all__ = ["ASLEEP", "RAW", "Options", "main", "measure_rank"]
 
 HERE = Path(__file__).parent
 RAW = "dist.send/recv"
+ASLEEP = "shared, woken"
+"""As where ranks have to share cores: whoever waits sleeps at once, and has to be woken."""
 _NUM_SLOTS = 8
 
 
@@ -79,11 +81,12 @@ class Ends:
 
     def __init__(self, control: Control, kinds: Sequence[Kind]) -> None:
         self._rank = control.world.rank
-        self._received: queue.SimpleQueue[Message | BaseException] = queue.SimpleQueue()
+        self._mailbox = ConnectedMailbox()
         self._connections = Connections(
             control,
-            deliver=lambda edge, message: self._received.put(message),
-            failed=lambda edge, error: self._received.put(error),
+            self._mailbox,
+            deliver=lambda edge, message: self._mailbox.put((edge.sender, edge.receiver, message)),
+            failed=lambda edge, error: self._mailbox.put(error),
         )
         self._device = device_of("auto" if "nccl" in kinds else "cpu", local_rank=self._rank)
         edges = [edge for number, kind in enumerate(kinds) for edge in _both_ways(kind, 2 * number)]
@@ -95,12 +98,13 @@ class Ends:
     def measure(self, kind: str, size: int, count: int) -> Samples:
         """Send so many messages to and fro, after a tenth more that are not counted."""
         h = torch.zeros(16, size // 64, device=self._device if kind == "nccl" else None)
+        self._mailbox.spin_s = 0.0 if kind == ASLEEP else affordable_spin_s(2)
         send: Callable[[], object]
         wait: Callable[[], object]
         if kind == RAW:
             send, wait = partial(dist.send, h, 1 - self._rank), partial(dist.recv, h, 1 - self._rank)
         else:
-            send, wait = partial(self._senders[kind].send, Activation(step=0, h=h)), self._wait
+            send, wait = partial(self._senders[kind.partition(",")[0]].send, Activation(step=0, h=h)), self._wait
         if kind == "in process":
             return _time((send, wait), count, ways=1)
         return _time((send, wait) if self._rank == 0 else (wait, send), count, ways=2)
@@ -111,10 +115,11 @@ class Ends:
             end.send(Stop(step=0))
         self._connections.wait_stopped()
         self._connections.abort()
+        self._mailbox.close()
 
     def _wait(self) -> None:
-        message = self._received.get()
-        assert isinstance(message, Activation), message
+        delivery = self._mailbox.get()
+        assert not isinstance(delivery, BaseException) and isinstance(delivery[2], Activation), delivery
 
 
 def _both_ways(kind: Kind, stage: int) -> list[Edge]:
@@ -150,7 +155,7 @@ def measure_rank(world: World, options: Options) -> list[dict[str, Any]]:
     measured: dict[tuple[str, int], list[Samples]] = {}
     for number in range(options.rounds):
         for size in options.sizes:
-            for kind in _turned([*kinds, RAW], number):
+            for kind in _turned([*kinds, ASLEEP, RAW], number):
                 control.wait_everyone(f"{number}/{size}/{kind}")
                 found = ends.measure(kind, size, options.count_of(size))
                 measured.setdefault((kind, size), []).append(found)

@@ -15,13 +15,13 @@ from typing import Any, TypeAlias
 
 import tyro
 
-from experiments.edges.run import RAW
+from experiments.edges.run import ASLEEP, RAW
 from experiments.readme import rebuild
 
 __all__ = ["main", "read_rows", "render"]
 
 HERE = Path(__file__).parent
-_KINDS = ("in process", "shared", "gloo", "nccl", RAW)
+_KINDS = ("in process", "shared", ASLEEP, "gloo", "nccl", RAW)
 _UP_TO = 256 << 10
 _AIM = 5.0
 

@@ -123,9 +123,20 @@ TASKS: Mapping[str, Task] = {
 SYNTHESIZERS: Mapping[str, Synthesizer] = {"linear": "linear", "low-rank 64": LowRank(rank=64)}
 
 CHOICES: Mapping[tuple[str, str], Choice] = {
-    (t, m): Choice(rate=3e-4 if m != "batch 256" else 1e-3, synthesizer="linear" if "dni" in m else None)
-    for t in TASKS
-    for m in ("batch 64", "batch 256", "recompute", "weights", "dni", "cdni", "cdni_sync")
+    ("mnist", "batch 64"): Choice(rate=3e-4),
+    ("mnist", "batch 256"): Choice(rate=3e-4),
+    ("mnist", "recompute"): Choice(rate=1e-4),
+    ("mnist", "weights"): Choice(rate=1e-4),
+    ("mnist", "dni"): Choice(rate=1e-4, synthesizer="linear"),
+    ("mnist", "cdni"): Choice(rate=3e-4, synthesizer="linear"),
+    ("mnist", "cdni_sync"): Choice(rate=3e-4, synthesizer="linear"),
+    ("fashion", "batch 64"): Choice(rate=3e-4),
+    ("fashion", "batch 256"): Choice(rate=1e-3),
+    ("fashion", "recompute"): Choice(rate=3e-4),
+    ("fashion", "weights"): Choice(rate=1e-4),
+    ("fashion", "dni"): Choice(rate=1e-4, synthesizer="linear"),
+    ("fashion", "cdni"): Choice(rate=1e-4, synthesizer="linear"),
+    ("fashion", "cdni_sync"): Choice(rate=3e-4, synthesizer="linear"),
 }
 """By task and method."""
 

@@ -20,7 +20,7 @@ def measure(world: World, folder: str) -> int:
 @pytest.mark.experiment
 @pytest.mark.distributed
 def test_every_kind_of_edge_is_measured_once(ranks: Ranks, tmp_path: Path) -> None:
-    assert ranks.run(measure, str(tmp_path), world_size=2) == [4, 4]
+    assert ranks.run(measure, str(tmp_path), world_size=2) == [5, 5]
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert {line["kind"] for line in lines} >= {"in process", "shared", "gloo", run.RAW}
     assert all(line["median_us"] > 0 and line["p10_us"] <= line["p90_us"] for line in lines)

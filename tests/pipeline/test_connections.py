@@ -16,6 +16,7 @@ import torch
 from pipeline.connections import Connections, Edge, edges
 from pipeline.control import Control, World
 from pipeline.distributed import run_rank
+from pipeline.mailbox import ConnectedMailbox
 from pipeline.messages import Activation, Drain, Message, Stop
 from pipeline.placement import Choice, Kind
 from pipeline.run import prepare
@@ -53,7 +54,8 @@ def exchange(world: World) -> tuple[list[tuple[int, int, int]], dict[str, int]]:
             came.put((edge.sender, edge.receiver, message.step))
 
     control = Control(world)
-    connections = Connections(control, deliver=deliver, failed=lambda edge, error: lost.append(error))
+    mailbox = ConnectedMailbox()
+    connections = Connections(control, mailbox, deliver=deliver, failed=lambda edge, error: lost.append(error))
     made = edges_of(["in process", "gloo", "shared"], [0, 0, 1, 2])
     senders = connections.connect(made, device=CPU)
     connections.start()
@@ -63,6 +65,7 @@ def exchange(world: World) -> tuple[list[tuple[int, int, int]], dict[str, int]]:
     connections.wait_stopped()
     control.close()
     connections.abort()  # also what has ended well may be aborted
+    mailbox.close()
     sent = {f"{edge} {found.kind}": found.num_messages for edge, found in connections.statistics().items()}
     assert not lost
     return sorted(came.get() for _ in range(came.qsize())), sent
@@ -88,17 +91,19 @@ def test_ranks_are_connected_by_edges_of_different_kinds(ranks: Ranks) -> None:
 
 def lose_a_neighbour(world: World, kind: Kind) -> dict[str, Any]:
     """Rank 1 sends a large message and kills itself; rank 0 says how it learned of it, and what is left here."""
-    came: queue.SimpleQueue[Message] = queue.SimpleQueue()
-    lost: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
     control = Control(world)
     before = os.listdir("/dev/shm"), mapped_segments(), open_descriptors(), threading.active_count()
+    mailbox = ConnectedMailbox()
     connections = Connections(
-        control, deliver=lambda edge, message: came.put(message), failed=lambda edge, error: lost.put(error)
+        control,
+        mailbox,
+        deliver=lambda edge, message: mailbox.put((edge.sender, edge.receiver, message)),
+        failed=lambda edge, error: mailbox.put(error),
     )
     senders = connections.connect(edges_of([kind], [0, 1]), device=CPU)
     connections.start()
     senders[world.rank, 1 - world.rank].send(Activation(step=0, h=torch.ones(2, 500_000)))
-    came.get(timeout=WAIT_S)
+    mailbox.get(timeout=WAIT_S)
     if world.rank == 1:
         if kind == "shared" and (child := os.fork()) == 0:
             signal.alarm(60)  # should rank 0 not come to end it
@@ -109,13 +114,14 @@ def lose_a_neighbour(world: World, kind: Kind) -> dict[str, Any]:
     (child,) = control.gather(["child"])
     control.wait_everyone("killed next")
     started_s = time.monotonic()
-    error = lost.get(timeout=WAIT_S)
+    error = mailbox.get(timeout=WAIT_S)
     learned_s = time.monotonic() - started_s
     if child is not None:
         os.kill(child, signal.SIGKILL)  # it outlives its parent, as a DataLoader's worker may for seconds
     for step in range(50):
         senders[0, 1].send(Drain(step=step))
     connections.abort()
+    mailbox.close()
     after = os.listdir("/dev/shm"), mapped_segments(), open_descriptors(), threading.active_count()
     return {"error": repr(error), "learned_s": learned_s, "before": before, "after": after}
 

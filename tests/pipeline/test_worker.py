@@ -11,10 +11,11 @@ import pytest
 
 from pipeline.arrival import Inbox
 from pipeline.clock import WallClock
+from pipeline.mailbox import Mailbox
 from pipeline.messages import Activation, Drain, Message, Send, Stop
 from pipeline.session import Session
 from pipeline.stage import Stage
-from pipeline.worker import Mailbox, Worker
+from pipeline.worker import Worker
 from tests.pipeline.chain import activation, gradient, make_stage
 
 
