@@ -18,6 +18,8 @@ from pipeline.stash import StashPolicy
 __all__ = [
     "BACKWARD_S",
     "BATCH_SIZE",
+    "DECOUPLED",
+    "FEW_SYNCS",
     "FORWARD_S",
     "NOMINAL_S",
     "PAUSE_S",
@@ -37,6 +39,9 @@ FORWARD_S, BACKWARD_S = 0.010, 0.020
 NOMINAL_S = FORWARD_S + BACKWARD_S
 """A stage's own time for a microbatch, when it is not slowed."""
 SLOW = 2.5
+DECOUPLED = "decoupled, no syncs"
+FEW_SYNCS = "decoupled, syncs with p = 0.01, hold"
+"""The two that tell the simulator what operations and messages cost."""
 SEED = 28
 """Of the syncs: the 200 measured microbatches hold as many as are expected, 2 and 20."""
 PAUSE_S = 2.0
@@ -211,7 +216,7 @@ def _scheduled(
 
 
 def _ours(sizes: Sizes) -> Iterator[Case]:
-    alone = Case(group="equal", method="decoupled, no syncs", first=sizes.fill, microbatches=sizes.microbatches)
+    alone = Case(group="equal", method=DECOUPLED, first=sizes.fill, microbatches=sizes.microbatches)
     yield alone
     stashes: tuple[StashPolicy, ...] = ("hold", "recompute", "weights")
     for sync in (0.01, 0.1):
@@ -223,7 +228,7 @@ def _ours(sizes: Sizes) -> Iterator[Case]:
 def _slow(sizes: Sizes) -> Iterator[Case]:
     for per_update in (8, 32):
         yield _scheduled(sizes, "slow", "1F1B", "Schedule1F1B", per_update=per_update)
-    yield Case(group="slow", method="decoupled, no syncs", first=sizes.fill, microbatches=sizes.slowed)
+    yield Case(group="slow", method=DECOUPLED, first=sizes.fill, microbatches=sizes.slowed)
 
 
 def _paused(sizes: Sizes) -> Iterator[Case]:

@@ -1,7 +1,7 @@
 """What does the simulator say that a run of ours will take?
 
-It is told what the operations cost where nothing is synced, slow or paused, how much longer the slow stage sleeps, and
-when the paused one does; it has to find out the rest.
+It is told what the operations cost where nothing is synced, slow or paused, what a message costs in the rare syncs of
+another run, how much longer the slow stage sleeps, and when the paused one does; it has to find out the rest.
 """
 
 from __future__ import annotations
@@ -19,17 +19,15 @@ from pipeline import CostModel, prepare, run_simulated
 
 __all__ = ["predict"]
 
-MESSAGE_S = 0.0003
-"""A message's way between two ranks of one machine (experiments/message_cost, rounded)."""
 
-
-def predict(case: Case, num_ranks: int, operations_ms: Mapping[str, float]) -> dict[str, Any]:
+def predict(case: Case, num_ranks: int, operations_ms: Mapping[str, float], *, message_ms: float) -> dict[str, Any]:
     """The slowest stage's time per microbatch, and what each stage does around a pause.
 
     Args:
         case: one of ours.
         num_ranks: stages, one per rank.
         operations_ms: what F, B, L and U cost a stage that is not slowed.
+        message_ms: a message's way from one rank to the next.
     """
     further = [case.factor(rank, num_ranks) - 1.0 for rank in range(num_ranks)]
     costs = CostModel(
@@ -37,7 +35,7 @@ def predict(case: Case, num_ranks: int, operations_ms: Mapping[str, float]) -> d
         backward_s=tuple(operations_ms["B"] / 1000.0 + BACKWARD_S * more for more in further),
         learn_s=operations_ms["L"] / 1000.0,
         update_s=operations_ms["U"] / 1000.0,
-        message_s=MESSAGE_S,
+        message_s=message_ms / 1000.0,
     )
     ranks = _simulated(case, num_ranks, costs)
     pauses = [(rank, case.pause_s(rank, num_ranks)) for rank in range(num_ranks)]

@@ -16,17 +16,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import tyro
 from rich.console import Console
 
 from experiments.machine import machine
-from experiments.sleeping_stages.cases import Case, Sizes, all_cases, config
+from experiments.sleeping_stages.cases import DECOUPLED, FEW_SYNCS, Case, Sizes, all_cases, config
 from experiments.sleeping_stages.predict import predict
 from experiments.sleeping_stages.schedules import run_schedule
-from experiments.sleeping_stages.steady import around_pause, steady
+from experiments.sleeping_stages.steady import around_pause, message_ms, steady
 from experiments.spans import Span, read_trace
 from pipeline.agreement import prepare_together
 from pipeline.control import Control, World, world_from_environment
@@ -104,6 +104,7 @@ def record(case: Case, ranks: Sequence[Sequence[Span]], options: Options, *, rep
         "period_ms": max(stage["period_ms"] for stage in stages),
         "own_ms": [stage["own_ms"] for stage in stages],
         "operations": [stage["operations"] for stage in stages],
+        "message_ms": message_ms(ranks) if case.sync and case.stash == "hold" else None,
         "pause": around_pause(ranks, case) if case.group == "paused" else [],
         **machine(),
     }
@@ -130,19 +131,25 @@ def drawn(case: Case, ranks: Sequence[Sequence[Span]], *, run: str) -> dict[str,
 
 
 def predict_all(ranks: int, options: Options) -> None:
-    """Append what the simulator says of our cases, from the costs that the decoupled run had."""
+    """Append what the simulator says of our cases, from what operations cost where nothing is synced, and from what
+    messages cost in the few syncs of another."""
     lines = [json.loads(line) for line in (options.out / "results.jsonl").read_text().splitlines()]
     lines = [line for line in lines if line["run"] == options.label and line["ranks"] == ranks]
-    decoupled = [line for line in lines if line["group"] == "equal" and line["method"] == "decoupled, no syncs"]
-    if not decoupled:
+    decoupled = [line for line in lines if (line["group"], line["method"]) == ("equal", DECOUPLED)]
+    ways_ms = [line["message_ms"] for line in lines if line["method"] == FEW_SYNCS and line["message_ms"]]
+    if not decoupled or not ways_ms:
         return
     inner = [stage for line in decoupled for stage in line["operations"][:-1]]  # the last stage has no source
     operations = {name: mean(stage[name] for stage in inner) for name in ("F", "B", "L", "U")}
+    # What the slowest stage's thread does between its operations; nothing waits for it to be done at another place.
+    operations["F"] += mean(line["period_ms"] - max(line["own_ms"]) for line in decoupled)
+    way_ms = median(ways_ms)
     measured = {(line["group"], line["method"]) for line in lines}
     for case in all_cases(ranks, options.sizes):
         if not case.schedule and (case.group, case.method) in measured:
             line = {"run": options.label, "ranks": ranks, "group": case.group, "method": case.method}
-            line |= {"predicted": predict(case, ranks, operations), "costs_ms": operations}
+            line |= {"predicted": predict(case, ranks, operations, message_ms=way_ms)}
+            line |= {"costs_ms": operations | {"message": way_ms}}
             _append(options.out / "results.jsonl", line)
 
 

@@ -6,12 +6,14 @@ All is read from the start and end of each operation, not from the time of a who
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 from experiments.sleeping_stages.cases import Case
 from experiments.spans import Span, operations_ms, start_s
 
-__all__ = ["around_pause", "steady"]
+__all__ = ["around_pause", "message_ms", "steady"]
 
 
 def steady(spans: Sequence[Span], case: Case) -> dict[str, Any]:
@@ -27,6 +29,22 @@ def steady(spans: Sequence[Span], case: Case) -> dict[str, Any]:
         "own_ms": round(sum(operations.values()), 4),
         "operations": operations,
     }
+
+
+def message_ms(ranks: Sequence[Sequence[Span]]) -> float | None:
+    """How long after the end of a backward the one below begins, where it waits for nothing else; the median.
+
+    That is where true gradients go down without a stop, from rank to rank: nobody has begun something else meanwhile.
+    None: they never do.
+    """
+    backwards = [{span.step: span for span in spans if span.operation == "B"} for spans in ranks]
+    ways_ms = []
+    for step in set.intersection(*map(set, backwards)):
+        chain = [backward[step] for backward in reversed(backwards)]
+        pairs = list(pairwise(chain))
+        if all(above.end_s <= below.start_s for above, below in pairs):
+            ways_ms += [1000.0 * (below.start_s - above.end_s) for above, below in pairs]
+    return round(median(ways_ms), 4) if ways_ms else None
 
 
 def around_pause(ranks: Sequence[Sequence[Span]], case: Case) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from experiments.sleeping_stages import run, table
 from experiments.sleeping_stages.cases import Case, Sizes, all_cases, config
 from experiments.sleeping_stages.predict import predict
 from experiments.sleeping_stages.sleeper import SleepingStage
-from experiments.sleeping_stages.steady import around_pause, steady
+from experiments.sleeping_stages.steady import around_pause, message_ms, steady
 from experiments.spans import Span
 from pipeline import CostModel, prepare, run_simulated
 from pipeline.control import World
@@ -98,8 +98,15 @@ def test_every_rank_sleeps_for_every_microbatch_and_it_is_recorded(case: Case, r
 
 @pytest.mark.experiment
 def test_simulator_predicts_a_case_from_the_costs_of_operations() -> None:
-    found = predict(OURS, 2, {"F": 10.0, "B": 20.0, "L": 1.0, "U": 0.5})
+    found = predict(OURS, 2, {"F": 10.0, "B": 20.0, "L": 1.0, "U": 0.5}, message_ms=0.3)
     assert found == {"period_ms": pytest.approx(31.5), "pause": []}
+
+
+def test_way_of_a_message_is_read_where_true_gradients_go_down_without_a_stop() -> None:
+    synced = [[Span("B", 0, 4.5, 6.0)], [Span("B", 0, 2.3, 4.0)], [Span("B", 0, 0.0, 2.0)]]
+    assert message_ms(synced) == pytest.approx(400.0), "the median of 300 and 500"
+    decoupled = [[Span("B", 0, 1.0, 2.0)], [Span("B", 0, 2.3, 4.0)], [Span("B", 0, 4.5, 6.0)]]
+    assert message_ms(decoupled) is None
 
 
 def test_cases_have_names_of_their_own_and_torchs_end_with_whole_updates() -> None:
