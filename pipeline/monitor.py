@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, defaultdict
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -194,12 +195,11 @@ class StageMonitor:
 
     def close(self) -> None:
         """Write what is left and close the files."""
-        self.flush()
-        for file in (self._metrics, self._trace, self._order):
-            if file is not None:
-                file.close()
-        if self._writer is not None:
-            self._writer.close()
+        with ExitStack() as closing:  # also if the disk is full
+            for file in (self._metrics, self._trace, self._order, self._writer):
+                if file is not None:
+                    closing.callback(file.close)
+            self.flush()
 
     def _collect(self) -> list[tuple[str, int, float]]:
         """Put the recorder's scalars into the interval; return those that stand for themselves (test results)."""

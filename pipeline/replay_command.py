@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +10,9 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from pipeline.config import Config
 from pipeline.display import LiveDisplay
 from pipeline.errors import ConfigurationError, RunError
+from pipeline.parsing import recorded_config
 from pipeline.replay import Replay
 from pipeline.run import prepare
 
@@ -33,7 +32,7 @@ class _Options:
     then go on."""
 
 
-def replay_command(words: list[str], *, recorded_config: Callable[[Path], Config]) -> int:
+def replay_command(words: list[str]) -> int:
     """Run the recorded order of a run again, on one thread, and compare the weights with its checkpoints, bit for bit.
 
     For example:
@@ -49,7 +48,7 @@ def replay_command(words: list[str], *, recorded_config: Callable[[Path], Config
         raise ConfigurationError(
             f"--until must be after --from, got {options.until} and {options.start}: there would be nothing to replay."
         )
-    replay = Replay(prepare(recorded_config(options.run)), options.run, start=options.start)
+    replay = Replay(prepare(recorded_config(options.run)[1]), options.run, start=options.start)
     if options.debug and options.until is None and replay.failure is None:
         raise ConfigurationError(
             f"--debug halts before the message that a run has failed with, and {options.run} has not failed. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +18,7 @@ from pipeline.equal import equal_stages
 from pipeline.errors import ConfigurationError, RunError
 from pipeline.loading import find_config
 from pipeline.methods import MethodName, by_name
+from pipeline.parsing import split_config
 from pipeline.picture import check_picture, choose_rows, draw_timeline
 from pipeline.recursion import why_not_recursive
 from pipeline.rehearsal import Rehearsal, choose_way, rehearse
@@ -62,12 +63,13 @@ class _Options:
     """Draw the timeline into this file (png, pdf, svg)."""
 
 
-def simulate_command(reference: str, words: Sequence[str]) -> int:
+def simulate_command(words: list[str]) -> int:
     """Simulate a configuration; the exit code."""
+    reference, given = split_config("simulate", words)
     options = tyro.cli(
         _Options,
         default=_Options(config=find_config(reference)),
-        args=words,
+        args=given,
         prog=f"dni simulate {reference}",
         description="Play a run in virtual time: throughput beside the method's bound, utilisation, staleness, memory "
         "and bytes.\n\n" + _EXAMPLES.format(config=reference),
