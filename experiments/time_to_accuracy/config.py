@@ -59,8 +59,8 @@ MAX_IN_FLIGHT = (4, 3, 2)
 """As many as a stage has above it, itself counted: what 1F1B and PipeDream need to fill the pipeline."""
 
 DECOUPLED_IN_FLIGHT = (2,)
-"""Of the rows that predict. With more, synthesizers learn from gradients of older weights, and ranks that share cores drift
-apart as far as they may: with 4, cDNI with syncs fell back to chance in the middle of runs."""
+"""Of the rows that predict. With more, synthesizers learn from gradients of older weights, and ranks that share cores
+drift apart as far as they may: with 4, cDNI with syncs fell back towards chance in the middle of runs."""
 
 Family: TypeAlias = Literal["one process", "waits", "late", "decoupled"]
 """one process: a plain loop. waits: the true gradient, of today's weights. late: the true gradient, of weights that
