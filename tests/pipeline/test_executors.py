@@ -24,6 +24,7 @@ from dni import (
     Shadow,
     SyntheticGradient,
     TrueGradient,
+    WhenWorse,
 )
 from pipeline import ConfigurationError, run_simulated, run_threaded, train
 from pipeline.checkpoint import latest
@@ -53,11 +54,13 @@ WAYS: dict[str, dict[str, Any]] = {
         "evaluate_every": 5,
         "checkpoint_every": 4,
     },
+    "syncs where reports are bad": {"sync": WhenWorse(0.3, probe_every=5), "delay": (3,), "checkpoint_every": 6},
     "windows, forward first": {"cadence": (4,), "delay": (4,), "prefer": "activations"},
 }
 LATE: dict[str, dict[str, Any]] = {
     "with the weights of the forward": {"stash": "weights", "delay": (4,), "sync": Bernoulli(0.3)},
     "recomputed": {"stash": "recompute", "delay": (4,), "sync": Bernoulli(0.3)},
+    "with today's weights": {"stash": "graph", "delay": (4,), "sync": Bernoulli(0.3)},
     "dropped when too late": {"stash": "weights", "delay": (4,), "max_staleness": 1, "at_max_staleness": "drop"},
 }
 
