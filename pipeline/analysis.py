@@ -103,8 +103,9 @@ def held_bytes(prepared: Prepared, timing: Timing) -> NDArray[np.float64]:
     rule, staleness = prepared.config.correction, [prepared.staleness(index) for index in range(len(plans))]
     total: NDArray[np.float64] = waiting if rule is None else waiting + 2 * weights * (np.array(staleness) > 0)
     if prepared.config.stash == "recompute":
-        return total + held * np.array([plan.input_bytes for plan in plans]) + graphs
-    total = total + np.maximum(held, 1) * graphs
+        total = total + held * np.array([plan.input_bytes for plan in plans]) + graphs
+    else:
+        total = total + np.maximum(held, 1) * graphs
     if prepared.config.stash == "weights":
         periods = np.array(per_stage(prepared.config.cadence, len(plans), name="cadence"))
         copies = np.minimum(held, -(-(held - 1) // periods) + 1)
