@@ -28,8 +28,8 @@ from pipeline.stash import StashPolicy
 __all__ = ["METHODS", "RATES", "STALENESS", "STEPS", "Method", "Split", "network", "split"]
 
 BATCH_SIZE = 64
-STEPS = 2000
-"""2.6 epochs."""
+STEPS = 1500
+"""1.9 epochs."""
 STALENESS = (1, 2, 4, 8)
 """In updates."""
 MOMENTUM = 0.9
@@ -87,6 +87,9 @@ METHODS: Mapping[str, Method] = {
     "prediction": Method(title="weight prediction", stash="graph", correction=WeightPrediction(momentum=0.0)),
     "look_ahead": Method(
         title="Nesterov look-ahead", stash="graph", correction=NesterovLookahead(momentum=MOMENTUM), coasts=True
+    ),
+    "look_ahead_stash": Method(
+        title="the same, weights stashed", stash="weights", correction=NesterovLookahead(momentum=MOMENTUM), coasts=True
     ),
     "discrepancy": Method(
         title="discrepancy correction", stash="graph", correction=DiscrepancyCorrection(anneal=STEPS // 4)

@@ -102,7 +102,7 @@ def measure(job: Job) -> Run:
     try:
         result = run_simulated(prepared)
     except StageFailure as failure:
-        if not isinstance(failure.cause, NotFinite):
+        if not isinstance(failure.__cause__, NotFinite):
             raise
     else:
         data = split()

@@ -57,7 +57,7 @@ WAYS: dict[str, dict[str, Any]] = {
         "evaluate_every": 5,
         "checkpoint_every": 4,
     },
-    "syncs where reports are bad": {"sync": WhenWorse(0.3, probe_every=5), "delay": (3,), "checkpoint_every": 6},
+    "syncs where reports are bad": {"sync": WhenWorse(0.2, probe_every=5), "delay": (3,), "checkpoint_every": 6},
     "windows, forward first": {"cadence": (4,), "delay": (4,), "prefer": "activations"},
 }
 REPORTED = Problem(num_stages=4, optimizer="adam", steps=40)
@@ -113,8 +113,8 @@ def test_syncs_that_follow_from_reports_are_the_same_as_simulated(executor: str,
     def case(sync: SyncPolicy) -> Case:
         return Case(problem=REPORTED, settings={"source": SOURCES["conditional"], "sync": sync, "delay": (3,)})
 
-    found = EXECUTORS[executor].run(case(WhenWorse(0.3, probe_every=5)), ranks)
-    assert_same_run(found, EXECUTORS["simulate"].run(case(WhenWorse(0.3, probe_every=5)), ranks))
+    found = EXECUTORS[executor].run(case(WhenWorse(0.2, probe_every=5)), ranks)
+    assert_same_run(found, EXECUTORS["simulate"].run(case(WhenWorse(0.2, probe_every=5)), ranks))
     for sync in (Always(), Every(5)):  # some steps were syncs because of a report, some were not
         other = EXECUTORS["simulate"].run(case(sync), ranks)
         assert not torch.equal(found.weights["0.0.weight"], other.weights["0.0.weight"])
