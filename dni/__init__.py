@@ -2,29 +2,35 @@
 
 from dni.cadence import Cadence, Periodic
 from dni.context import LabelContext
+from dni.correction import Correction, Corrector, DiscrepancyCorrection, NesterovLookahead, WeightPrediction
 from dni.exact import LossGradient, TrueGradient
 from dni.loss import SummedLoss, sum_over_samples
 from dni.members import Members, as_tuple, carriers, like, map_members, num_samples
 from dni.none import NoGradient
 from dni.quality import compare_gradients, compare_parameter_gradients
 from dni.regression import OptimizerFactory
-from dni.schedule import Constant, Cosine, Schedule, Steps
+from dni.schedule import Constant, Cosine, CosineRestarts, Schedule, Steps, doubling_restarts
 from dni.shadow import Shadow
 from dni.source import GradientSource, Need, Signal
-from dni.sync import Always, Bernoulli, Every, Never, Piecewise, SyncPolicy
+from dni.sync import Alternating, Always, Bernoulli, Every, Never, Piecewise, SyncPolicy, WhenWorse
 from dni.synthesizers import MLP, Convolutional, Linear, LowRank, Synthesizer
 from dni.synthetic import ConditionalSyntheticGradient, SyntheticGradient
 from dni.update_probability import UpdateProbability
 
 __all__ = [
     "MLP",
+    "Alternating",
     "Always",
     "Bernoulli",
     "Cadence",
     "ConditionalSyntheticGradient",
     "Constant",
     "Convolutional",
+    "Correction",
+    "Corrector",
     "Cosine",
+    "CosineRestarts",
+    "DiscrepancyCorrection",
     "Every",
     "GradientSource",
     "LabelContext",
@@ -33,6 +39,7 @@ __all__ = [
     "LowRank",
     "Members",
     "Need",
+    "NesterovLookahead",
     "Never",
     "NoGradient",
     "OptimizerFactory",
@@ -48,10 +55,13 @@ __all__ = [
     "SyntheticGradient",
     "TrueGradient",
     "UpdateProbability",
+    "WeightPrediction",
+    "WhenWorse",
     "as_tuple",
     "carriers",
     "compare_gradients",
     "compare_parameter_gradients",
+    "doubling_restarts",
     "like",
     "map_members",
     "num_samples",

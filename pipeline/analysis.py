@@ -87,7 +87,8 @@ def _bounds_of_waiting(prepared: Prepared, costs: CostModel) -> list[Bound]:
 def held_bytes(prepared: Prepared, timing: Timing) -> NDArray[np.float64]:
     """(S,): the most that each stage keeps of microbatches and of earlier weights at a time.
 
-    One microbatch is always being worked on. A source that learns from what comes back needs the outputs until then.
+    One microbatch is always being worked on. A source that learns from what comes back needs the outputs until then. A
+    correction keeps a velocity, and at an update the weights from before it.
     """
     plans, held = prepared.plans, timing.most_held
     graphs = np.array([plan.held_bytes for plan in plans], dtype=np.float64)
@@ -98,15 +99,20 @@ def held_bytes(prepared: Prepared, timing: Timing) -> NDArray[np.float64]:
             prepared.bounds, plans[:-1], prepared.sources[:-1], prepared.waits, strict=True
         )
     ]
-    total: NDArray[np.float64]
+    weights = np.array([plan.parameter_bytes for plan in plans], dtype=np.float64)
+    rule, staleness = prepared.config.correction, [prepared.staleness(index) for index in range(len(plans))]
+    total: NDArray[np.float64] = waiting if rule is None else waiting + 2 * weights * (np.array(staleness) > 0)
     if prepared.config.stash == "recompute":
-        total = held * np.array([plan.input_bytes for plan in plans]) + graphs + waiting
-        return total
-    total = np.maximum(held, 1) * graphs + waiting
+        total = total + held * np.array([plan.input_bytes for plan in plans]) + graphs
+    else:
+        total = total + np.maximum(held, 1) * graphs
     if prepared.config.stash == "weights":
         periods = np.array(per_stage(prepared.config.cadence, len(plans), name="cadence"))
         copies = np.minimum(held, -(-(held - 1) // periods) + 1)
-        total = total + np.where(held > 0, copies, 0) * [plan.parameter_bytes for plan in plans]
+        if rule is not None:  # each forward may have extrapolated weights of its own
+            own = np.array([late > 0 and rule.ahead(1, staleness=late) != 0 for late in staleness])
+            copies = np.where(own, held, copies)
+        total = total + np.where(held > 0, copies, 0) * weights
     return total
 
 

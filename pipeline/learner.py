@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dni import (
+    Corrector,
     GradientSource,
     LossGradient,
     Need,
@@ -33,6 +35,7 @@ from pipeline.messages import Activation, Payload
 from pipeline.stash import Forwarded, StashPolicy
 from pipeline.trace import Recorder
 from pipeline.updater import Updater
+from pipeline.weightless import WeightlessGraphs
 from pipeline.weights import WeightVersions
 
 __all__ = ["Learner"]
@@ -57,6 +60,7 @@ class Learner:
         modifies_input: whether the module writes into its input, which then has to be copied first.
         measure_every: one in this many sync steps also compares parameter gradients; 0: none.
         stash: what is kept from a forward until its gradient comes.
+        corrector: what is done about gradients that come late; None: nothing.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Learner:
         modifies_input: bool,
         measure_every: int,
         stash: StashPolicy = "hold",
+        corrector: Corrector | None = None,
     ) -> None:
         self.module = module
         self.source = source
@@ -82,6 +87,8 @@ class Learner:
         """Steps in which any block was applied."""
         self.phase = "start"
         """What is being done, for the message of a failure."""
+        self.quality: float | None = None
+        """The cosine of the source's gradient with the true one when last compared, in 32 bits; None: never."""
         self._index = index
         self._recorder = recorder
         self._names = dict(names)
@@ -92,6 +99,8 @@ class Learner:
         self._measure_every = measure_every
         self._stash: StashPolicy = stash
         self._versions = WeightVersions(module)
+        self._weightless = WeightlessGraphs(module)
+        self._corrector = corrector
         self._built = False
         self._num_syncs = 0
 
@@ -100,15 +109,24 @@ class Learner:
         """Whether every step waits for the gradient from above, because the source makes its own of it."""
         return bool(self.source.needs & Need.GRADIENT)
 
-    def forward(self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool) -> Forwarded:
-        """Run the module in training mode, once per message, under the seed of (seed, stage, step)."""
+    def forward(
+        self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, num_due: int = 0
+    ) -> Forwarded:
+        """Run the module in training mode, once per message, under the seed of (seed, stage, step).
+
+        `num_due` updates will be applied before the gradient of a microbatch that is held is pulled back.
+        """
         self.phase = "forward"
         self._recorder.begin()
         self._set_mode(training=True)
         x = self._input(message.h, requires_grad=learns and self._index > 0)
-        weights = self._versions.of(self.version) if held and self._stash == "weights" else None
-        with torch.set_grad_enabled(self._needs_graph(learns=learns, held=held)):
-            graph = self._run(x, message.step, replaced=weights)
+        weights = self._weights_for_forward(num_due) if held else None
+        weightless = held and self._stash == "graph"
+        with (
+            torch.set_grad_enabled(self._needs_graph(learns=learns, held=held)),
+            self._weightless.forward(weights) if weightless else nullcontext(),
+        ):
+            graph = self._run(x, message.step, replaced=None if weightless else weights)
         forward_s = self._recorder.end("F", message.step, version=self.version, reach=message.reach)
         h = map_members(Tensor.detach, graph)
         self._recorder.totals.num_samples += num_samples(h)
@@ -126,7 +144,7 @@ class Learner:
             sync=sync,
             asks=asks,
             forward_s=forward_s,
-            weights=weights,
+            weights=weights if self._stash == "weights" else None,
         )
 
     def evaluate(self, message: Activation) -> Forwarded:
@@ -177,7 +195,8 @@ class Learner:
         used: Payload | None = gradient
         if entry.asks:
             used = self._estimate(entry, Signal(step=entry.step, target=entry.target, gradient=gradient))
-        return None if used is None else self._pull_back(entry, used), used is gradient
+        as_it_came = used is gradient and self._corrector is None
+        return None if used is None else self._pull_back(entry, used), as_it_came
 
     def learn_source(self, entry: Forwarded, gradient: Payload) -> None:
         """Let the source learn from the gradient that came from above, if it learns at all."""
@@ -197,9 +216,12 @@ class Learner:
         """Apply what has been accumulated, if anything has."""
         self.phase = "update"
         self._recorder.begin()
+        before = None if self._corrector is None else self._corrector.before_update()
         with self._generators.at("update", step):
             applied = self.updater.apply(step)
         if applied:
+            if self._corrector is not None and before is not None:
+                self._corrector.after_update(before)
             self.version += 1
             self._recorder.end("U", step, version=self.version)
 
@@ -216,6 +238,8 @@ class Learner:
             "updater": self.updater.state_dict(),
             "version": self.version,
             "num_syncs": self._num_syncs,
+            "velocity": self._velocity(),
+            "quality": self.quality,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -227,6 +251,12 @@ class Learner:
         self.updater.load_state_dict(state["updater"])
         self.version = state["version"]
         self._num_syncs = state["num_syncs"]
+        self.quality = state.get("quality")  # it, and the velocity, are not in the oldest checkpoints
+        if self._corrector is not None:
+            velocity = state.get("velocity", {})
+            self._corrector.load_state_dict(
+                {own: velocity[full] for own, full in self._names.items() if full in velocity}
+            )
 
     def received(self, payload: Payload) -> Payload:
         """What came from another stage, on this one's device, and laid out as if it had come through a wire."""
@@ -258,8 +288,21 @@ class Learner:
         buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
         assert entry.x is not None
         with torch.enable_grad():
-            entry.graph = self._run(entry.x, entry.step, replaced=buffers)
+            entry.weights = behind = self._weights_behind(entry)
+            entry.graph = self._run(entry.x, entry.step, replaced=buffers | (behind or {}))
         self._recorder.end("R", entry.step, version=self.version)
+
+    def _weights_for_forward(self, num_due: int) -> Mapping[str, Tensor] | None:
+        """Other weights than the module's own: extrapolated ones, or a copy that updates leave alone."""
+        ahead = None if self._corrector is None else self._corrector.weights_ahead(num_due)
+        return self._versions.of(self.version) if ahead is None and self._stash == "weights" else ahead
+
+    def _weights_behind(self, entry: Forwarded) -> dict[str, Tensor] | None:
+        """Other weights than the module's own to pull a gradient back with, if there is a rule for that."""
+        return None if self._corrector is None else self._corrector.weights_behind(self.version - entry.version)
+
+    def _velocity(self) -> dict[str, Tensor]:
+        return {} if self._corrector is None else {self._names[n]: v for n, v in self._corrector.state_dict().items()}
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to(self.device)
@@ -276,7 +319,8 @@ class Learner:
         assert entry.x is not None and entry.graph is not None
         pairs = [(h, value) for h, value in zip(carriers(entry.graph), values, strict=True) if h.requires_grad]
         if pairs:  # none in a first stage that has nothing to learn
-            with self._generators.at("backward", entry.step):
+            behind = self._weights_behind(entry) if self._stash == "graph" else None
+            with self._generators.at("backward", entry.step), self._weightless.backward(behind):
                 torch.autograd.backward([h for h, _ in pairs], [value for _, value in pairs])
         if entry.weights is not None:
             self._versions.move_gradients(entry.weights)
@@ -296,6 +340,7 @@ class Learner:
         if estimate is None:
             return
         values = compare_gradients(carriers(estimate), carriers(true))
+        self.quality = torch.tensor(values["gradient_cosine"], dtype=torch.float32).item()
         if self._measure_every and (self._num_syncs - 1) % self._measure_every == 0:
             own = entry.weights or dict(self.module.named_parameters())
             parameters = [p for p in own.values() if p.requires_grad]

@@ -53,6 +53,9 @@ class Gradient:
     generation: int = 0
     dropped: bool = False
     """Whether the activation was dropped from a queue: the work that went into it was for nobody above."""
+    quality: float | None = None
+    """The lowest cosine with the true gradient that the sources of the sender and above it had when each was last
+    compared, in 32 bits; None: none was yet."""
     ready: torch.cuda.Event | None = field(default=None, compare=False)
     """From when on its tensors may be read; None: now."""
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dni import GradientSource, LossGradient, Need, Periodic, UpdateProbability
+from dni import Corrector, GradientSource, LossGradient, Need, Periodic, Schedule, UpdateProbability
 from pipeline.arrival import Inbox
 from pipeline.checks import check_settings
 from pipeline.clock import Clock
@@ -95,6 +95,13 @@ class Prepared:
         """Per boundary, whether every step of the stage below waits for the gradient."""
         return _waits(self.sources)
 
+    def staleness(self, index: int) -> float:
+        """The intended staleness of a stage, in updates: those that its bound lets pass before a gradient comes."""
+        if index == self.num_stages - 1 or self.config.stash == "hold" or not self.waits[index]:
+            return 0.0
+        period: int = per_stage(self.config.cadence, self.num_stages, name="cadence")[index]
+        return (self.bounds[index] - 1) / period
+
     @cached_property
     def bounds(self) -> list[int]:
         """Per boundary, the bound on the microbatches in flight.
@@ -166,7 +173,7 @@ def build_stage(
     updater = Updater(
         {names[name]: parameter for name, parameter in module.named_parameters()},
         optimizer=per_stage(config.optimizer, num_stages, name="optimizer")[index],
-        schedule=per_stage(config.schedule, num_stages, name="schedule")[index],
+        schedule=_schedule(prepared, index),
         clip_norm=config.clip_norm,
     )
     recorder = Recorder(index, clock)
@@ -191,6 +198,7 @@ def build_stage(
         modifies_input=prepared.outline.modifies_input[index],
         measure_every=config.measure_every,
         stash=config.stash,
+        corrector=_corrector(prepared, index, module),
     )
     return Stage(learner, settings=stage_settings(prepared, index), recorder=recorder)
 
@@ -264,6 +272,20 @@ def resumes_exactly(prepared: Prepared, step: int) -> bool:
     periods = (config.checkpoint_every, config.evaluate_every if prepared.outline.evaluates else 0)
     drains_anyway = any(period and step % period == 0 for period in periods) or max(prepared.bounds, default=1) == 1
     return config.arrival == "fixed" and prepared.outline.exact_feed and drains_anyway
+
+
+def _schedule(prepared: Prepared, index: int) -> Schedule:
+    """The schedule of a stage's learning rate, with what the rule against staleness has to say to it."""
+    schedule: Schedule = per_stage(prepared.config.schedule, prepared.num_stages, name="schedule")[index]
+    rule, staleness = prepared.config.correction, prepared.staleness(index)
+    if rule is None or not staleness:
+        return schedule
+    return lambda step: schedule(step) * rule.rate(step, staleness=staleness)
+
+
+def _corrector(prepared: Prepared, index: int, module: nn.Module) -> Corrector | None:
+    rule, staleness = prepared.config.correction, prepared.staleness(index)
+    return Corrector(rule, module.named_parameters(), staleness=staleness) if rule is not None and staleness else None
 
 
 def _make_model(config: Config) -> nn.Module | Partition | Sequence[nn.Module]:

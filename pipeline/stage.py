@@ -82,6 +82,8 @@ class Stage:
         """The step whose update waits until nothing is held (stash hold)."""
         self._below_waits = False
         """Whether a stage below takes nothing further before the newest microbatch, or its window, is answered."""
+        self._quality_above: float | None = None
+        """What the stage above reported last of the sources there."""
         self._drain: Drain | None = None
         self._tally: Tally | None = None
 
@@ -189,7 +191,7 @@ class Stage:
         """Everything that outlives a drain, under global names."""
         assert self.in_flight == 0, "a stage is saved only when drained"
         try:
-            return self.learner.state_dict()
+            return {**self.learner.state_dict(), "quality_above": self._quality_above}
         except NotFinite as error:
             step = 0 if self._drain is None else self._drain.step
             raise StageFailure(stage=self.index, step=step, phase="checkpoint", cause=error) from error
@@ -197,6 +199,7 @@ class Stage:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the stage that `state` was taken from."""
         self.learner.load_state_dict(state)
+        self._quality_above = state.get("quality_above")  # not in the oldest checkpoints
 
     def _failure(self, step: int, cause: Exception) -> StageFailure:
         return StageFailure(stage=self.index, step=step, phase=self.learner.phase, cause=cause)
@@ -213,6 +216,7 @@ class Stage:
             held=learns and (self.settings.defers if self.is_last else within_reach or self.learner.waits),
             sync=learns and within_reach and not self.learner.waits,
             asks=self.learner.waits and not within_reach,
+            num_due=self.stash.num_due,
         )
         if not self.is_last or entry.held:
             self.stash.put(entry)
@@ -245,8 +249,14 @@ class Stage:
             message.step,
             num_stages=settings.num_stages,
             generator=generator(settings.seed, "sync", message.step),
+            quality=self._lowest_quality(),
         )
         return Activation(step=message.step, h=message.h, target=message.target, reach=reach)
+
+    def _lowest_quality(self) -> float | None:
+        """Of this stage's source and of those above, as reported so far; None: none has been compared."""
+        known = [quality for quality in (self.learner.quality, self._quality_above) if quality is not None]
+        return min(known, default=None)
 
     def _draws_update(self, step: int) -> bool:
         rate = self.settings.update_probability
@@ -280,6 +290,7 @@ class Stage:
 
     def _answered(self, message: Gradient) -> Iterator[Send]:
         entry = self.stash.take(message.step)
+        self._quality_above = message.quality
         if self.is_last and entry.learns:  # deferred
             yield from self._learn_now(entry)
         elif message.value is None or self._too_stale(entry):
@@ -339,7 +350,14 @@ class Stage:
         """What the stage below waits for; the feed below the first stage waits for nothing."""
         if self.index == 0:
             return []
-        answer = Gradient(step=step, value=value, exact=exact, version=self.version, dropped=dropped)
+        answer = Gradient(
+            step=step,
+            value=value,
+            exact=exact,
+            version=self.version,
+            dropped=dropped,
+            quality=self._lowest_quality(),
+        )
         return [Send(self.index - 1, answer)]
 
     def _pass_on(self, message: Drain | Stop) -> list[Send]:

@@ -40,8 +40,14 @@ class StageLearner(Protocol):
     def waits(self) -> bool:
         """Whether every step waits for the gradient from above, because the source makes its own of it."""
 
-    def forward(self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool) -> Forwarded:
-        """Run the module; what to keep of it."""
+    @property
+    def quality(self) -> float | None:
+        """The cosine of the source's gradient with the true one when they were last compared; None: never."""
+
+    def forward(
+        self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, num_due: int = 0
+    ) -> Forwarded:
+        """Run the module; what to keep of it. `num_due` updates will be applied before its gradient comes."""
 
     def evaluate(self, message: Activation) -> Forwarded:
         """Run the module in evaluation mode."""

@@ -40,6 +40,7 @@ class TimedLearner:
     """
 
     device = _CPU
+    quality = None
 
     def __init__(
         self,
@@ -64,7 +65,9 @@ class TimedLearner:
         """Nothing."""
         return nn.Identity()
 
-    def forward(self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool) -> Forwarded:
+    def forward(
+        self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, num_due: int = 0
+    ) -> Forwarded:
         """Take a forward's time."""
         recorder, step = self._recorder, message.step
         recorder.begin()

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from dni import Every
+from dni import DiscrepancyCorrection, Every, WeightPrediction
 from pipeline.analysis import fastest, held_bytes, own_seconds, wire_bytes
 from pipeline.costs import CostModel
 from pipeline.methods import MethodName
@@ -90,6 +90,14 @@ def test_memory_is_what_the_stash_keeps() -> None:
     few = 2 * weights  # an update every third microbatch
     assert kept(stash="weights", cadence=(3,)) == [4 * graph + few, 3 * graph + few, 2 * graph + few, last]
     assert kept(stash="recompute") == [4 * x + graph, 3 * x + graph, 2 * x + graph, last]
+    assert kept(stash="graph") == [4 * graph, 3 * graph, 2 * graph, last]
+    moving = 2 * weights  # the velocity, and the weights before an update
+    seen = kept(stash="graph", correction=WeightPrediction())
+    assert seen == [4 * graph + moving, 3 * graph + moving, 2 * graph + moving, last]
+    seen = kept(stash="weights", cadence=(3,), correction=WeightPrediction())
+    assert seen[0] == 4 * (graph + weights) + moving, "each was forwarded with weights of its own"
+    seen = kept(stash="weights", cadence=(3,), correction=DiscrepancyCorrection())
+    assert seen[0] == 4 * graph + few + moving
     assert kept(stash="hold", cadence=(20,)) == [4 * graph, 3 * graph, 2 * graph, last]
     decoupled = timed_chain("synthetic", 3, steps=20, delay=(2,), costs=COSTS)
     outputs = 2 * decoupled.plans[0].activation_bytes  # the source learns from them

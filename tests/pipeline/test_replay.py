@@ -21,7 +21,19 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dni import Bernoulli, ConditionalSyntheticGradient, Every, Never, NoGradient, SyntheticGradient, TrueGradient
+from dni import (
+    Bernoulli,
+    ConditionalSyntheticGradient,
+    DiscrepancyCorrection,
+    Every,
+    NesterovLookahead,
+    Never,
+    NoGradient,
+    SyntheticGradient,
+    TrueGradient,
+    WeightPrediction,
+    WhenWorse,
+)
 from pipeline import (
     Config,
     ConfigurationError,
@@ -55,7 +67,14 @@ SOURCES: dict[str, Callable[[], Any]] = {
     "none": NoGradient,
     "shrunk": lambda: Shrunk(0.5),
 }
-SYNCS = {"never": Never(), "some": Bernoulli(0.4), "every third": Every(3), "top two": Bernoulli(0.5, top=2)}
+SYNCS = {
+    "never": Never(),
+    "some": Bernoulli(0.4),
+    "every third": Every(3),
+    "top two": Bernoulli(0.5, top=2),
+    "reported": WhenWorse(0.0, probe_every=3),
+}
+CORRECTIONS = [None, WeightPrediction(), DiscrepancyCorrection(anneal=6), NesterovLookahead(momentum=0.5)]
 
 
 def block(seed: int) -> nn.Module:
@@ -95,7 +114,8 @@ def configs(draw: st.DrawFn) -> Config:
             arrival=arrival,
             max_in_flight=each(st.integers(1, 4), boundaries),
             prefer=draw(st.sampled_from(["gradients", "activations"])),
-            stash=draw(st.sampled_from(["hold", "recompute", "weights"])),
+            stash=draw(st.sampled_from(["hold", "recompute", "weights", "graph"])),
+            correction=draw(st.sampled_from(CORRECTIONS)),
             max_staleness=draw(st.sampled_from([None, None, 1, 2])),
             at_max_staleness=draw(st.sampled_from(["wait", "drop"])),
             queue=each(st.sampled_from(policies), boundaries),

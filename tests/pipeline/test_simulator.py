@@ -325,7 +325,7 @@ def _runs(draw: st.DrawFn) -> dict[str, Any]:
         "update_probability": tuple(draw(st.lists(st.sampled_from([0.0, 0.5, 1.0, 1.0]), **per_stage))),
         "sync": draw(SYNCS),
         **draw(st.sampled_from(ORDERS)),
-        "stash": draw(st.sampled_from(["hold", "hold", "recompute", "weights"])),
+        "stash": draw(st.sampled_from(["hold", "hold", "recompute", "weights", "graph"])),
         "max_staleness": draw(st.sampled_from([None, None, 1, 2])),
         "at_max_staleness": draw(st.sampled_from(["wait", "drop"])),
         "steps": draw(st.integers(1, 7)),

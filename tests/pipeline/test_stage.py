@@ -480,3 +480,36 @@ def test_sends_leave_as_soon_as_they_may() -> None:
     seen = [(send.to, list(operations(stage))) for send in stage.work(activation(0))]
     assert seen == [(2, ["F0"]), (0, ["B0"])]
     assert operations(stage) == ["U0"]
+
+
+# Reports of how good the sources are
+
+
+def test_answer_reports_the_worst_source_from_here_up() -> None:
+    stage = make_stage(source=SyntheticGradient())
+    reports = []
+    for step, above in enumerate((None, 2.0, -2.0)):
+        stage.handle(activation(step, reach=3))
+        (answer,) = downward(stage.handle(gradient(step, quality=above)), stage)
+        reports.append((answer.quality, stage.learner.quality))
+    assert reports[0] == (None, None), "at the first step there is no synthesizer to compare yet"
+    assert reports[1][0] == reports[1][1] is not None
+    assert reports[2][0] == -2.0
+
+
+def test_first_stage_decides_by_what_was_reported_of_earlier_steps_and_remembers_it() -> None:
+    asked: list[float | None] = []
+
+    class Asked:
+        def reach(self, step: int, *, quality: float | None, **more: Any) -> int:
+            asked.append(quality)
+            return 0
+
+    stage = make_stage(index=0, sync=Asked())
+    for step, report in enumerate((0.5, None, -0.25)):
+        stage.handle(activation(step))
+        stage.handle(gradient(step, quality=report))
+    resumed = make_stage(index=0, sync=Asked())
+    resumed.load_state_dict(stage.state_dict())
+    resumed.handle(activation(3))
+    assert asked == [None, 0.5, None, -0.25]
