@@ -40,7 +40,17 @@ class StageLearner(Protocol):
     def waits(self) -> bool:
         """Whether every step waits for the gradient from above, because the source makes its own of it."""
 
-    def forward(self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool) -> Forwarded:
+    @property
+    def learns_late(self) -> bool:
+        """Whether the source learns from the gradient from above."""
+
+    @property
+    def learns_alone(self) -> bool:
+        """Whether the source learns without it, so at the stage's own step."""
+
+    def forward(
+        self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, wanted: bool
+    ) -> Forwarded:
         """Run the module; what to keep of it."""
 
     def evaluate(self, message: Activation) -> Forwarded:
@@ -58,8 +68,8 @@ class StageLearner(Protocol):
     def backward_from_above(self, entry: Forwarded, gradient: Payload) -> tuple[Payload | None, bool]:
         """Pull back what came from above; dL/dx or None, and whether the gradient was used as it came."""
 
-    def learn_source(self, entry: Forwarded, gradient: Payload) -> None:
-        """Let the source learn."""
+    def learn_source(self, entry: Forwarded, gradient: Payload | None) -> None:
+        """Let the source learn; from `gradient` if that has come."""
 
     def update(self, step: int) -> None:
         """Apply what has been accumulated."""

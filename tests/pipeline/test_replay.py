@@ -21,7 +21,17 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dni import Bernoulli, ConditionalSyntheticGradient, Every, Never, NoGradient, SyntheticGradient, TrueGradient
+from dni import (
+    Bernoulli,
+    ConditionalSyntheticGradient,
+    Every,
+    LocalLoss,
+    Never,
+    NoGradient,
+    ShrunkGradient,
+    SyntheticGradient,
+    TrueGradient,
+)
 from pipeline import (
     Config,
     ConfigurationError,
@@ -44,7 +54,7 @@ from pipeline.manifest import saved_steps
 from pipeline.order import read_order
 from pipeline.threaded import run_threaded
 from tests.faults import FailAt, Fault
-from tests.pipeline.chain import WIDTH, Shrunk, features, labels
+from tests.pipeline.chain import WIDTH, features, labels
 from tests.reference import Problem, assert_bit_equal
 from tests.spawn import Ranks
 
@@ -53,7 +63,8 @@ SOURCES: dict[str, Callable[[], Any]] = {
     "synthetic": SyntheticGradient,
     "conditional": lambda: ConditionalSyntheticGradient(WIDTH),
     "none": NoGradient,
-    "shrunk": lambda: Shrunk(0.5),
+    "shrunk": lambda: ShrunkGradient(0.5),
+    "local": lambda: LocalLoss(WIDTH),
 }
 SYNCS = {"never": Never(), "some": Bernoulli(0.4), "every third": Every(3), "top two": Bernoulli(0.5, top=2)}
 
