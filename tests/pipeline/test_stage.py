@@ -155,14 +155,12 @@ def test_reach_that_ends_at_a_stage_asks_it_for_nothing() -> None:
 
 def test_gradient_that_nobody_wants_is_not_computed() -> None:
     asked: list[bool] = []
-    module = linear()
-    module.register_full_backward_hook(lambda _, given, __: asked.append(given[0] is not None))
-    stage = make_stage(module, source=Constant(1.0), below_wants=False, max_in_flight=4)
-    wanting = make_stage(linear(), source=Constant(1.0), max_in_flight=4)
-    for each in (stage, wanting):
-        each.handle(activation(0))
-    assert asked == [False]
-    assert equal(weights(stage.module), weights(wanting.module))
+    stages = [make_stage(source=Constant(1.0), below_wants=wants, max_in_flight=4) for wants in (False, True)]
+    for stage in stages:
+        stage.module.register_forward_pre_hook(lambda _, given: asked.append(given[0].requires_grad))
+        stage.handle(activation(0))
+    assert asked == [False, True]
+    assert equal(*(weights(stage.module) for stage in stages))
 
 
 # Sources that need nobody above
@@ -172,10 +170,11 @@ def test_local_source_learns_at_its_own_step_and_not_again_when_it_is_answered()
     stage = make_stage(source=LocalLoss(WIDTH), max_in_flight=4)
     stage.handle(activation(0))
     assert operations(stage) == ["F0", "B0", "L0", "U0"]
-    assert stage.handle(gradient(0)) == stage.handle(activation(1))[:0] == []
-    assert operations(stage) == ["F1", "B1", "L1", "U1"]
-    stage.handle(gradient(1, None))
-    assert operations(stage) == []
+    for answer in (gradient(0, None), gradient(1)):
+        assert stage.handle(answer) == []
+        assert operations(stage) == []
+        stage.handle(activation(answer.step + 1))
+        assert operations(stage)[:3] == [f"{o}{answer.step + 1}" for o in "FBL"]
 
 
 def test_local_source_learns_from_a_sync_step_once_its_stage_does() -> None:
