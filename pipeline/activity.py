@@ -14,6 +14,9 @@ from pipeline.stage import Stage
 
 __all__ = ["Activity", "Doing"]
 
+_LONG_S = 1.0
+"""To be worth a line on the display."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Doing:
@@ -36,6 +39,10 @@ class Doing:
             return f"waiting for {self.for_s:.0f} s"
         step = "" if self.step is None else f" of step {self.step:,}"
         return f"busy in {self.phase}{step} for {self.for_s:.0f} s"
+
+    def long_at(self, stage: int) -> str:
+        """The same as text if it has been at something of this stage for a second; else empty."""
+        return str(self) if self.stage == stage and self.for_s >= _LONG_S else ""
 
     def to_json(self) -> str:
         """The same as text."""

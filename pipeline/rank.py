@@ -24,7 +24,6 @@ from pipeline.edge import SendingEnd
 from pipeline.errors import LostEdge, RunError
 from pipeline.feed import Feed
 from pipeline.heartbeat import Heartbeat
-from pipeline.liveness import SILENT_AFTER_S
 from pipeline.mailbox import ConnectedMailbox
 from pipeline.messages import Message, Send, Stop
 from pipeline.monitor import StageStatus
@@ -224,7 +223,6 @@ class Rank:
             rank = self._placement[status.stage]
             doing = heartbeat.doing(rank)
             status.rank, status.silent_s = rank, silences.get(rank, 0.0)
-            at_it = doing is not None and doing.stage == status.stage and doing.for_s >= SILENT_AFTER_S
-            status.busy = str(doing) if at_it else ""
+            status.busy = "" if doing is None else doing.long_at(status.stage)
         if statuses:
             on_status(statuses)

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from pipeline.edge import EdgeStatistics
+from pipeline.errors import RunError
 from pipeline.frames import Frame, Incoming, Outgoing
 from pipeline.messages import Message
 from pipeline.ring import Ring
@@ -131,14 +132,31 @@ class SharedSender:
         if self._ring is not None and self._ring.slot_bytes >= frame.announced_bytes:
             self._socket.sendall(text)
             return
-        descriptor = os.memfd_create("dni edge")
+        slot_bytes = 1 << (frame.announced_bytes - 1).bit_length()  # pages that are never touched take no memory
+        descriptor = self._segment(self._num_slots * slot_bytes)
         try:
-            slot_bytes = 1 << (frame.announced_bytes - 1).bit_length()  # pages that are never touched take no memory
-            os.ftruncate(descriptor, self._num_slots * slot_bytes)
             self._ring = Ring(descriptor, self._num_slots)
             socket.send_fds(self._socket, [text], [descriptor])
         finally:
             os.close(descriptor)
+
+    def _segment(self, num_bytes: int) -> int:
+        """The descriptor of new memory that can be shared."""
+        try:
+            descriptor = os.memfd_create("dni edge")
+            try:
+                os.ftruncate(descriptor, num_bytes)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        except OSError as error:
+            sender, receiver = self._outgoing.ends
+            raise RunError(
+                f"edge {sender}-{receiver} needs {num_bytes / 2**20:.3g} MiB of shared memory for its messages in "
+                f"flight, and the system gives none: {error.strerror}. Allow it (ulimit -f for the size of files, "
+                "ulimit -n for their number), or set transport to gloo."
+            ) from error
+        return descriptor
 
     def _wait_slot(self, sequence: int) -> None:
         """Wait until the receiver has taken what lay in the slot of frame `sequence`."""

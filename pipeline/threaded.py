@@ -14,12 +14,13 @@ from __future__ import annotations
 import queue
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
+from pipeline.activity import Activity
 from pipeline.clock import WallClock
 from pipeline.errors import RunError
 from pipeline.executor import OnStatus, Result, concluded, recording, unseen
@@ -27,6 +28,7 @@ from pipeline.feed import Feed
 from pipeline.keyed import undisturbed
 from pipeline.mailbox import Mailbox
 from pipeline.messages import Message, Send
+from pipeline.monitor import StageStatus
 from pipeline.placement import device_of
 from pipeline.run import Prepared, build_stage, make_feed, make_inbox
 from pipeline.session import Session, on_signals, threads
@@ -62,7 +64,7 @@ def run_threaded(
         with recording(session, folder), on_signals(feed.interrupt, active=stop_on_signal):
             settle(devices)  # the stages were built, and the data perhaps made, on this thread's stream
             crew = _Crew(prepared, stages, session=session, messages=_in_turn(feed, turns, stages[0]), clock=clock)
-            crew.run(lambda: on_status(session.statuses()))
+            crew.run(on_status)
             settle(devices)
         if turns.suspicious:
             _warn_of_unknown_draws()
@@ -81,6 +83,7 @@ class _Crew:
         messages: Iterator[Message],
         clock: WallClock,
     ) -> None:
+        self._session = session
         self._num_threads = prepared.config.num_threads
         self._devices = [stage.device for stage in stages]
         self._mailboxes: list[Mailbox] = [queue.SimpleQueue() for _ in stages]
@@ -89,6 +92,7 @@ class _Crew:
         """Messages by (from stage, to stage); each entry is written by one thread."""
         self._ended: queue.SimpleQueue[tuple[int, BaseException | None]] = queue.SimpleQueue()
         """Which worker has ended, and of what, in this order."""
+        self._activities = {stage.index: Activity() for stage in stages}
         self._workers = {
             stage.index: Worker(
                 {stage.index: stage},
@@ -99,12 +103,13 @@ class _Crew:
                 route=self._route,
                 messages=messages if stage.index == 0 else iter(()),
                 arrive=arrive,
+                activity=self._activities[stage.index],
             )
             for stage in stages
         }
 
-    def run(self, show: Callable[[], None]) -> None:
-        """Let all stages finish; `show` is called a few times a second and at the end.
+    def run(self, on_status: OnStatus) -> None:
+        """Let all stages finish; `on_status` is called a few times a second and at the end.
 
         Raises:
             BaseException: the first failure, or what interrupted this thread.
@@ -117,7 +122,7 @@ class _Crew:
         try:
             for thread in crew:
                 thread.start()
-            self._wait_ended(show)
+            self._wait_ended(on_status)
         except BaseException as first:
             for mailbox in self._mailboxes:
                 mailbox.put(_Stopped())
@@ -141,19 +146,25 @@ class _Crew:
             return error
         return None
 
-    def _wait_ended(self, show: Callable[[], None]) -> None:
+    def _wait_ended(self, on_status: OnStatus) -> None:
         running = set(self._workers)
         while running:
             try:
                 index, error = self._ended.get(timeout=_STATUS_PERIOD_S)
             except queue.Empty:
-                show()
+                on_status(self._statuses())
                 self._refuse_deadlock(running)
                 continue
             running.discard(index)
             if error is not None:
                 raise error
-        show()
+        on_status(self._statuses())
+
+    def _statuses(self) -> list[StageStatus]:
+        statuses = self._session.statuses()
+        for status in statuses:
+            status.busy = self._activities[status.stage].look().long_at(status.stage)
+        return statuses
 
     def _failures(self) -> Iterator[BaseException]:
         """Those that have not been taken."""

@@ -33,6 +33,8 @@ def test_phase_of_a_message_is_what_the_stage_says_and_counts_from_where_it_was_
     activity.handle(stage, 17)
     now_s[0] += 2.0
     assert str(activity.look()) == "busy in forward of step 17 for 2 s"
+    assert activity.look().long_at(stage.index) == "busy in forward of step 17 for 2 s"
+    assert activity.look().long_at(stage.index + 1) == ""
     stage.learner.phase = "backward"  # type: ignore[misc]
     assert str(activity.look()) == "busy in backward of step 17 for 0 s"
     now_s[0] += 5.0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.errors import RunError
 from pipeline.messages import Activation, Gradient, Stop
 from tests.pipeline.pairs import make_pair, running_pair
 
@@ -65,6 +66,6 @@ def test_memory_that_cannot_be_had_is_an_error_of_ours_and_not_a_lost_edge(monke
 
     monkeypatch.setattr("os.memfd_create", refuse)
     with running_pair("shared") as pair:
-        with pytest.raises(OSError, match="Too many open files"):
+        with pytest.raises(RunError, match=r"edge 1-2 needs .* MiB .*: Too many open files.*transport to gloo"):
             pair.sender.send(Activation(step=0, h=torch.ones(2, 3)))
         assert pair.sender_lost.empty()
