@@ -74,10 +74,11 @@ class LocalLoss(nn.Module):
 
     def learn(self, h: Members, signal: Signal) -> float:
         target = target_of(signal, self)
-        return self.regression.descend(lambda: self._loss(h, target) / num_samples(h), step=signal.step)
 
-    def _loss(self, h: Members, target: Tensor) -> Tensor:
-        return torch.stack([local.loss(member, target) for local, member in self.regression.pairs(h)]).sum()
+        def loss() -> Tensor:
+            return self.regression.total(h, lambda local, member: local.loss(member, target)) / num_samples(h)
+
+        return self.regression.descend(loss, step=signal.step)
 
 
 class _Local(nn.Module):
