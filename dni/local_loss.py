@@ -27,7 +27,7 @@ class LocalLoss(nn.Module):
     g = dl/dh of l = (1 - β) CE(head(h), y) + β || S(f(h)) - S(y) ||² / N, summed over samples; the head (and f) descend
     on the mean of the same l, on their own optimiser, and need nothing from above. So no gradient crosses a boundary
     with this source, and the stage below is at no time waited for. β = 0 is the auxiliary loss of DGL, β = 0.99
-    "predsim". `dni.SimilarityMatching` has S and f.
+    "predsim". `dni.similarity` has S and f.
 
     Source: Belilovsky et al. 2020 (arXiv 1901.08164), algorithm 1, and Nøkland and Eidnes 2019 (arXiv 1901.06656) for
     β; the heads are in `dni.heads`. Differs: heads start at zero in their last layer, in DGL at random; the optimiser
