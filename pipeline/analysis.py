@@ -33,8 +33,8 @@ def own_seconds(prepared: Prepared, costs: CostModel) -> NDArray[np.float64]:
     means = costs.means(prepared.num_stages)
     held = np.array([*prepared.waits, False])
     pulls_back = held | [plan.source_acts for plan in prepared.plans]
-    answered = np.append(pulls_back[1:], False)
-    learns = answered & [bool(source.learns_from) for source in prepared.sources]
+    answered = np.append(pulls_back[1:] & prepared.wants, False)
+    learns = (answered & prepared.learns_late) | prepared.learns_alone
     updates = pulls_back & [plan.num_parameters > 0 for plan in prepared.plans]
     periods = np.array(per_stage(prepared.config.cadence, prepared.num_stages, name="cadence"))
     again = held & (prepared.config.stash == "recompute")
@@ -94,9 +94,9 @@ def held_bytes(prepared: Prepared, timing: Timing) -> NDArray[np.float64]:
     graphs = np.array([plan.held_bytes for plan in plans], dtype=np.float64)
     waiting = np.zeros(len(plans))
     waiting[:-1] = [
-        bound * plan.activation_bytes * (bool(source.learns_from) and not waits)
-        for bound, plan, source, waits in zip(
-            prepared.bounds, plans[:-1], prepared.sources[:-1], prepared.waits, strict=True
+        bound * plan.activation_bytes * (late and not waits)
+        for bound, plan, late, waits in zip(
+            prepared.bounds, plans[:-1], prepared.learns_late[:-1], prepared.waits, strict=True
         )
     ]
     weights = np.array([plan.parameter_bytes for plan in plans], dtype=np.float64)
@@ -116,8 +116,9 @@ def held_bytes(prepared: Prepared, timing: Timing) -> NDArray[np.float64]:
     return total
 
 
-def wire_bytes(costs: CostModel, timing: Timing) -> NDArray[np.float64]:
-    """(S - 1,): bytes over each boundary, both ways, in the whole run: activations up, gradients down."""
-    messages = timing.forwards[:-1] + timing.backwards[1:]
+def wire_bytes(prepared: Prepared, costs: CostModel, timing: Timing) -> NDArray[np.float64]:
+    """(S - 1,): bytes over each boundary, both ways, in the whole run: activations up, and gradients down where the
+    boundary's source makes anything of them (those that only syncs ask for are not counted)."""
+    messages = timing.forwards[:-1] + timing.backwards[1:] * np.array(prepared.wants, dtype=np.int64)
     total: NDArray[np.float64] = messages.astype(np.float64) * np.asarray(costs.message_bytes)
     return total

@@ -109,8 +109,18 @@ class Learner:
         """Whether every step waits for the gradient from above, because the source makes its own of it."""
         return bool(self.source.needs & Need.GRADIENT)
 
+    @property
+    def learns_late(self) -> bool:
+        """Whether the source learns from the gradient from above."""
+        return bool(self.source.learns_from & Need.GRADIENT)
+
+    @property
+    def learns_alone(self) -> bool:
+        """Whether the source learns without it, so at the stage's own step."""
+        return bool(self.source.learns_from) and not self.learns_late
+
     def forward(
-        self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, num_due: int = 0
+        self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, wanted: bool, num_due: int = 0
     ) -> Forwarded:
         """Run the module in training mode, once per message, under the seed of (seed, stage, step).
 
@@ -119,7 +129,7 @@ class Learner:
         self.phase = "forward"
         self._recorder.begin()
         self._set_mode(training=True)
-        x = self._input(message.h, requires_grad=learns and self._index > 0)
+        x = self._input(message.h, requires_grad=learns and wanted)
         weights = self._weights_for_forward(num_due) if held else None
         weightless = held and self._stash == "graph"
         with (
@@ -143,6 +153,7 @@ class Learner:
             held=held,
             sync=sync,
             asks=asks,
+            wanted=wanted,
             forward_s=forward_s,
             weights=weights if self._stash == "weights" else None,
         )
@@ -198,8 +209,8 @@ class Learner:
         as_it_came = used is gradient and self._corrector is None
         return None if used is None else self._pull_back(entry, used), as_it_came
 
-    def learn_source(self, entry: Forwarded, gradient: Payload) -> None:
-        """Let the source learn from the gradient that came from above, if it learns at all."""
+    def learn_source(self, entry: Forwarded, gradient: Payload | None) -> None:
+        """Let the source learn, if it learns at all; from the gradient from above if that has come."""
         if not self.source.learns_from:
             return
         self.phase = "source learning"
@@ -313,7 +324,7 @@ class Learner:
             return self.source.estimate(entry.h, signal)
 
     def _pull_back(self, entry: Forwarded, gradient: Payload) -> Payload:
-        """dL/dx; parameter gradients add up. The recorder's operation is already open."""
+        """dL/dx, or nothing in it if nobody wants that; parameter gradients add up. The operation is already open."""
         values = carriers(gradient)
         self._check_finite(values)
         assert entry.x is not None and entry.graph is not None
@@ -325,9 +336,11 @@ class Learner:
         if entry.weights is not None:
             self._versions.move_gradients(entry.weights)
         self.updater.accumulate(num_samples(entry.h))
-        x = entry.x
+        x, wanted = entry.x, entry.wanted
         entry.let_go()
         self._recorder.end("B", entry.step, version=self.version)
+        if not wanted:
+            return ()
         return like(x, [torch.zeros_like(m) if m.grad is None else m.grad for m in carriers(x)])
 
     def _measure_quality(self, entry: Forwarded, true: Payload) -> None:

@@ -46,7 +46,8 @@ class Gradient:
 
     step: int
     value: Payload | None
-    """(N, *F), or None: a credit. The activation was dropped, or nothing was learned from its step."""
+    """(N, *F), or None: a credit. The activation was dropped, nothing was learned from its step, or the source at the
+    boundary makes nothing of a gradient."""
     exact: bool = False
     """Whether every gradient in the chain above was the true one, of the weights of today."""
     version: int = 0

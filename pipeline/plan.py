@@ -206,17 +206,25 @@ def _check_output(h: object, index: int, *, num_samples: int) -> None:
 
 
 def _check_needs(source: GradientSource, index: int, *, target: Tensor | None) -> None:
-    unmet = source.needs & (Need.ERROR | Need.LOSS | Need.INPUT)
+    asked = source.needs | source.learns_from
+    unmet = asked & (Need.ERROR | Need.LOSS | Need.INPUT)
     if unmet:
         raise ConfigurationError(
-            f"the source {type(source).__name__} of stage {index} needs {unmet}, which no boundary carries. "
+            f"{_described(source, index)} of stage {index} needs {unmet}, which no boundary carries. "
             "Use a source that needs TARGET, GRADIENT or nothing."
         )
-    if target is None and (source.needs | source.learns_from) & Need.TARGET:
+    if target is None and asked & Need.TARGET:
         raise ConfigurationError(
-            f"the source {type(source).__name__} of stage {index} needs TARGET, but the data gives no labels. "
+            f"{_described(source, index)} of stage {index} needs TARGET, but the data gives no labels. "
             "Give (x, target) batches, or an unconditional source."
         )
+
+
+def _described(source: GradientSource, index: int) -> str:
+    """The source by name and boundary; the loss has none."""
+    if isinstance(source, LossGradient):
+        return "the loss"
+    return f"boundary {index}-{index + 1}: the source {type(source).__name__}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,18 +250,16 @@ def _try_source(source: GradientSource, index: int, h: Payload, *, target: Tenso
             with learning:
                 trial.learn(h, Signal(step=0, target=target, gradient=truth))
     except Exception as error:
-        what = "the loss" if isinstance(source, LossGradient) else f"the source {type(source).__name__}"
         raise ConfigurationError(
-            f"{what} cannot take the first batch: stage {index} returns {', '.join(_shapes(h))}, "
+            f"{_described(source, index)} cannot take the first batch: stage {index} returns {', '.join(_shapes(h))}, "
             f"the labels are {'none' if target is None else ', '.join(_shapes(target))}: {error}"
         ) from error
     if gradient is not None:
-        got = [tuple(member.shape) for member in carriers(gradient)]
-        wanted = [tuple(member.shape) for member in carriers(h)]
+        got, wanted = (", ".join(_shapes(tuple(carriers(each)))) for each in (gradient, h))
         if got != wanted:
             raise ConfigurationError(
-                f"the source {type(source).__name__} of stage {index} must return a gradient shaped as the output "
-                f"{wanted}, got {got}."
+                f"{_described(source, index)} of stage {index} must return a gradient shaped as the output, {wanted}, "
+                f"got {got}. Make what predicts it end in the output's shape and dtype."
             )
     return _SourceTrial(
         num_parameters=sum(p.numel() for p in trial.parameters()) if isinstance(trial, nn.Module) else 0,

@@ -103,6 +103,21 @@ class Prepared:
         return (self.bounds[index] - 1) / period
 
     @cached_property
+    def wants(self) -> list[bool]:
+        """Per boundary, whether its source makes anything of a gradient; if not, none is sent but at syncs."""
+        return [bool((source.needs | source.learns_from) & Need.GRADIENT) for source in self.sources[:-1]]
+
+    @cached_property
+    def learns_late(self) -> list[bool]:
+        """Per stage, whether its source learns from the gradient from above."""
+        return [bool(source.learns_from & Need.GRADIENT) for source in self.sources]
+
+    @cached_property
+    def learns_alone(self) -> list[bool]:
+        """Per stage, whether its source learns without that."""
+        return [bool(source.learns_from) and not source.learns_from & Need.GRADIENT for source in self.sources]
+
+    @cached_property
     def bounds(self) -> list[int]:
         """Per boundary, the bound on the microbatches in flight.
 
@@ -218,6 +233,7 @@ def stage_settings(prepared: Prepared, index: int) -> StageSettings:
         sync=config.sync,
         cadence=Periodic(periods[index]),
         cadences_below=tuple(map(Periodic, dict.fromkeys(periods[:index]))) if config.stash == "hold" else (),
+        below_wants=index > 0 and prepared.wants[index - 1],
         update_probability=UpdateProbability(probabilities[index]),
         max_in_flight=bound,
         stash=config.stash,
@@ -386,6 +402,7 @@ def _check_labels(sources: Sequence[GradientSource], train: object) -> None:
         num_classes = next((part.num_classes for part in parts if hasattr(part, "num_classes")), None)
         if num_classes is not None and not 0 <= int(target.min()) <= int(target.max()) < num_classes:
             raise ConfigurationError(
-                f"the source of stage {index} declares {num_classes} classes (0 to {num_classes - 1}), the labels run "
-                f"from {int(target.min())} to {int(target.max())}. Set num_classes to {int(target.max()) + 1}."
+                f"boundary {index}-{index + 1}: the source {type(source).__name__} of stage {index} declares "
+                f"{num_classes} classes (0 to {num_classes - 1}), the labels run from {int(target.min())} to "
+                f"{int(target.max())}. Set num_classes to {int(target.max()) + 1}."
             )

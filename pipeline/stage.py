@@ -45,6 +45,9 @@ class StageSettings:
     cadence: Cadence = field(default_factory=Periodic)
     cadences_below: tuple[Cadence, ...] = ()
     """Of the stages below, which send nothing further while an update of theirs waits for what this stage holds."""
+    below_wants: bool = True
+    """Whether the source of the boundary below makes anything of a gradient. If not, it is sent one within reach of a
+    sync only, and a credit else."""
     update_probability: UpdateProbability = field(default_factory=UpdateProbability)
     max_in_flight: int = 1
     """Bound on the microbatches sent on and not yet answered; of a last stage that defers, on those it holds."""
@@ -217,6 +220,7 @@ class Stage:
             sync=learns and within_reach and not self.learner.waits,
             asks=self.learner.waits and not within_reach,
             num_due=self.stash.num_due,
+            wanted=self._is_wanted(message),
         )
         if not self.is_last or entry.held:
             self.stash.put(entry)
@@ -229,6 +233,11 @@ class Stage:
             return
         yield from self._learn_now(entry)
         self._update_if_due(entry)
+
+    def _is_wanted(self, message: Activation) -> bool:
+        """Whether the stage below makes anything of this step's gradient: by its source, or as a sync reaches it."""
+        settings = self.settings
+        return self.index > 0 and (settings.below_wants or message.reach > settings.num_stages - self.index)
 
     def _note_what_waits(self, message: Activation, entry: Forwarded) -> None:
         """An update that is due at this step; and whether a stage below waits for what this one holds."""
@@ -276,12 +285,16 @@ class Stage:
         )
 
     def _learn_now(self, entry: Forwarded) -> Iterator[Send]:
-        """Backward at once, from the stage's own source."""
+        """Backward at once, from the stage's own source, and the learning of a source that needs nobody above."""
         pulled = self.learner.backward_from_source(entry) if entry.learns else None
         if pulled is None:
             yield from self._not_learned(entry)
         else:
-            yield from self._answer(entry.step, pulled, exact=self.is_last)
+            yield from self._pulled_back(entry, pulled, exact=self.is_last)
+        if entry.learns and self.learner.learns_alone:
+            self.learner.learn_source(entry, None)
+        if not self.learner.learns_late:
+            entry.h = ()  # what comes back is a credit
 
     def _not_learned(self, entry: Forwarded) -> list[Send]:
         entry.let_go()
@@ -316,9 +329,10 @@ class Stage:
             if pulled is None:
                 yield from self._not_learned(entry)
             else:
-                yield from self._answer(entry.step, pulled, exact=exact and as_it_came and staleness == 0)
+                yield from self._pulled_back(entry, pulled, exact=exact and as_it_came and staleness == 0)
         # Also at a step that this stage did not draw: the source regresses what the stage above made of it.
-        self.learner.learn_source(entry, gradient)
+        if entry.held or self.learner.learns_late:
+            self.learner.learn_source(entry, gradient)
         self.recorder.measure("staleness", entry.step, staleness)
 
     def _update_if_due(self, entry: Forwarded) -> None:
@@ -345,6 +359,12 @@ class Stage:
             self._tally = self._tally or Tally()
             self._tally.add(entry.h, entry.target, loss_sum=self.learner.loss_sum(entry))
         yield from self._answer(message.step, None, exact=False)
+
+    def _pulled_back(self, entry: Forwarded, pulled: Payload, *, exact: bool) -> list[Send]:
+        """dL/dx on its way down, or a credit where it would be for nothing."""
+        if not entry.wanted:
+            return self._answer(entry.step, None, exact=False)
+        return self._answer(entry.step, pulled, exact=exact)
 
     def _answer(self, step: int, value: Payload | None, *, exact: bool, dropped: bool = False) -> list[Send]:
         """What the stage below waits for; the feed below the first stage waits for nothing."""

@@ -44,8 +44,16 @@ class StageLearner(Protocol):
     def quality(self) -> float | None:
         """The cosine of the source's gradient with the true one when they were last compared; None: never."""
 
+    @property
+    def learns_late(self) -> bool:
+        """Whether the source learns from the gradient from above."""
+
+    @property
+    def learns_alone(self) -> bool:
+        """Whether the source learns without it, so at the stage's own step."""
+
     def forward(
-        self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, num_due: int = 0
+        self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, wanted: bool, num_due: int = 0
     ) -> Forwarded:
         """Run the module; what to keep of it. `num_due` updates will be applied before its gradient comes."""
 
@@ -64,8 +72,8 @@ class StageLearner(Protocol):
     def backward_from_above(self, entry: Forwarded, gradient: Payload) -> tuple[Payload | None, bool]:
         """Pull back what came from above; dL/dx or None, and whether the gradient was used as it came."""
 
-    def learn_source(self, entry: Forwarded, gradient: Payload) -> None:
-        """Let the source learn."""
+    def learn_source(self, entry: Forwarded, gradient: Payload | None) -> None:
+        """Let the source learn; from `gradient` if that has come."""
 
     def update(self, step: int) -> None:
         """Apply what has been accumulated."""

@@ -34,7 +34,8 @@ class TimedLearner:
         recorder: takes down what is done; its clock says what that costs.
         waits: whether every step waits for the gradient from above.
         acts: whether the source gives a gradient without it.
-        learns: whether the source learns.
+        learns_late: whether the source learns from the gradient from above.
+        learns_alone: whether it learns without that.
         updates: whether there are parameters to update.
         stash: what a real learner would keep from a forward; "recompute" takes a second forward.
     """
@@ -48,7 +49,8 @@ class TimedLearner:
         *,
         waits: bool = False,
         acts: bool = True,
-        learns: bool = False,
+        learns_late: bool = False,
+        learns_alone: bool = False,
         updates: bool = True,
         stash: StashPolicy = "hold",
     ) -> None:
@@ -56,7 +58,8 @@ class TimedLearner:
         self.version = 0
         self.phase = "start"
         self._recorder = recorder
-        self._acts, self._learns, self._updates = acts, learns, updates
+        self.learns_late, self.learns_alone = learns_late, learns_alone
+        self._acts, self._updates = acts, updates
         self._recomputes = stash == "recompute"
         self._accumulated = False
 
@@ -66,7 +69,7 @@ class TimedLearner:
         return nn.Identity()
 
     def forward(
-        self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, num_due: int = 0
+        self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, wanted: bool, num_due: int = 0
     ) -> Forwarded:
         """Take a forward's time."""
         recorder, step = self._recorder, message.step
@@ -85,6 +88,7 @@ class TimedLearner:
             held=held,
             sync=sync,
             asks=asks,
+            wanted=wanted,
             forward_s=forward_s,
         )
 
@@ -112,9 +116,9 @@ class TimedLearner:
             self._recorder.end("R", entry.step, version=self.version)
         return self._backward(entry), True
 
-    def learn_source(self, entry: Forwarded, gradient: Payload) -> None:
+    def learn_source(self, entry: Forwarded, gradient: Payload | None) -> None:
         """Take the time of the source's learning."""
-        if self._learns:
+        if self.learns_late or self.learns_alone:
             self._recorder.begin()
             self._recorder.end("L", entry.step, version=self.version)
 
@@ -151,13 +155,14 @@ class TimedLearner:
 
 def build_timed_stage(prepared: Prepared, index: int, *, clock: Clock) -> Stage:
     """Stage `index` with a learner that only takes time."""
-    plan, source = prepared.plans[index], prepared.sources[index]
+    plan = prepared.plans[index]
     recorder = Recorder(index, clock)
     learner = TimedLearner(
         recorder,
         waits=index < len(prepared.waits) and prepared.waits[index],
         acts=plan.source_acts,
-        learns=bool(source.learns_from),
+        learns_late=prepared.learns_late[index],
+        learns_alone=prepared.learns_alone[index],
         updates=plan.num_parameters > 0,
         stash=prepared.config.stash,
     )

@@ -72,6 +72,7 @@ def test_own_seconds_count_what_a_stage_does() -> None:
     assert own_seconds(timed_chain("synthetic", 3, cadence=(5,)), COSTS).tolist() == pytest.approx([3.55, 3.55, 3.05])
     assert own_seconds(timed_chain("true", 3, stash="recompute"), COSTS).tolist() == [4.25, 4.25, 3.25]
     assert own_seconds(timed_chain("shadow", 2), COSTS).tolist() == [3.75, 3.25]
+    assert own_seconds(timed_chain("local", 3), COSTS).tolist() == [3.75, 3.75, 3.25]
 
 
 def test_memory_is_what_the_stash_keeps() -> None:
@@ -103,14 +104,15 @@ def test_memory_is_what_the_stash_keeps() -> None:
     outputs = 2 * decoupled.plans[0].activation_bytes  # the source learns from them
     found = held_bytes(decoupled, rehearse(decoupled, way="stages").timing)
     assert found.tolist() == [graph + outputs, graph + outputs, decoupled.plans[-1].held_bytes]
+    local = timed_chain("local", 3, steps=20, delay=(2,), costs=COSTS)
+    found = held_bytes(local, rehearse(local, way="stages").timing)
+    assert found.tolist() == [graph, graph, local.plans[-1].held_bytes], "nothing comes back to learn from"
 
 
 def test_bytes_go_up_with_activations_and_down_with_gradients() -> None:
-    for source, messages in (("synthetic", 2), ("none", 1)):
+    for source, messages in (("synthetic", 2), ("local", 1), ("none", 1)):
         prepared = timed_chain(source, 4, steps=10, costs=COSTS)
         rehearsal = rehearse(prepared, way="stages")
-        sent = wire_bytes(rehearsal.costs, rehearsal.timing)
+        sent = wire_bytes(rehearsal.prepared, rehearsal.costs, rehearsal.timing)
         bytes_each = prepared.plans[0].activation_bytes
-        assert sent.tolist() == [10 * messages * bytes_each] * 2 + [10 * 2 * bytes_each], (
-            "the last stage always answers"
-        )
+        assert sent.tolist() == [10 * messages * bytes_each] * 3

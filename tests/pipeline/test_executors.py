@@ -21,12 +21,16 @@ from dni import (
     Bernoulli,
     ConditionalSyntheticGradient,
     Every,
+    LocalLoss,
+    MixedGradient,
     Never,
     NoGradient,
     Shadow,
+    ShrunkGradient,
     SyncPolicy,
     SyntheticGradient,
     TrueGradient,
+    VirtualGradient,
     WhenWorse,
 )
 from pipeline import ConfigurationError, run_simulated, run_threaded, train
@@ -45,7 +49,9 @@ SOURCES = {
     "synthetic": SyntheticGradient(MLP(hidden=(32,))),
     "conditional": ConditionalSyntheticGradient(num_classes=10),
     "none": NoGradient(),
+    "shrunk": ShrunkGradient(0.3),
     "shadow": Shadow(ConditionalSyntheticGradient(num_classes=10)),
+    "local": (LocalLoss(similarity_weight=0.5), MixedGradient(SyntheticGradient(), 0.4), VirtualGradient()),
     "mixed": (ConditionalSyntheticGradient(num_classes=10), TrueGradient(), NoGradient()),
 }
 WAYS: dict[str, dict[str, Any]] = {
@@ -92,7 +98,7 @@ def test_run_in_fixed_order_is_the_same_as_simulated(executor: str, source: str,
 
 
 @pytest.mark.parametrize("way", LATE)
-@pytest.mark.parametrize("source", ["true", "mixed"])
+@pytest.mark.parametrize("source", ["true", "shrunk", "mixed"])
 @pytest.mark.parametrize("executor", each_executor("threads"))
 def test_run_with_late_gradients_is_the_same_as_simulated(executor: str, source: str, way: str, ranks: Ranks) -> None:
     case = Case(problem=WITH_DROPOUT, settings={"source": SOURCES[source], **LATE[way]}, evaluates=True)

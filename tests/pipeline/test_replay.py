@@ -26,9 +26,11 @@ from dni import (
     ConditionalSyntheticGradient,
     DiscrepancyCorrection,
     Every,
+    LocalLoss,
     NesterovLookahead,
     Never,
     NoGradient,
+    ShrunkGradient,
     SyntheticGradient,
     TrueGradient,
     WeightPrediction,
@@ -56,7 +58,7 @@ from pipeline.manifest import saved_steps
 from pipeline.order import read_order
 from pipeline.threaded import run_threaded
 from tests.faults import FailAt, Fault
-from tests.pipeline.chain import WIDTH, Shrunk, features, labels
+from tests.pipeline.chain import WIDTH, features, labels
 from tests.reference import Problem, assert_bit_equal
 from tests.spawn import Ranks
 
@@ -65,7 +67,8 @@ SOURCES: dict[str, Callable[[], Any]] = {
     "synthetic": SyntheticGradient,
     "conditional": lambda: ConditionalSyntheticGradient(WIDTH),
     "none": NoGradient,
-    "shrunk": lambda: Shrunk(0.5),
+    "shrunk": lambda: ShrunkGradient(0.5),
+    "local": lambda: LocalLoss(WIDTH),
 }
 SYNCS = {
     "never": Never(),

@@ -17,6 +17,7 @@ from dni import (
     Bernoulli,
     ConditionalSyntheticGradient,
     Every,
+    LocalLoss,
     Never,
     NoGradient,
     Shadow,
@@ -46,6 +47,7 @@ SOURCES = {
     "conditional": lambda: ConditionalSyntheticGradient(WIDTH),
     "none": NoGradient,
     "shadow": lambda: Shadow(SyntheticGradient()),
+    "local": lambda: LocalLoss(WIDTH),
 }
 
 
