@@ -18,6 +18,7 @@ from dni import (
     DiscrepancyCorrection,
     GradientSource,
     NesterovLookahead,
+    ShrunkGradient,
     TrueGradient,
     WeightPrediction,
 )
@@ -82,6 +83,7 @@ class Method:
 METHODS: Mapping[str, Method] = {
     "backprop": Method(title="backprop, no delay", stash="hold", late=False),
     "stash": Method(title="weights stashed", stash="weights"),
+    "shrink": Method(title="weights stashed, shrunk, β = 0.5", stash="weights", source=lambda: ShrunkGradient(0.5)),
     "recompute": Method(title="recomputed", stash="recompute"),
     "graph": Method(title="today's weights, old activations", stash="graph"),
     "prediction": Method(title="weight prediction", stash="graph", correction=WeightPrediction(momentum=0.0)),
