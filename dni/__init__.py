@@ -3,6 +3,7 @@
 from dni.cadence import Cadence, Periodic
 from dni.context import LabelContext
 from dni.exact import LossGradient, TrueGradient
+from dni.few_shot import FewShotClassifier, LogitSynthesizer
 from dni.loss import SummedLoss, sum_over_samples
 from dni.members import Members, as_tuple, carriers, like, map_members, num_samples
 from dni.none import NoGradient
@@ -26,9 +27,11 @@ __all__ = [
     "Convolutional",
     "Cosine",
     "Every",
+    "FewShotClassifier",
     "GradientSource",
     "LabelContext",
     "Linear",
+    "LogitSynthesizer",
     "LossGradient",
     "LowRank",
     "Members",
