@@ -60,8 +60,8 @@ class Expected:
     """How far it can be trusted: README is a table in the authors' repository, MEM is from memory."""
     ours: float | None
     """Mean over seeds that this code gives; None: not yet measured."""
-    tolerance: float
-    """How far a new mean may lie from `ours`, in points."""
+    tolerance: float | None
+    """How far a new mean may lie from `ours`, in points; None: the row is not run."""
     seeds: int
     """Seeds that the mean needs; 0: the row is shown and not run."""
 
@@ -96,6 +96,6 @@ def _expected(line: Mapping[str, str]) -> Expected:
         source=line["source"],
         trust=line["trust"],
         ours=float(line["ours"]) if line["ours"] else None,
-        tolerance=float(line["tolerance"]),
+        tolerance=float(line["tolerance"]) if line["tolerance"] else None,
         seeds=int(line["seeds"]),
     )
