@@ -136,18 +136,16 @@ def test_with_the_true_error_the_steps_are_gradient_descent_on_the_queries_loss(
 
 
 def test_learning_through_the_steps_beats_the_class_means_on_new_tasks() -> None:
-    """Two classes per task lie along one of two axes; the single labelled sample is poor, the queries tell the axis."""
-    classifier = FewShotClassifier(2, 2, num_steps=3, rate=0.05)
-    optimizer = torch.optim.Adam(classifier.parameters(), lr=1e-2)
+    """Three tight clusters in eight dimensions, and one labelled sample of each, far from its cluster's middle."""
+    classifier = FewShotClassifier(8, 3, num_steps=3, rate=1e-2)
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=5e-3)
 
     def tasks(number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        angle = 3.1 * torch.rand(number, 1)
-        axis = torch.stack([angle.cos(), angle.sin()], 2)
-        target, answer = torch.tensor([[0, 1]]).expand(number, 2), torch.randint(2, (number, 20))
-        noise = torch.randn(number, 22, 2)
-        signs = 1 - 2 * torch.cat([target, answer], 1)[:, :, None]
-        x = signs * axis + torch.cat([1.2 * noise[:, :2], 0.3 * noise[:, 2:]], 1)
-        return x[:, :2], target, x[:, 2:], answer
+        middles = F.normalize(torch.randn(number, 3, 8), dim=2)
+        target, answer = torch.arange(3).expand(number, 3), torch.randint(3, (number, 30))
+        support = middles + 0.5 * torch.randn(number, 3, 8)
+        query = middles.gather(1, answer[:, :, None].expand(-1, -1, 8)) + 0.2 * torch.randn(number, 30, 8)
+        return support, target, query, answer
 
     for _ in range(150):
         support, target, query, answer = tasks(16)
