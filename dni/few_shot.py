@@ -159,7 +159,8 @@ class FewShotClassifier(nn.Module):
         along = self.logit_scale * torch.einsum("tnc,tnf->tcf", error, F.normalize(features, dim=2))
         length = weights.norm(dim=2, keepdim=True).clamp_min(1e-12)  # as F.normalize has it
         unit = weights / length
-        return (along - unit * (unit * along).sum(2, keepdim=True)) / length
+        pulled: Tensor = (along - unit * (unit * along).sum(2, keepdim=True)) / length
+        return pulled
 
     def adapt(self, weights: Tensor, query: Tensor) -> Tensor:
         """θᴷ, (T, C, F), from any θ⁰ `weights` (T, C, F): of a support, or learned where there is none (zero-shot).

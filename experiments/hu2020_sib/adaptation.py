@@ -60,7 +60,7 @@ def train_classifier(
         optimizer.zero_grad()
         logits = classifier(tasks.support, tasks.target, tasks.query)
         loss = F.cross_entropy(logits.flatten(0, 1), tasks.answer.flatten())
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         on_loss(loss.item())
     return classifier
@@ -93,10 +93,9 @@ def gradient_cosine(classifier: FewShotClassifier, tasks: Tasks) -> Tensor:
     weights = classifier.initial_weights(tasks.support, tasks.target)
     logits = classifier.logits(weights, tasks.query)
     true = F.softmax(logits, 2) - F.one_hot(tasks.answer, classifier.num_classes)
-    pulled = [
-        classifier.pull_back(error, weights, tasks.query).flatten(1) for error in (classifier.synthesizer(logits), true)
-    ]
-    return F.cosine_similarity(*pulled)
+    synthetic = classifier.synthesizer(logits)
+    used, wanted = (classifier.pull_back(error, weights, tasks.query).flatten(1) for error in (synthetic, true))
+    return F.cosine_similarity(used, wanted)
 
 
 def half_width(values: Tensor) -> float:

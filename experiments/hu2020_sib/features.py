@@ -59,7 +59,7 @@ def train_features(
             optimizer.zero_grad()
             cosine = F.normalize(network(x[batch]), dim=1) @ F.normalize(classes, dim=1).T
             loss = F.cross_entropy(scale * cosine, target[batch])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
             on_loss(loss.item())

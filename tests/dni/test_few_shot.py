@@ -101,7 +101,7 @@ def test_gradients_through_the_steps_pass_finite_differences() -> None:
         return found
 
     inputs = (support.requires_grad_(), query.requires_grad_(), *values)
-    assert torch.autograd.gradcheck(logits, inputs, atol=1e-6, rtol=1e-4)  # type: ignore[no-untyped-call]
+    assert torch.autograd.gradcheck(logits, inputs, atol=1e-6, rtol=1e-4)
 
 
 def test_without_steps_it_is_the_classifier_of_the_class_means_bit_for_bit() -> None:
@@ -116,7 +116,7 @@ def test_a_new_synthesizer_leaves_the_classifier_as_it_is_and_yet_learns() -> No
     classifier = FewShotClassifier(FEATURES, CLASSES, num_steps=3, rate=RATE).double()
     found = classifier(support, target, query)
     assert torch.equal(found, classifier.logits(classifier.initial_weights(support, target), query))
-    F.cross_entropy(found.flatten(0, 1), answer.flatten()).backward()  # type: ignore[no-untyped-call]
+    F.cross_entropy(found.flatten(0, 1), answer.flatten()).backward()
     last = cast(LogitSynthesizer, classifier.synthesizer).last
     assert last.weight.grad is not None and last.weight.grad.abs().max() > 1e-4
 
@@ -150,7 +150,7 @@ def test_learning_through_the_steps_beats_the_class_means_on_new_tasks() -> None
     for _ in range(150):
         support, target, query, answer = tasks(16)
         optimizer.zero_grad()
-        F.cross_entropy(classifier(support, target, query).flatten(0, 1), answer.flatten()).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(classifier(support, target, query).flatten(0, 1), answer.flatten()).backward()
         optimizer.step()
     support, target, query, answer = tasks(500)
     with torch.no_grad():
@@ -193,7 +193,7 @@ def test_weights_of_ones_own_are_adapted_where_there_is_no_support() -> None:
     classifier = trained(3)
     weights = torch.randn(1, CLASSES, FEATURES, dtype=torch.float64, requires_grad=True)
     logits = classifier.logits(classifier.adapt(weights.expand(TASKS, -1, -1), query), query)
-    F.cross_entropy(logits.flatten(0, 1), answer.flatten()).backward()  # type: ignore[no-untyped-call]
+    F.cross_entropy(logits.flatten(0, 1), answer.flatten()).backward()
     assert logits.shape == (TASKS, QUERIES, CLASSES) and weights.grad is not None
 
 
