@@ -46,7 +46,8 @@ def train_features(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(key(seed, "network", 0))
         network = feature_network(settings.channels)
-        classes = nn.Parameter(torch.randn(len(drawings), settings.channels))
+        # Of length about 1: Adam turns long vectors slowly.
+        classes = nn.Parameter(torch.randn(len(drawings), settings.channels) / settings.channels**0.5)
     scale = nn.Parameter(torch.tensor(10.0))
     optimizer = torch.optim.Adam([*network.parameters(), classes, scale], lr=settings.feature_rate)
     num_batches = len(x) // settings.feature_batch_size  # what does not fill a batch is left out of its epoch
