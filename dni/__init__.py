@@ -5,6 +5,7 @@ from dni.context import LabelContext
 from dni.correction import Correction, Corrector, DiscrepancyCorrection, NesterovLookahead, WeightPrediction
 from dni.exact import LossGradient, TrueGradient
 from dni.feedback import FeedbackMode, convert_to_feedback_alignment
+from dni.few_shot import FewShotClassifier, LogitSynthesizer
 from dni.heads import ConvolutionalHead, Head, LinearHead, MLPHead
 from dni.local_loss import LocalLoss
 from dni.loss import SummedLoss, sum_over_samples
@@ -41,12 +42,14 @@ __all__ = [
     "DiscrepancyCorrection",
     "Every",
     "FeedbackMode",
+    "FewShotClassifier",
     "GradientSource",
     "Head",
     "LabelContext",
     "Linear",
     "LinearHead",
     "LocalLoss",
+    "LogitSynthesizer",
     "LossGradient",
     "LowRank",
     "MLPHead",
