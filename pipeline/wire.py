@@ -42,7 +42,7 @@ FIRST_CAPACITY_BYTES = 4096
 _ALIGNMENT = 64
 _KINDS = {"activation": 1, "gradient": 2, "drain": 3, "stop": 4, "schema": 5}
 _KIND_NAMES = {number: name for name, number in _KINDS.items()}
-_TRAINING, _EXACT, _SAVE, _FINISH, _VALUE, _DROPPED = 1, 2, 4, 8, 16, 32
+_TRAINING, _EXACT, _SAVE, _FINISH, _VALUE, _DROPPED, _PROBE = 1, 2, 4, 8, 16, 32, 64
 
 
 class Header(NamedTuple):
@@ -67,6 +67,7 @@ class Header(NamedTuple):
     finish: bool = False
     has_value: bool = False
     dropped: bool = False
+    probe: bool = False
 
     @property
     def carries_tensors(self) -> bool:
@@ -160,6 +161,7 @@ def encode_header(header: Header) -> bytes:
         | _FINISH * header.finish
         | _VALUE * header.has_value
         | _DROPPED * header.dropped
+        | _PROBE * header.probe
     )
     body = _LAYOUT.pack(
         _MAGIC,
@@ -218,6 +220,7 @@ def read_header(data: bytes, *, sender: int, receiver: int, sequence: int, capac
         finish=bool(flags & _FINISH),
         has_value=bool(flags & _VALUE),
         dropped=bool(flags & _DROPPED),
+        probe=bool(flags & _PROBE),
     )
 
 
@@ -235,6 +238,7 @@ def decode(header: Header, schema: Schema | None, members: list[Tensor | None]) 
                 version=header.version,
                 generation=header.generation,
                 training=header.training,
+                probe=header.probe,
             )
         case "gradient":
             value = _value(members, schema) if header.has_value and schema is not None else None
