@@ -162,8 +162,7 @@ def all_jobs(*, full: bool = False) -> list[Job]:
 
 def hidden_blocks(stages: list[nn.Module]) -> list[nn.Module]:
     """The hidden layers of a `Deep` network, each with its normalisation and activation, in order."""
-    flat = [block for stage in stages for block in (stage if isinstance(stage, nn.Sequential) else [stage])]
-    return [block for block in flat if isinstance(block, _Hidden)]
+    return [block for stage in stages for block in stage.modules() if isinstance(block, _Hidden)]
 
 
 @cache

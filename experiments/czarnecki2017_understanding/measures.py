@@ -136,9 +136,7 @@ def _deep(stages: list[nn.Module]) -> dict[str, Any]:
     """Of every hidden layer: the geometry of its representations, and what a linear probe reads from it."""
     data, (num_fit, num_test) = digits(), _NUM_PROBE
     blocks = hidden_blocks(stages)
-    layers = [
-        _through(blocks, x) for x in (data.train_x[:num_fit], data.test_x[:num_test], data.test_x[:_NUM_RSA])
-    ]
+    layers = [_through(blocks, x) for x in (data.train_x[:num_fit], data.test_x[:num_test], data.test_x[:_NUM_RSA])]
     accuracies, matrices = [], []
     for fit, test, shown in zip(*layers, strict=True):
         probe = fit_linear_probe(fit, data.train_y[:num_fit], num_classes=10)

@@ -13,7 +13,7 @@ from experiments.czarnecki2017_understanding.config import DEEP_LAYERS
 from experiments.czarnecki2017_understanding.measures import SIDE
 from experiments.czarnecki2017_understanding.results import Runs
 
-__all__ = ["drawable", "draw"]
+__all__ = ["draw", "drawable"]
 
 _WHERE = {"none": "backprop", "middle": "a synthetic gradient in the middle", "every": "after every layer"}
 _SHOWN = (1, 5, 10, 15, 20)

@@ -116,11 +116,10 @@ def _deep(runs: Runs) -> Iterator[str]:
             _spread(own, lambda run, layer=layer: 100 * run["probe_accuracy"][layer - 1], "{:.1f}")  # type: ignore[misc]
             for layer in _LAYERS
         ]
-        graded = [run for run in own if run["probes"]]
         cells = (
             _spread(own, lambda run: 100 * run["test_error"]),
             _spread(own, lambda run: run["train_loss"], "{:.4f}"),
-            _spread(graded, lambda run: run["probes"][0]["parameter_cosine"]) if graded else "-",
+            "-" if where == "none" else _spread(own, lambda run: run["probes"][0]["parameter_cosine"]),
             *probes,
         )
         yield f"| {title} layer | {' | '.join(cells)} |" if where != "none" else f"| {title} | {' | '.join(cells)} |"
@@ -144,9 +143,7 @@ def _small(runs: Runs) -> Iterator[str]:
             yield f"| {num_samples} | {100 * noise:g} % | {title} | {' | '.join(cells)} |"
 
 
-def _spread(
-    runs: Sequence[Mapping[str, Any]], of: Callable[[Mapping[str, Any]], float], form: str = "{:.2f}"
-) -> str:
+def _spread(runs: Sequence[Mapping[str, Any]], of: Callable[[Mapping[str, Any]], float], form: str = "{:.2f}") -> str:
     """Mean ± standard deviation over seeds."""
     values = [of(run) for run in runs]
     if not values:

@@ -49,8 +49,8 @@ def main(*, check: bool = False, folder: Path = HERE) -> int:
     wrong = rebuild(folder / "README.md", render(lines), check=check)
     if check:
         wrong += [
-            f"{line['case']}, {line['num_samples']} x {line['width']}: costs {line['ratio']:.3f} times the same by hand, "
-            f"at most {MOST} is aimed at"
+            f"{line['case']}, {line['num_samples']} x {line['width']}: costs {line['ratio']:.3f} times the same by "
+            f"hand, at most {MOST} is aimed at"
             for line in lines
             if line["ratio"] > MOST
         ]
