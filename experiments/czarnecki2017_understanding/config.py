@@ -32,8 +32,8 @@ TOY_LAYERS = 10
 TOY_WIDTH = 16
 DEEP_LAYERS = 20
 DEEP_WIDTH = 128
-DEEP_STEPS = 5 * 235
-"""5 epochs of 60000 samples in batches of 256."""
+DEEP_STEPS = 10 * 235
+"""10 epochs of 60000 samples in batches of 256."""
 SMALL_LAYERS = 4
 SMALL_WIDTH = 256
 SMALL_STEPS = 400

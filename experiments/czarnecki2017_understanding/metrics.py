@@ -53,7 +53,7 @@ def _largest_gap(depth: str, loss: str, method: str) -> Callable[[Runs], float |
 
 def _explained(loss: str, name: str) -> Callable[[Runs], float | None]:
     def found(runs: Runs) -> float | None:
-        run = runs.get(f"toy blobs 2 linear {loss} linear", {}).get(0)
+        run = runs.get(f"toy blobs 2 deep {loss} linear", {}).get(0)
         return None if run is None else float(run["surface"][name])
 
     return found

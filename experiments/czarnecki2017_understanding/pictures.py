@@ -19,7 +19,7 @@ _WHERE = {"none": "backprop", "middle": "a synthetic gradient in the middle", "e
 _SHOWN = (1, 5, 10, 15, 20)
 """Layers whose dissimilarities are drawn."""
 _SURFACES = {
-    "linear mse linear": "squared error, linear",
+    "deep mse linear": "squared error, 10 layers, linear",
     "linear log linear": "log loss, linear",
     "linear log matched": "log loss, matched",
     "deep log linear": "log loss, 10 layers, linear",
