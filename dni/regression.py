@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -63,7 +63,7 @@ class Regression(nn.Module):
 
     def estimate(self, h: Members, *context: Tensor) -> Members:
         """What the networks predict, shaped as `h`; changes no state."""
-        with torch.no_grad(), self._statistics_kept():
+        with torch.no_grad(), self._statistics_kept() if self._norms else nullcontext():
             return like(h, [network(member, *context) for network, member in self._pairs(h)])
 
     def learn(self, h: Members, gradient: Members, *context: Tensor, step: int) -> float:
@@ -121,14 +121,15 @@ class Regression(nn.Module):
                     f"{type(self.networks[index]).__name__}. Make its last layer end in h's shape."
                 )
 
-    def _pairs(self, h: Members) -> Iterator[tuple[nn.Module, Tensor]]:
+    def _pairs(self, h: Members) -> list[tuple[nn.Module, Tensor]]:
         members = carriers(h)
-        if len(members) != len(self.networks):
+        networks = list(self.networks)  # a module looks its attributes up slowly
+        if len(members) != len(networks):
             raise ValueError(
-                f"h must have the {len(self.networks)} floating-point members that the source was built for, "
+                f"h must have the {len(networks)} floating-point members that the source was built for, "
                 f"got {len(members)}. Call build(h, generator=...) first."
             )
-        return zip(self.networks, (member.detach() for member in members), strict=True)
+        return [(network, member.detach()) for network, member in zip(networks, members, strict=True)]
 
     def _squared_error(self, h: Members, gradient: Members, *context: Tensor) -> Tensor:
         errors = [
