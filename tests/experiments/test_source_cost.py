@@ -27,7 +27,7 @@ def test_both_give_the_same_numbers_bit_for_bit(name: str) -> None:
 
 @pytest.mark.experiment
 def test_a_line_holds_times_and_ratios_of_both() -> None:
-    line = run.compare("conditional linear", num_samples=8, width=4, rounds=3, calls=2)
+    line = run.compare("conditional linear", num_samples=8, width=4, rounds=3, builds=2)
     assert line["case"] == "conditional linear" and line["rounds"] == 3
     assert min(line[f"{who}_{part}_us"] for who in ("ours", "hand") for part in ("estimate", "learn")) > 0
     assert json.loads(json.dumps(line)) == line and line["ratio"] > 0
