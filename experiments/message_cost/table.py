@@ -1,4 +1,9 @@
-"""Rebuilds the table in README.md from results.jsonl; `--check` fails if it differs."""
+"""Do the results say what the README says they say?
+
+Rebuilds the README's table from results.jsonl; with --check only compares it.
+
+    python -m experiments.message_cost.table [--check]
+"""
 
 from __future__ import annotations
 
@@ -7,13 +12,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import tyro
+
+from experiments.readme import rebuild
+
+__all__ = ["main", "newest", "table"]
+
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 
 
-def newest() -> list[dict[str, Any]]:
+def newest(path: Path) -> list[dict[str, Any]]:
     """The last line of every (ranks, width, stage)."""
-    lines = [json.loads(line) for line in (HERE / "results.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
     rows = {(line["ranks"], line["width"], line["stage"]): line for line in lines if "crossing_per_step" in line}
     return [rows[key] for key in sorted(rows)]
 
@@ -29,27 +39,21 @@ def table(rows: list[dict[str, Any]]) -> str:
         numbers = (row["busy_us_per_step"], wall, wall / crossing, cpu, cpu / crossing, row["raw_pair_us"])
         cells = [str(row["ranks"]), f"{row['activation_bytes'] // 1024} KiB", str(row["stage"])]
         lines.append(f"| {' | '.join(cells + [f'{number:.0f}' for number in numbers])} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
-def main() -> int:
-    """Write the table, or with `--check` compare it; returns the exit code."""
-    readme = HERE / "README.md"
-    text = readme.read_text()
-    rows = newest()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    rebuilt = before + BEGIN + table(rows) + END + after
-    if "--check" not in sys.argv:
-        readme.write_text(rebuilt)
-        return 0
-    if rebuilt != text:
-        print(
-            "README.md does not hold the table that results.jsonl gives; run: python -m experiments.message_cost.table"
-        )
-        return 1
-    return 0
+def main(*, check: bool = False, folder: Path = HERE) -> int:
+    """Rebuild the README's table from the results.
+
+    Args:
+        check: change nothing; end with 1 if the table differs.
+        folder: where README.md and results.jsonl lie.
+    """
+    wrong = rebuild(folder / "README.md", {"table": table(newest(folder / "results.jsonl"))}, check=check)
+    for line in wrong:
+        print(line)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tyro.cli(main))
