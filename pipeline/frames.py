@@ -128,6 +128,7 @@ class Outgoing:
                     generation=message.generation,
                     reach=message.reach,
                     training=message.training,
+                    probe=message.probe,
                     **common,
                 )
             case Gradient():

@@ -51,6 +51,8 @@ class Forwarded:
     """What the forward cost."""
     weights: Mapping[str, Tensor] | None = None
     """The weights that the graph is over, where they are not the module's own."""
+    probe: bool = False
+    """True: nothing is learned from it, and its gradients are graded when they come back."""
 
     def let_go(self) -> None:
         """Drop what only the backward needs; h stays, for the source to learn from."""
