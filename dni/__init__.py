@@ -7,6 +7,8 @@ from dni.loss import SummedLoss, sum_over_samples
 from dni.members import Members, as_tuple, carriers, like, map_members, num_samples
 from dni.none import NoGradient
 from dni.quality import compare_gradients, compare_parameter_gradients
+from dni.recurrent import RecurrentDNI, Span
+from dni.recurrent_state import Unrolled
 from dni.regression import OptimizerFactory
 from dni.schedule import Constant, Cosine, Schedule, Steps
 from dni.shadow import Shadow
@@ -15,6 +17,7 @@ from dni.sync import Always, Bernoulli, Every, Never, Piecewise, SyncPolicy
 from dni.synthesizers import MLP, Convolutional, Linear, LowRank, Synthesizer
 from dni.synthetic import ConditionalSyntheticGradient, SyntheticGradient
 from dni.update_probability import UpdateProbability
+from dni.window import LossOfSteps
 
 __all__ = [
     "MLP",
@@ -30,6 +33,7 @@ __all__ = [
     "LabelContext",
     "Linear",
     "LossGradient",
+    "LossOfSteps",
     "LowRank",
     "Members",
     "Need",
@@ -38,15 +42,18 @@ __all__ = [
     "OptimizerFactory",
     "Periodic",
     "Piecewise",
+    "RecurrentDNI",
     "Schedule",
     "Shadow",
     "Signal",
+    "Span",
     "Steps",
     "SummedLoss",
     "SyncPolicy",
     "Synthesizer",
     "SyntheticGradient",
     "TrueGradient",
+    "Unrolled",
     "UpdateProbability",
     "as_tuple",
     "carriers",
