@@ -33,7 +33,7 @@ class Progress:
     loss: float
     """Of the last update, per sample, summed over its steps; nats."""
     value: float
-    """Copying: L R of the longest sequence solved, 0 for none. Characters: bits per character of the validation part."""
+    """Copying: L R of the longest sequence solved; 0: none. Characters: bits per character of the validation text."""
     test: float | None = None
     """Bits per character of the test text; once, at the end."""
     synthesizer_parameters: int = 0

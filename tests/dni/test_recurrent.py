@@ -348,6 +348,29 @@ def test_the_task_never_moves_the_synthesizer_nor_the_synthesizers_loss_the_task
     assert span.synthesizer_loss > 0
 
 
+def test_two_networks_on_different_clocks_are_joined_by_the_gradient_of_what_passes_between_them() -> None:
+    """The fast network's output at each window's end is a step of the slow one: together they are one network."""
+    (x, fast_loss), fast = task(3 * T), make_core("lstm")
+    torch.manual_seed(1)
+    slow = nn.GRU(H, H).double()
+    slow_loss = squared_error(random(3, N, H, seed=5))
+    twins = copy.deepcopy(fast), copy.deepcopy(slow)
+    y, _ = twins[0](x, None)
+    (fast_loss(y, slice(0, 3 * T)) + slow_loss(twins[1](y[T - 1 :: T], None)[0], slice(0, 3))).backward()
+
+    messages = fast(x, None)[0][T - 1 :: T].detach().requires_grad_()
+    RecurrentDNI(slow, horizon=1, bp_lambda=1.0).learn(messages, slow_loss)
+    gradient = messages.grad  # dL/dm of each message: what a source at the boundary predicts, and learns from
+    assert gradient is not None
+
+    def with_message(y: Tensor, steps: slice) -> Tensor:
+        return fast_loss(y, steps) + (y[-1] * gradient[steps.start // T]).sum()
+
+    RecurrentDNI(fast, horizon=T, bp_lambda=1.0).learn(x, with_message)
+    for made, twin in zip((fast, slow), twins, strict=True):
+        torch.testing.assert_close(grads(made), grads(twin), rtol=1e-12, atol=1e-12)
+
+
 def test_a_saved_learner_goes_on_alike_in_one_never_built() -> None:
     def make() -> tuple[RecurrentDNI, torch.optim.Optimizer]:
         core = make_core("lstm")
