@@ -63,9 +63,12 @@ class Copying:
     """Adam's, of the network."""
     budget: int = 60_000
     """Steps of the network, each for a batch; the run ends after the sequence in which they are spent."""
-    injection: float = 1.0
+    injection: float = 0.1
+    """By what the synthetic gradient is multiplied; the paper's."""
     synthesizer_rate: float = 2e-3
+    """Adam's, of the synthesizer and of the auxiliary task's network."""
     auxiliary: float = 0.1
+    """Weight of the auxiliary task, in its rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +84,14 @@ class Characters:
     """Steps from one update to the next, for every method and horizon."""
     rate: float = 2e-3
     """Adam's, of the network."""
-    budget: int = 100_000
+    budget: int = 80_000
     """Steps of the network, each for a batch."""
     injection: float = 0.1
+    """By what the synthetic gradient is multiplied; the paper's."""
     synthesizer_rate: float = 1e-3
+    """Adam's, of the synthesizer and of the auxiliary task's network."""
     auxiliary: float = 0.1
+    """Weight of the auxiliary task, in its rows."""
 
 
 COPYING = Copying()

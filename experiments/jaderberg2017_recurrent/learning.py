@@ -20,7 +20,7 @@ __all__ = ["Progress", "bits_per_byte", "copy_sequences", "model_characters"]
 
 _CLIP = 10.0
 """Largest norm of the gradient, per sample."""
-_EVALUATIONS = 10
+_EVALUATIONS = 4
 """Of the character model on the validation text, in a run."""
 
 
@@ -34,6 +34,10 @@ class Progress:
     """Of the last update, per sample, summed over its steps; nats."""
     value: float
     """Copying: L R of the longest sequence solved; 0: none. Characters: bits per character of the validation text."""
+    trying: int | None = None
+    """Copying: L R of the length that is being learned."""
+    error: float | None = None
+    """Copying: bits per bit asked for at that length, mean over the last ten batches."""
     test: float | None = None
     """Bits per character of the test text; once, at the end."""
     synthesizer_parameters: int = 0
@@ -63,6 +67,8 @@ def copy_sequences(row: Row, settings: Copying, *, seed: int) -> Iterator[Progre
             updates=updates,
             loss=loss,
             value=0 if curriculum.solved is None else curriculum.solved.score,
+            trying=curriculum.level.score,
+            error=curriculum.error,
             **_sizes(model, learner),
         )
 

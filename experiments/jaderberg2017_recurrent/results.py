@@ -31,6 +31,10 @@ class Run:
     """Copying: L R of the longest sequence solved. Characters: bits per character of the test text."""
     valid: float | None
     """Bits per character of the validation text."""
+    trying: int | None
+    """Copying: L R of the length that was being learned when the budget was spent."""
+    error: float | None
+    """Copying: bits per bit asked for at that length, mean over the last ten batches."""
     curve: list[tuple[int, float]]
     """(steps, value) wherever the value changed; of the validation text for characters."""
     steps: int

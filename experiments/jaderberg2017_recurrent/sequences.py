@@ -90,6 +90,11 @@ class Curriculum:
     """The longest solved so far."""
     _errors: deque[float] = field(default_factory=deque)
 
+    @property
+    def error(self) -> float | None:
+        """Bits per bit asked for, mean over the last batches of the length now learned; None: there was none yet."""
+        return sum(self._errors) / len(self._errors) if self._errors else None
+
     def see(self, error: float) -> bool:
         """A batch of this length had this error, in bits per bit; whether it was the one that solved it."""
         self._errors.append(error)

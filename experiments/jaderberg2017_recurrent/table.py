@@ -79,7 +79,7 @@ def _characters(expected: Mapping[str, Expected], runs: Runs) -> str:
 
 
 def _rows(expected: Mapping[str, Expected], runs: Runs) -> str:
-    head = "| row | value | seeds | validation | steps | updates | wall s | parameters | of synthesizers |"
+    head = "| row | value | seeds | on the way | steps | updates | wall s | parameters | of synthesizers |"
     lines = [head, "|---|" + "---|" * 8]
     for name in expected:
         own = runs.get(name, ())
@@ -87,12 +87,17 @@ def _rows(expected: Mapping[str, Expected], runs: Runs) -> str:
             lines.append(f"| {name} | not run |" + " - |" * 7)
             continue
         last, digits = own[-1], 0 if "copy" in name else 3
-        valid = "-" if last.valid is None else f"{mean(run.valid or 0.0 for run in own):.3f}"
-        cells = [name, _value(own, digits=digits), str(len(own)), valid, str(last.steps), str(last.updates)]
+        cells = [name, _value(own, digits=digits), str(len(own)), _on_the_way(last), str(last.steps), str(last.updates)]
         cells += [f"{mean(run.wall_s for run in own):.0f}"]
         cells += [f"{count / 1e3:.0f} k" for count in (last.num_parameters, last.synthesizer_parameters)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _on_the_way(run: Run) -> str:
+    if run.valid is not None:
+        return f"validation {run.valid:.3f}"
+    return f"length {run.trying}" + ("" if run.error is None else f", error {run.error:.2f}")
 
 
 def _machine(run: Run) -> str:

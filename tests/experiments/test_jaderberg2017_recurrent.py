@@ -17,7 +17,15 @@ from experiments.jaderberg2017_recurrent.sequences import BITS, Curriculum, Leve
 
 needs_data = pytest.mark.skipif(not os.environ.get("DNI_DATA"), reason="DNI_DATA names no folder with the texts")
 
-LOSSES: dict[str, list[float]] = {}
+LOSSES = {
+    "copy_bptt_2": [5.543298, 5.523747, 5.539744, 5.561271, 5.542381, 5.556157],
+    "copy_dni_2": [5.543298, 5.523747, 5.539377, 5.55852, 5.541468, 5.556629],
+    "repeat_copy_dni_2": [12.491419, 12.421345, 12.312658, 12.235508, 12.147085, 12.017843],
+    "shakespeare_bptt_8": [166.523666, 164.729111, 163.074696, 160.983727],
+    "shakespeare_dni_8": [166.523666, 164.729111, 163.071301, 160.975712],
+    "shakespeare_aux_8": [166.523666, 164.729111, 163.071301, 160.977596],
+    "wikitext2_dni_8": [205.9198, 203.515984, 200.998772, 197.700264],
+}
 """Per sample, of the first updates with seed 0."""
 
 
@@ -55,6 +63,7 @@ def test_a_measured_run_of_copying_counts_what_it_solved(monkeypatch: pytest.Mon
     measured = run.measure(run.Job("copy_bptt_5", 0, steps=900))
     assert measured.value >= 1 and measured.curve[-1][1] == measured.value and measured.steps >= 900
     assert measured.synthesizer_parameters == 0 and measured.valid is None
+    assert measured.trying == measured.value + 1 and measured.error is not None and measured.error > 0.1
 
 
 def test_copy_shows_vectors_then_a_mark_and_asks_for_the_vectors() -> None:
@@ -128,6 +137,8 @@ def made_up(row: str, seed: int, value: float) -> results.Run:
         label="made up",
         value=value,
         valid=None if "copy" in row else value + 0.1,
+        trying=9 if "copy" in row else None,
+        error=0.4 if "copy" in row else None,
         curve=[(100, value)],
         steps=100,
         updates=10,
@@ -166,6 +177,7 @@ def test_check_accepts_tables_made_from_their_results(folder: Path, capsys: pyte
     assert check(folder, capsys) == []
     readme = (folder / "README.md").read_text()
     assert "| 3 | 8.0 ± 1.4 (8) | 8 (14) | not run (17) | not run (5) |" in readme
+    assert "| copy_dni_3 | 8 | 1 | length 9, error 0.40 | 100 |" in readme
     assert "| BPTT | 40 | not run | not run | 1.34 |" in readme and "| wikitext2_aux_8 | not run |" in readme
 
 
