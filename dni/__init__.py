@@ -23,6 +23,8 @@ from dni.quality import (
     split_direction,
     split_error,
 )
+from dni.recurrent import RecurrentDNI, Span
+from dni.recurrent_state import Unrolled
 from dni.regression import OptimizerFactory
 from dni.representations import (
     class_contrast,
@@ -40,6 +42,7 @@ from dni.synthesizers import MLP, Convolutional, Linear, LowRank, Synthesizer
 from dni.synthetic import ConditionalSyntheticGradient, SyntheticGradient
 from dni.update_probability import UpdateProbability
 from dni.virtual import VirtualGradient
+from dni.window import LossOfSteps
 from dni.zero import ZeroGradient
 
 __all__ = [
@@ -68,6 +71,7 @@ __all__ = [
     "LocalLoss",
     "LogitSynthesizer",
     "LossGradient",
+    "LossOfSteps",
     "LowRank",
     "MLPHead",
     "Members",
@@ -79,16 +83,19 @@ __all__ = [
     "OptimizerFactory",
     "Periodic",
     "Piecewise",
+    "RecurrentDNI",
     "Schedule",
     "Shadow",
     "ShrunkGradient",
     "Signal",
+    "Span",
     "Steps",
     "SummedLoss",
     "SyncPolicy",
     "Synthesizer",
     "SyntheticGradient",
     "TrueGradient",
+    "Unrolled",
     "UpdateProbability",
     "VirtualGradient",
     "WeightPrediction",
