@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dni import GradientSource, LossGradient, Need, Periodic, UpdateProbability
+from dni import GradientSource, LossGradient, Periodic, UpdateProbability
 from pipeline.arrival import Inbox
 from pipeline.checks import check_settings
 from pipeline.clock import Clock
@@ -24,11 +24,13 @@ from pipeline.config import Config, per_stage
 from pipeline.errors import ConfigurationError
 from pipeline.feed import Batch, Batches, Feed, FeedSettings, batches
 from pipeline.keyed import Generators, Phase, seeded, undisturbed
-from pipeline.learner import Learner
+from pipeline.learner import Learner, awaited_to_act, awaited_to_learn
+from pipeline.output_errors import Listener
 from pipeline.partition import Partition, partition
 from pipeline.placement import check_transport, device_of, place, planned
 from pipeline.plan import StagePlan, source_seconds, survey
 from pipeline.stage import Stage, StageSettings
+from pipeline.stash import OUTPUT_ERROR
 from pipeline.trace import Recorder
 from pipeline.turns import Turns
 from pipeline.updater import Updater
@@ -92,8 +94,18 @@ class Prepared:
 
     @cached_property
     def waits(self) -> list[bool]:
-        """Per boundary, whether every step of the stage below waits for the gradient."""
+        """Per boundary, whether every step of the stage below waits for the gradient or the error at the output."""
         return _waits(self.sources)
+
+    @cached_property
+    def listeners(self) -> tuple[Listener, ...]:
+        """The stages whose sources ask for the error at the output, or for the loss of each sample."""
+        asked = [awaited_to_act(source) | awaited_to_learn(source) for source in self.sources[:-1]]
+        return tuple(
+            Listener(stage=index, parts=parts & OUTPUT_ERROR)
+            for index, parts in enumerate(asked)
+            if parts & OUTPUT_ERROR
+        )
 
     @cached_property
     def bounds(self) -> list[int]:
@@ -203,6 +215,8 @@ def stage_settings(prepared: Prepared, index: int) -> StageSettings:
     probabilities = per_stage(config.update_probability, num_stages, name="update_probability")
     is_last = index == num_stages - 1
     bound = bounds[min(index, len(bounds) - 1)] if bounds and (defers or not is_last) else 1
+    if is_last and config.arrival == "fixed":  # a listener sends no more before it is told
+        bound = min([bound, *(bounds[listener.stage] for listener in prepared.listeners)])
     return StageSettings(
         index=index,
         num_stages=num_stages,
@@ -215,6 +229,7 @@ def stage_settings(prepared: Prepared, index: int) -> StageSettings:
         stash=config.stash,
         most_staleness=config.max_staleness if config.at_max_staleness == "drop" else None,
         defers=defers,
+        listeners=prepared.listeners if is_last else (),
         check_every=config.check_every,
     )
 
@@ -309,8 +324,13 @@ def _sources(config: Config, num_stages: int) -> tuple[GradientSource, ...]:
 
 
 def _waits(sources: Sequence[GradientSource]) -> list[bool]:
-    """Per boundary, whether every step of the stage below waits for the gradient."""
-    return [bool(source.needs & Need.GRADIENT) for source in sources[:-1]]
+    """Per boundary, whether every step of the stage below waits for something from above."""
+    return [bool(awaited_to_act(source)) for source in sources[:-1]]
+
+
+def _learns_late(source: GradientSource) -> bool:
+    """Whether the source still learns when the microbatch has been pulled back: an update may lie between."""
+    return bool(source.learns_from) and not awaited_to_learn(source) <= awaited_to_act(source)
 
 
 def _bounds(config: Config, sources: Sequence[GradientSource]) -> list[int]:
@@ -319,8 +339,10 @@ def _bounds(config: Config, sources: Sequence[GradientSource]) -> list[int]:
     bounds: list[int] = per_stage(getattr(config, name), len(waits), name=name)
     if config.max_staleness is not None and config.at_max_staleness == "wait":
         bounds = [
-            bound if wait and config.stash == "hold" else min(bound, config.max_staleness + wait)
-            for bound, wait in zip(bounds, waits, strict=True)
+            bound
+            if wait and config.stash == "hold" and not _learns_late(source)
+            else min(bound, config.max_staleness + wait)
+            for bound, wait, source in zip(bounds, waits, sources, strict=False)
         ]
     if config.arrival == "ready":
         return bounds

@@ -14,17 +14,20 @@ from torch import Tensor, nn
 
 from pipeline.clock import Clock
 from pipeline.feed import Batch, Feed, FeedSettings
-from pipeline.messages import Activation, Payload
+from pipeline.learner import awaited_to_act, awaited_to_learn
+from pipeline.messages import Activation, OutputError, Payload
 from pipeline.run import Prepared, stage_settings
 from pipeline.stage import Stage
-from pipeline.stash import Forwarded, StashPolicy
+from pipeline.stash import GRADIENT, NOTHING, Forwarded, Parts, StashPolicy
 from pipeline.trace import Recorder
 
 __all__ = ["TimedLearner", "build_timed_stage", "make_timed_feed"]
 
 _CPU = torch.device("cpu")
 _NOTHING: tuple[()] = ()
-"""The payload of every message."""
+"""The payload of every message between neighbours."""
+_NO_SAMPLES = torch.empty(0)
+"""What the last stage says of every microbatch."""
 
 
 class TimedLearner:
@@ -32,7 +35,8 @@ class TimedLearner:
 
     Args:
         recorder: takes down what is done; its clock says what that costs.
-        waits: whether every step waits for the gradient from above.
+        needs: what every step waits for.
+        learns_from: what the source's learning waits for.
         acts: whether the source gives a gradient without it.
         learns: whether the source learns.
         updates: whether there are parameters to update.
@@ -45,13 +49,14 @@ class TimedLearner:
         self,
         recorder: Recorder,
         *,
-        waits: bool = False,
+        needs: Parts = NOTHING,
+        learns_from: Parts = GRADIENT,
         acts: bool = True,
         learns: bool = False,
         updates: bool = True,
         stash: StashPolicy = "hold",
     ) -> None:
-        self.waits = waits
+        self.needs, self.learns_from = needs, learns_from
         self.version = 0
         self.phase = "start"
         self._recorder = recorder
@@ -98,18 +103,26 @@ class TimedLearner:
         """As it came."""
         return gradient
 
+    def received_error(self, message: OutputError) -> OutputError:
+        """As it came."""
+        return message
+
+    def output_error(self, entry: Forwarded, *, with_loss: bool) -> OutputError:
+        """It takes no time of its own."""
+        return OutputError(step=entry.step, value=_NO_SAMPLES, loss_per_sample=_NO_SAMPLES)
+
     def backward_from_source(self, entry: Forwarded) -> Payload | None:
         """Take a backward's time, if the source gives a gradient."""
         return self._backward(entry) if self._acts else None
 
-    def backward_from_above(self, entry: Forwarded, gradient: Payload) -> tuple[Payload | None, bool]:
+    def backward_late(self, entry: Forwarded) -> tuple[Payload | None, bool]:
         """Take a backward's time, and that of the forward run again if there has to be one."""
         if self._recomputes:
             self._recorder.begin()
             self._recorder.end("R", entry.step, version=self.version)
         return self._backward(entry), True
 
-    def learn_source(self, entry: Forwarded, gradient: Payload) -> None:
+    def learn_source(self, entry: Forwarded) -> None:
         """Take the time of the source's learning."""
         if self._learns:
             self._recorder.begin()
@@ -152,7 +165,8 @@ def build_timed_stage(prepared: Prepared, index: int, *, clock: Clock) -> Stage:
     recorder = Recorder(index, clock)
     learner = TimedLearner(
         recorder,
-        waits=index < len(prepared.waits) and prepared.waits[index],
+        needs=awaited_to_act(source),
+        learns_from=awaited_to_learn(source),
         acts=plan.source_acts,
         learns=bool(source.learns_from),
         updates=plan.num_parameters > 0,
