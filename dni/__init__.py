@@ -3,18 +3,25 @@
 from dni.cadence import Cadence, Periodic
 from dni.context import LabelContext
 from dni.exact import LossGradient, TrueGradient
+from dni.feedback import FeedbackMode, convert_to_feedback_alignment
+from dni.heads import ConvolutionalHead, Head, LinearHead, MLPHead
+from dni.local_loss import LocalLoss
 from dni.loss import SummedLoss, sum_over_samples
 from dni.members import Members, as_tuple, carriers, like, map_members, num_samples
+from dni.mixture import MixedGradient
 from dni.none import NoGradient
 from dni.quality import compare_gradients, compare_parameter_gradients
 from dni.regression import OptimizerFactory
 from dni.schedule import Constant, Cosine, Schedule, Steps
 from dni.shadow import Shadow
+from dni.shrunk import ShrunkGradient
 from dni.source import GradientSource, Need, Signal
 from dni.sync import Always, Bernoulli, Every, Never, Piecewise, SyncPolicy
 from dni.synthesizers import MLP, Convolutional, Linear, LowRank, Synthesizer
 from dni.synthetic import ConditionalSyntheticGradient, SyntheticGradient
 from dni.update_probability import UpdateProbability
+from dni.virtual import VirtualGradient
+from dni.zero import ZeroGradient
 
 __all__ = [
     "MLP",
@@ -24,14 +31,21 @@ __all__ = [
     "ConditionalSyntheticGradient",
     "Constant",
     "Convolutional",
+    "ConvolutionalHead",
     "Cosine",
     "Every",
+    "FeedbackMode",
     "GradientSource",
+    "Head",
     "LabelContext",
     "Linear",
+    "LinearHead",
+    "LocalLoss",
     "LossGradient",
     "LowRank",
+    "MLPHead",
     "Members",
+    "MixedGradient",
     "Need",
     "Never",
     "NoGradient",
@@ -40,6 +54,7 @@ __all__ = [
     "Piecewise",
     "Schedule",
     "Shadow",
+    "ShrunkGradient",
     "Signal",
     "Steps",
     "SummedLoss",
@@ -48,10 +63,13 @@ __all__ = [
     "SyntheticGradient",
     "TrueGradient",
     "UpdateProbability",
+    "VirtualGradient",
+    "ZeroGradient",
     "as_tuple",
     "carriers",
     "compare_gradients",
     "compare_parameter_gradients",
+    "convert_to_feedback_alignment",
     "like",
     "map_members",
     "num_samples",

@@ -5,9 +5,12 @@ Letters: N samples, T tokens, C channels, F features, K numbers per label.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["LabelContext"]
+from dni.members import Members, carriers
+
+__all__ = ["LabelContext", "any_labels", "check_labels"]
 
 
 class LabelContext(nn.Module):
@@ -48,7 +51,7 @@ class LabelContext(nn.Module):
         Raises:
             ValueError: the labels are not integers, lie outside [0, num_classes), or do not match h's shape.
         """
-        self._check(h, target)
+        check_labels(h, target, num_classes=self.num_classes)
         target = target.long()
         if self.embedding is None:
             # F.one_hot would check the labels again and give integers.
@@ -61,23 +64,35 @@ class LabelContext(nn.Module):
             return code if target.dim() == 2 else code[:, None, :].expand(-1, h.shape[1], -1)
         return code.view(*code.shape, *(1,) * (h.dim() - 2)).expand(-1, -1, *h.shape[2:])
 
-    def _check(self, h: Tensor, target: Tensor) -> None:
-        if target.is_floating_point() or target.is_complex():
-            raise ValueError(
-                f"labels must be integers in [0, {self.num_classes}), got {target.dtype} of shape "
-                f"{tuple(target.shape)}. Condition on class labels, or use SyntheticGradient."
-            )
-        per_token = h.dim() == 3 and target.shape == h.shape[:2]
-        if target.shape != h.shape[:1] and not per_token:
-            raise ValueError(
-                f"labels must be one per sample ({h.shape[0]},), or (N, T) for an h of (N, T, C), got shape "
-                f"{tuple(target.shape)} for an h of shape {tuple(h.shape)}. Use SyntheticGradient "
-                "where the labels cannot stand beside h."
-            )
-        lowest, highest = target.aminmax()
-        if lowest.item() < 0 or highest.item() >= self.num_classes:
-            raise ValueError(
-                f"labels must lie in [0, {self.num_classes}), got {int(lowest)} to {int(highest)} "
-                f"in a target of shape {tuple(target.shape)}. Set num_classes to the number of classes, and "
-                "give labels that the loss ignores (such as -100) a class of their own."
-            )
+
+def any_labels(h: Members) -> Tensor:
+    """A label for each sample of `h`, (N,), to build with: class 0, which always exists."""
+    member = next(iter(carriers(h)), torch.empty(0))
+    return torch.zeros(member.shape[0], dtype=torch.long, device=member.device)
+
+
+def check_labels(h: Tensor, target: Tensor, *, num_classes: int) -> None:
+    """Refuse labels that are no classes in [0, num_classes), or not one per sample or token of `h`.
+
+    Raises:
+        ValueError: says which of it, and what was found.
+    """
+    if target.is_floating_point() or target.is_complex():
+        raise ValueError(
+            f"labels must be integers in [0, {num_classes}), got {target.dtype} of shape "
+            f"{tuple(target.shape)}. Condition on class labels, or use SyntheticGradient."
+        )
+    per_token = h.dim() == 3 and target.shape == h.shape[:2]
+    if target.shape != h.shape[:1] and not per_token:
+        raise ValueError(
+            f"labels must be one per sample ({h.shape[0]},), or (N, T) for an h of (N, T, C), got shape "
+            f"{tuple(target.shape)} for an h of shape {tuple(h.shape)}. Use SyntheticGradient "
+            "where the labels cannot stand beside h."
+        )
+    lowest, highest = target.aminmax()
+    if lowest.item() < 0 or highest.item() >= num_classes:
+        raise ValueError(
+            f"labels must lie in [0, {num_classes}), got {int(lowest)} to {int(highest)} "
+            f"in a target of shape {tuple(target.shape)}. Set num_classes to the number of classes, and "
+            "give labels that the loss ignores (such as -100) a class of their own."
+        )

@@ -1,4 +1,4 @@
-"""How does a source learn to predict the gradients it is shown?"""
+"""How does a source with networks of its own learn? For most, by predicting the gradients that it is shown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Opt
 class Regression(nn.Module):
     """One network per floating-point member of h, the optimiser they share, and its schedule.
 
-    The networks are called as network(h, *context), where the context is the same for all of them.
+    The networks are called as network(h, *context), where the context is the same for all of them, and give a gradient
+    of h's shape: a prediction, or the gradient at h of something that they hold.
 
     Args:
         make: makes the network for a member of h.
@@ -64,7 +65,7 @@ class Regression(nn.Module):
     def estimate(self, h: Members, *context: Tensor) -> Members:
         """What the networks predict, shaped as `h`; changes no state."""
         with torch.no_grad(), self._statistics_kept():
-            return like(h, [network(member, *context) for network, member in self._pairs(h)])
+            return like(h, [network(member, *context) for network, member in self.pairs(h)])
 
     def learn(self, h: Members, gradient: Members, *context: Tensor, step: int) -> float:
         """One step on the squared error, summed over features and averaged over samples; returns it.
@@ -74,12 +75,39 @@ class Regression(nn.Module):
         mean-reduced task loss the targets would carry 1/N, and the synthesizer would learn slowly or, under
         SGD, not at all.
         """
+        return self.descend(lambda: self.squared_error(h, gradient, *context) / num_samples(h), step=step)
+
+    def descend(self, loss: Callable[[], Tensor], *, step: int) -> float:
+        """One step of the optimiser on `loss`, a scalar made with the networks; returns it."""
         optimizer = self._optimizer_at(step)
         optimizer.zero_grad()
-        loss = self._squared_error(h, gradient, *context) / num_samples(h)
-        loss.backward()  # type: ignore[no-untyped-call]
+        value = loss()
+        # Named, so that a loss made of gradients at h is not differentiated with respect to h once more.
+        torch.autograd.backward(value, inputs=[p for p in self.networks.parameters() if p.requires_grad])
         optimizer.step()
-        return loss.item()
+        return value.item()
+
+    def squared_error(self, h: Members, gradient: Members, *context: Tensor) -> Tensor:
+        """||network(h, *context) - gradient||², summed over members, features and samples; a scalar."""
+        errors = [
+            F.mse_loss(network(member, *context), target.detach(), reduction="sum")
+            for (network, member), target in zip(self.pairs(h), carriers(gradient), strict=True)
+        ]
+        return errors[0] if len(errors) == 1 else torch.stack(errors).sum()
+
+    def pairs(self, h: Members) -> Iterator[tuple[Any, Tensor]]:
+        """Each network with its member of h, cut off from the stage below.
+
+        Raises:
+            ValueError: the source was built for another number of members, or not at all.
+        """
+        members = carriers(h)
+        if len(members) != len(self.networks):
+            raise ValueError(
+                f"h must have the {len(self.networks)} floating-point members that the source was built for, "
+                f"got {len(members)}. Call build(h, generator=...) first."
+            )
+        return zip(self.networks, (member.detach() for member in members), strict=True)
 
     def get_extra_state(self) -> dict[str, Any]:
         return {
@@ -120,22 +148,6 @@ class Regression(nn.Module):
                     f"{tuple(found.shape)}, at floating-point member {index} of h, from "
                     f"{type(self.networks[index]).__name__}. Make its last layer end in h's shape."
                 )
-
-    def _pairs(self, h: Members) -> Iterator[tuple[nn.Module, Tensor]]:
-        members = carriers(h)
-        if len(members) != len(self.networks):
-            raise ValueError(
-                f"h must have the {len(self.networks)} floating-point members that the source was built for, "
-                f"got {len(members)}. Call build(h, generator=...) first."
-            )
-        return zip(self.networks, (member.detach() for member in members), strict=True)
-
-    def _squared_error(self, h: Members, gradient: Members, *context: Tensor) -> Tensor:
-        errors = [
-            F.mse_loss(network(member, *context), target.detach(), reduction="sum")
-            for (network, member), target in zip(self._pairs(h), carriers(gradient), strict=True)
-        ]
-        return errors[0] if len(errors) == 1 else torch.stack(errors).sum()
 
     def _optimizer_at(self, step: int) -> torch.optim.Optimizer:
         if self.optimizer is None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dni.members import Members
 
-__all__ = ["GradientSource", "Need", "Signal"]
+__all__ = ["GradientSource", "Need", "Signal", "gradient_of", "target_of"]
 
 
 class Need(Flag):
@@ -80,3 +80,31 @@ class GradientSource(Protocol):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
         """Become the source that `state_dict` was taken from."""
+
+
+def target_of(signal: Signal, source: object) -> Tensor:
+    """The labels that `source` cannot do without.
+
+    Raises:
+        ValueError: they have not arrived.
+    """
+    if signal.target is None:
+        raise ValueError(
+            f"{type(source).__name__} needs labels, and the signal of step {signal.step} has no target. "
+            "Deliver the labels to every stage, or use SyntheticGradient."
+        )
+    return signal.target
+
+
+def gradient_of(signal: Signal, source: object) -> Members:
+    """The gradient from above that `source` cannot do without.
+
+    Raises:
+        ValueError: it has not arrived.
+    """
+    if signal.gradient is None:
+        raise ValueError(
+            f"{type(source).__name__} needs dL/dh for this, and the signal of step {signal.step} has no gradient. "
+            "Call when what `needs` or `learns_from` names has arrived."
+        )
+    return signal.gradient

@@ -10,11 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dni.context import LabelContext
-from dni.members import Members, carriers
+from dni.context import LabelContext, any_labels
+from dni.members import Members
 from dni.regression import OptimizerFactory, Regression
 from dni.schedule import Constant, Schedule
-from dni.source import Need, Signal
+from dni.source import Need, Signal, gradient_of, target_of
 from dni.synthesizers import Synthesizer, make_synthesizer
 
 __all__ = ["ConditionalSyntheticGradient", "SyntheticGradient"]
@@ -63,7 +63,7 @@ class SyntheticGradient(nn.Module):
         return self.regression.estimate(h)
 
     def learn(self, h: Members, signal: Signal) -> float:
-        return self.regression.learn(h, _gradient(signal), step=signal.step)
+        return self.regression.learn(h, gradient_of(signal, self), step=signal.step)
 
 
 class ConditionalSyntheticGradient(nn.Module):
@@ -105,15 +105,13 @@ class ConditionalSyntheticGradient(nn.Module):
         self.regression = Regression(make, optimizer=optimizer, schedule=schedule)
 
     def build(self, h: Members, *, generator: torch.Generator) -> None:
-        member = next(iter(carriers(h)), torch.empty(0))
-        any_label = torch.zeros(member.shape[0], dtype=torch.long, device=member.device)
-        self.regression.build(h, any_label, generator=generator)
+        self.regression.build(h, any_labels(h), generator=generator)
 
     def estimate(self, h: Members, signal: Signal) -> Members | None:
-        return self.regression.estimate(h, _target(signal))
+        return self.regression.estimate(h, target_of(signal, self))
 
     def learn(self, h: Members, signal: Signal) -> float:
-        return self.regression.learn(h, _gradient(signal), _target(signal), step=signal.step)
+        return self.regression.learn(h, gradient_of(signal, self), target_of(signal, self), step=signal.step)
 
 
 class _Conditioned(nn.Module):
@@ -126,21 +124,3 @@ class _Conditioned(nn.Module):
 
     def forward(self, h: Tensor, target: Tensor) -> Tensor:
         return self.synthesizer(h, self.labels(h, target))  # type: ignore[no-any-return]
-
-
-def _gradient(signal: Signal) -> Members:
-    if signal.gradient is None:
-        raise ValueError(
-            f"a synthetic source learns from dL/dh, and the signal of step {signal.step} has no gradient. "
-            "Call learn when what `learns_from` names has arrived."
-        )
-    return signal.gradient
-
-
-def _target(signal: Signal) -> Tensor:
-    if signal.target is None:
-        raise ValueError(
-            f"ConditionalSyntheticGradient needs labels, and the signal of step {signal.step} has no target. "
-            "Deliver the labels to every stage, or use SyntheticGradient."
-        )
-    return signal.target

@@ -20,16 +20,23 @@ from dni import (
     MLP,
     ConditionalSyntheticGradient,
     Convolutional,
+    ConvolutionalHead,
     GradientSource,
+    LocalLoss,
     LossGradient,
     LowRank,
     Members,
+    MixedGradient,
+    MLPHead,
     Need,
     NoGradient,
     Shadow,
+    ShrunkGradient,
     Signal,
     SyntheticGradient,
     TrueGradient,
+    VirtualGradient,
+    ZeroGradient,
     as_tuple,
     carriers,
     like,
@@ -52,6 +59,8 @@ def _first_member_loss(h: Members, target: Tensor) -> Tensor:
 
 CASES = {
     "true": Case(TrueGradient),
+    "shrunk": Case(lambda: ShrunkGradient(0.3)),
+    "zero": Case(ZeroGradient),
     "none": Case(NoGradient),
     "loss": Case(lambda: LossGradient(_first_member_loss), serves=("features", "tuple")),
     "synthetic-linear": Case(SyntheticGradient),
@@ -65,6 +74,19 @@ CASES = {
     "conditional-convolutional": Case(
         lambda: ConditionalSyntheticGradient(10, Convolutional((8,), 3)), serves=("images",)
     ),
+    "mixed": Case(lambda: MixedGradient(ConditionalSyntheticGradient(10, MLP(hidden=(32,))), 0.3)),
+    "mixed-true": Case(lambda: MixedGradient(SyntheticGradient(), 1.0)),
+    "local-linear": Case(LocalLoss),
+    "local-mlp": Case(lambda: LocalLoss(10, MLPHead(num_hidden=2, width=16))),
+    "local-convolutional": Case(lambda: LocalLoss(10, ConvolutionalHead(reduce=2)), serves=("images",)),
+    "local-own": Case(lambda: LocalLoss(10, nn.Linear(12, 10)), serves=("features", "tokens", "tuple")),
+    "predsim": Case(lambda: LocalLoss(similarity_weight=0.99), serves=("features", "images", "tuple")),
+    "sim": Case(lambda: LocalLoss(similarity_weight=1.0), serves=("features", "images", "tuple")),
+    # Of a pooled image a linear model says the same at all pixels of a pool: too little for a gradient drawn at random.
+    "virtual-linear": Case(lambda: VirtualGradient(10, "linear"), serves=("features", "tokens", "tuple")),
+    "virtual-mlp": Case(VirtualGradient),
+    "virtual-convolutional": Case(lambda: VirtualGradient(10, ConvolutionalHead(reduce=2)), serves=("images",)),
+    "virtual-labels": Case(lambda: VirtualGradient(label_weight=1.0)),
     "shadow": Case(lambda: Shadow(ConditionalSyntheticGradient(10, MLP(hidden=(32,))))),
 }
 
