@@ -2,9 +2,12 @@
 
 from dni.cadence import Cadence, Periodic
 from dni.context import LabelContext
+from dni.critic import Critic, CriticNetwork, SobolevCritic, ValueMLP
+from dni.direct_feedback import DirectFeedbackAlignment
 from dni.exact import LossGradient, TrueGradient
 from dni.feedback import FeedbackMode, convert_to_feedback_alignment
 from dni.heads import ConvolutionalHead, Head, LinearHead, MLPHead
+from dni.kickback import Kickback
 from dni.local_loss import LocalLoss
 from dni.loss import SummedLoss, sum_over_samples
 from dni.members import Members, as_tuple, carriers, like, map_members, num_samples
@@ -33,10 +36,14 @@ __all__ = [
     "Convolutional",
     "ConvolutionalHead",
     "Cosine",
+    "Critic",
+    "CriticNetwork",
+    "DirectFeedbackAlignment",
     "Every",
     "FeedbackMode",
     "GradientSource",
     "Head",
+    "Kickback",
     "LabelContext",
     "Linear",
     "LinearHead",
@@ -56,6 +63,7 @@ __all__ = [
     "Shadow",
     "ShrunkGradient",
     "Signal",
+    "SobolevCritic",
     "Steps",
     "SummedLoss",
     "SyncPolicy",
@@ -63,6 +71,7 @@ __all__ = [
     "SyntheticGradient",
     "TrueGradient",
     "UpdateProbability",
+    "ValueMLP",
     "VirtualGradient",
     "ZeroGradient",
     "as_tuple",

@@ -53,8 +53,8 @@ def fastest(prepared: Prepared, costs: CostModel) -> Bound:
     """The analytical bound of the method; syncs and drains only add to it.
 
     A stage has its own work to do. Where each stage waits for the next one's gradients, no more microbatches are in the
-    chain than the first stage may have in flight, each for the time of all stages; and where updates wait until nothing is held, the
-    chain is filled and emptied for each: (M + S - 1) / M times a stage's time, if stages are equal.
+    chain than the first stage may have in flight, each for the time of all stages; and where updates wait until nothing
+    is held, the chain is filled and emptied for each: (M + S - 1) / M times a stage's time, if stages are equal.
     """
     apart = ", syncs apart" if prepared.config.syncs else ""
     slowest = Bound(period_s=float(own_seconds(prepared, costs).max()), reason="the slowest stage" + apart)

@@ -80,6 +80,10 @@ class Learner:
     ) -> None:
         self.module = module
         self.source = source
+        self.needs = awaited_to_act(source)
+        """What every step waits for, because the source makes its own gradient of it."""
+        self.learns_from = awaited_to_learn(source)
+        """What the source's learning waits for."""
         self.updater = updater
         self.version = 0
         """Steps in which any block was applied."""
@@ -97,16 +101,6 @@ class Learner:
         self._versions = WeightVersions(module)
         self._built = False
         self._num_syncs = 0
-
-    @property
-    def needs(self) -> Parts:
-        """What every step waits for, because the source makes its own gradient of it."""
-        return awaited_to_act(self.source)
-
-    @property
-    def learns_from(self) -> Parts:
-        """What the source's learning waits for."""
-        return awaited_to_learn(self.source)
 
     def forward(self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool) -> Forwarded:
         """Run the module in training mode, once per message, under the seed of (seed, stage, step)."""

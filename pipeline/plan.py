@@ -235,9 +235,9 @@ def _ask_loss(sources: Sequence[GradientSource], output: Payload, target: Tensor
     if isinstance(output, tuple):
         index, need = next((index, need) for index, need in enumerate(asked) if need)
         raise ConfigurationError(
-            f"the source {type(sources[index]).__name__} at boundary {index}-{index + 1} asks for {need} at the "
-            f"network's output, which must be one tensor (N, C); stage {last} returns a tuple of {len(output)}. Let the "
-            "network end in one tensor, or use a source that needs TARGET, GRADIENT or nothing."
+            f"the source {type(sources[index]).__name__} at boundary {index}-{index + 1} asks for {need} "
+            f"at the network's output, which must be one tensor (N, C); stage {last} returns a tuple of {len(output)}. "
+            "Let the network end in one tensor, or use a source that needs TARGET, GRADIENT or nothing."
         )
     loss = copy.deepcopy(sources[last])
     assert isinstance(loss, LossGradient)

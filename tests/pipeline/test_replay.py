@@ -21,7 +21,17 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dni import Bernoulli, ConditionalSyntheticGradient, Every, Never, NoGradient, SyntheticGradient, TrueGradient
+from dni import (
+    Bernoulli,
+    ConditionalSyntheticGradient,
+    DirectFeedbackAlignment,
+    Every,
+    Never,
+    NoGradient,
+    SobolevCritic,
+    SyntheticGradient,
+    TrueGradient,
+)
 from pipeline import (
     Config,
     ConfigurationError,
@@ -54,6 +64,8 @@ SOURCES: dict[str, Callable[[], Any]] = {
     "conditional": lambda: ConditionalSyntheticGradient(WIDTH),
     "none": NoGradient,
     "shrunk": lambda: Shrunk(0.5),
+    "direct feedback": lambda: DirectFeedbackAlignment(WIDTH),
+    "critic": lambda: SobolevCritic(WIDTH),
 }
 SYNCS = {"never": Never(), "some": Bernoulli(0.4), "every third": Every(3), "top two": Bernoulli(0.5, top=2)}
 

@@ -16,10 +16,15 @@ from dni import (
     Always,
     Bernoulli,
     ConditionalSyntheticGradient,
+    Critic,
+    DirectFeedbackAlignment,
     Every,
+    Kickback,
+    MixedGradient,
     Never,
     NoGradient,
     Shadow,
+    SobolevCritic,
     SyncPolicy,
     SyntheticGradient,
     TrueGradient,
@@ -46,7 +51,13 @@ SOURCES = {
     "conditional": lambda: ConditionalSyntheticGradient(WIDTH),
     "none": NoGradient,
     "shadow": lambda: Shadow(SyntheticGradient()),
+    "direct feedback": lambda: DirectFeedbackAlignment(WIDTH),
+    "mixed": lambda: MixedGradient(Kickback()),
+    "critic": lambda: Critic(WIDTH),
+    "shadow critic": lambda: Shadow(SobolevCritic(WIDTH), acting=DirectFeedbackAlignment(WIDTH)),
 }
+ASKING = {"direct feedback", "mixed", "critic", "shadow critic"}
+"""Sources to whose stages the last stage has to say what the loss says."""
 
 
 def _prepared(
@@ -337,11 +348,14 @@ def _runs(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore:a setting has no effect")
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(_runs())
 def test_no_combination_of_settings_deadlocks_and_every_stage_handles_every_step(run: dict[str, Any]) -> None:
     handled: list[list[str]] = [[] for _ in range(len(run["sources"]) + 1)]
     _, events, stages = _play(**run, handled=handled)
+    came_up = _steps(handled[-1], "A")
+    for source, messages in zip(run["sources"], handled, strict=False):
+        assert _steps(messages, "O") == (came_up if source in ASKING else []), "each is told once of all that came up"
     sent_on = list(range(run["steps"]))
     for stage, own, messages in zip(stages, events, handled, strict=True):
         assert sorted(_steps(messages, "AX")) == sent_on, "what came up was forwarded or dropped, once"
