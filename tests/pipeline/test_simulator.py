@@ -371,6 +371,43 @@ def test_no_combination_of_settings_deadlocks_and_every_stage_handles_every_step
         sent_on = forwarded
 
 
+@pytest.mark.parametrize("arrival", ["fixed", "ready"])
+def test_stage_hears_of_errors_in_order_though_the_last_stage_defers_some_and_skips_others(arrival: Arrival) -> None:
+    handled: list[list[str]] = [[], []]
+    _, (own, top), _ = _play(
+        ("direct feedback",),
+        steps=8,
+        bounds=(4,),
+        cadence=(4,),
+        arrival=arrival,
+        prefer="activations",
+        update_probability=(1.0, 0.5),
+        costs=CostModel(forward_s=(0.1, 1.0), message_s=0.0),
+        handled=handled,
+    )
+    assert _order(top).startswith("F0 F1 D1 F2 D2 F3 B0 B3 U3"), "steps 1 and 2 are known to be skipped before step 0"
+    assert _steps(handled[0], "O") == list(range(8))
+    assert [event.step for event in own if event.operation == "B"] == [e.step for e in top if e.operation == "B"]
+
+
+def test_stage_that_waits_for_an_error_hears_of_a_step_that_was_dropped_far_above_it() -> None:
+    """The queue drops step 4 behind step 3, a sync; had it dropped step 5, the newest, nobody would have come to tell."""
+    handled: list[list[str]] = [[] for _ in range(4)]
+    _, (own, *_), _ = _play(
+        ("direct feedback", "synthetic", "synthetic"),
+        steps=9,
+        bounds=(4, 4, 4),
+        cadence=(3, 1, 1, 1),
+        arrival="ready",
+        sync=Every(2, top=2),
+        queue=("block", "latest", "block"),
+        costs=CostModel(forward_s=(0.1, 0.1, 2.0, 0.1), backward_s=0.1, learn_s=0.0, update_s=0.0, message_s=0.0),
+        handled=handled,
+    )
+    assert _steps(handled[2], "X") == [4] and _steps(handled[0], "O") == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert [event.step for event in own if event.operation == "D"] == [4]
+
+
 def _steps(messages: Sequence[str], kinds: str) -> list[int]:
     """Steps of the messages of these kinds, in the order they were handled."""
     return [int(message[1:]) for message in messages if message[0] in kinds]
