@@ -110,7 +110,8 @@ def lose_a_neighbour(world: World, kind: Kind) -> dict[str, Any]:
         deliver=lambda edge, message: mailbox.put((edge.sender, edge.receiver, message)),
         failed=lambda edge, error: mailbox.put(error),
     )
-    senders = connections.connect(edges_of([kind], [0, 1]), device=CPU)
+    ends = connections.connect(edges_of([kind], [0, 1]), device=CPU)
+    senders = {(edge.sender, edge.receiver): end for edge, end in ends.items()}
     connections.start()
     senders[world.rank, 1 - world.rank].send(Activation(step=0, h=torch.ones(2, 500_000)))
     mailbox.get(timeout=WAIT_S)

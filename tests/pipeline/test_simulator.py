@@ -391,7 +391,7 @@ def test_stage_hears_of_errors_in_order_though_the_last_stage_defers_some_and_sk
 
 
 def test_stage_that_waits_for_an_error_hears_of_a_step_that_was_dropped_far_above_it() -> None:
-    """The queue drops step 4 behind step 3, a sync; had it dropped step 5, the newest, nobody would have come to tell."""
+    """Nor may it be the newest, behind a sync that may not be dropped: nobody would come after it to tell of it."""
     handled: list[list[str]] = [[] for _ in range(4)]
     _, (own, *_), _ = _play(
         ("direct feedback", "synthetic", "synthetic"),
