@@ -2,6 +2,7 @@
 
 from dni.cadence import Cadence, Periodic
 from dni.context import LabelContext
+from dni.correction import Correction, Corrector, DiscrepancyCorrection, NesterovLookahead, WeightPrediction
 from dni.critic import Critic, CriticNetwork, SobolevCritic, ValueMLP
 from dni.direct_feedback import DirectFeedbackAlignment
 from dni.exact import LossGradient, TrueGradient
@@ -15,11 +16,11 @@ from dni.mixture import MixedGradient
 from dni.none import NoGradient
 from dni.quality import compare_gradients, compare_parameter_gradients
 from dni.regression import OptimizerFactory
-from dni.schedule import Constant, Cosine, Schedule, Steps
+from dni.schedule import Constant, Cosine, CosineRestarts, Schedule, Steps, doubling_restarts
 from dni.shadow import Shadow
 from dni.shrunk import ShrunkGradient
 from dni.source import GradientSource, Need, Signal
-from dni.sync import Always, Bernoulli, Every, Never, Piecewise, SyncPolicy
+from dni.sync import Alternating, Always, Bernoulli, Every, Never, Piecewise, SyncPolicy, WhenWorse
 from dni.synthesizers import MLP, Convolutional, Linear, LowRank, Synthesizer
 from dni.synthetic import ConditionalSyntheticGradient, SyntheticGradient
 from dni.update_probability import UpdateProbability
@@ -28,6 +29,7 @@ from dni.zero import ZeroGradient
 
 __all__ = [
     "MLP",
+    "Alternating",
     "Always",
     "Bernoulli",
     "Cadence",
@@ -35,10 +37,14 @@ __all__ = [
     "Constant",
     "Convolutional",
     "ConvolutionalHead",
+    "Correction",
+    "Corrector",
     "Cosine",
+    "CosineRestarts",
     "Critic",
     "CriticNetwork",
     "DirectFeedbackAlignment",
+    "DiscrepancyCorrection",
     "Every",
     "FeedbackMode",
     "GradientSource",
@@ -54,6 +60,7 @@ __all__ = [
     "Members",
     "MixedGradient",
     "Need",
+    "NesterovLookahead",
     "Never",
     "NoGradient",
     "OptimizerFactory",
@@ -73,12 +80,15 @@ __all__ = [
     "UpdateProbability",
     "ValueMLP",
     "VirtualGradient",
+    "WeightPrediction",
+    "WhenWorse",
     "ZeroGradient",
     "as_tuple",
     "carriers",
     "compare_gradients",
     "compare_parameter_gradients",
     "convert_to_feedback_alignment",
+    "doubling_restarts",
     "like",
     "map_members",
     "num_samples",

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dni.context import LabelContext, any_labels
@@ -214,5 +215,6 @@ class _OnFlattened(nn.Module):
 
 def _value_error(regression: Regression, h: Members, loss: Tensor, target: Tensor) -> Tensor:
     """The squared error in value, summed over members and samples."""
-    errors = [(critic.value(member, target) - loss.to(member)).square().sum() for critic, member in regression.pairs(h)]
-    return torch.stack(errors).sum()
+    return regression.total(
+        h, lambda critic, member: F.mse_loss(critic.value(member, target), loss.to(member), reduction="sum")
+    )

@@ -62,7 +62,7 @@ def convert_to_feedback_alignment(
         low = -bound if mode == "random" else 0.0
         drawn = torch.empty(weight.shape, device=generator.device).uniform_(low, bound, generator=generator)
         layer.register_buffer("feedback", drawn.to(weight))
-        layer.feedback_mode = mode  # type: ignore[assignment]
+        layer.feedback_mode = mode
         layer.__class__ = _CONVERTED[type(layer)]
 
 
@@ -84,7 +84,7 @@ class _Map(torch.autograd.Function):
         return forward(x, weight, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(context: Any, error: Tensor) -> _Gradients:
         x, feedback = context.saved_tensors
         return (*context.back(error, x, feedback, context.needs_input_grad[:3]), None, None, None)

@@ -27,7 +27,7 @@ class LocalLoss(nn.Module):
     g = dl/dh of l = (1 - β) CE(head(h), y) + β || S(f(h)) - S(y) ||² / N, summed over samples; the head (and f) descend
     on the mean of the same l, on their own optimiser, and need nothing from above. So no gradient crosses a boundary
     with this source, and the stage below is at no time waited for. β = 0 is the auxiliary loss of DGL, β = 0.99
-    "predsim". `dni.SimilarityMatching` has S and f.
+    "predsim". `dni.similarity` has S and f.
 
     Source: Belilovsky et al. 2020 (arXiv 1901.08164), algorithm 1, and Nøkland and Eidnes 2019 (arXiv 1901.06656) for
     β; the heads are in `dni.heads`. Differs: heads start at zero in their last layer, in DGL at random; the optimiser
@@ -74,10 +74,11 @@ class LocalLoss(nn.Module):
 
     def learn(self, h: Members, signal: Signal) -> float:
         target = target_of(signal, self)
-        return self.regression.descend(lambda: self._loss(h, target) / num_samples(h), step=signal.step)
 
-    def _loss(self, h: Members, target: Tensor) -> Tensor:
-        return torch.stack([local.loss(member, target) for local, member in self.regression.pairs(h)]).sum()
+        def loss() -> Tensor:
+            return self.regression.total(h, lambda local, member: local.loss(member, target)) / num_samples(h)
+
+        return self.regression.descend(loss, step=signal.step)
 
 
 class _Local(nn.Module):

@@ -43,6 +43,7 @@ class Regression(nn.Module):
         self._templates: list[Tensor] = []
         """A tensor of no samples per network: its shape (0, *F), dtype and device are h's."""
         self._norms: list[_BatchNorm] = []
+        self._learned: list[nn.Parameter] = []
 
     def build(self, h: Members, *context: Tensor, generator: torch.Generator) -> None:
         """Make the networks and the optimiser for outputs shaped as `h`.
@@ -65,7 +66,7 @@ class Regression(nn.Module):
     def estimate(self, h: Members, *context: Tensor) -> Members:
         """What the networks predict, shaped as `h`; changes no state."""
         with torch.no_grad(), self._statistics_kept():
-            return like(h, [network(member, *context) for network, member in self.pairs(h)])
+            return like(h, [network(member, *context) for network, member in self._pairs(h)])
 
     def learn(self, h: Members, gradient: Members, *context: Tensor, step: int) -> float:
         """One step on the squared error, summed over features and averaged over samples; returns it.
@@ -83,7 +84,7 @@ class Regression(nn.Module):
         optimizer.zero_grad()
         value = loss()
         # Named, so that a loss made of gradients at h is not differentiated with respect to h once more.
-        torch.autograd.backward(value, inputs=[p for p in self.networks.parameters() if p.requires_grad])
+        torch.autograd.backward(value, inputs=self._learned)
         optimizer.step()
         return value.item()
 
@@ -91,11 +92,15 @@ class Regression(nn.Module):
         """||network(h, *context) - gradient||², summed over members, features and samples; a scalar."""
         errors = [
             F.mse_loss(network(member, *context), target.detach(), reduction="sum")
-            for (network, member), target in zip(self.pairs(h), carriers(gradient), strict=True)
+            for (network, member), target in zip(self._pairs(h), carriers(gradient), strict=True)
         ]
-        return errors[0] if len(errors) == 1 else torch.stack(errors).sum()
+        return _sum(errors)
 
-    def pairs(self, h: Members) -> Iterator[tuple[Any, Tensor]]:
+    def total(self, h: Members, loss: Callable[[Any, Tensor], Tensor]) -> Tensor:
+        """`loss(network, member)` summed over members, a scalar."""
+        return _sum([loss(network, member) for network, member in self._pairs(h)])
+
+    def _pairs(self, h: Members) -> Iterator[tuple[Any, Tensor]]:
         """Each network with its member of h, cut off from the stage below.
 
         Raises:
@@ -136,6 +141,7 @@ class Regression(nn.Module):
             for module in self.networks.modules()
             if isinstance(module, _BatchNorm) and module.track_running_stats
         ]
+        self._learned = [parameter for parameter in self.networks.parameters() if parameter.requires_grad]
         self.optimizer = self._make_optimizer(self.networks.parameters()) if members else None
         for group in self.optimizer.param_groups if self.optimizer else ():
             group["initial_lr"] = group["lr"]
@@ -167,6 +173,10 @@ class Regression(nn.Module):
         finally:
             for norm in self._norms:
                 norm.track_running_stats = True
+
+
+def _sum(values: list[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(values).sum()
 
 
 def _kinds(members: list[Tensor]) -> list[tuple[torch.Size, torch.dtype]]:

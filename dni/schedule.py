@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["Constant", "Cosine", "Schedule", "Steps"]
+__all__ = ["Constant", "Cosine", "CosineRestarts", "Schedule", "Steps", "doubling_restarts"]
 
 Schedule: TypeAlias = Callable[[int], float]
 """A factor for the learning rate, as a function of the step."""
@@ -57,3 +57,47 @@ class Cosine:
             return (step + 1) / self.warmup
         progress = min(1.0, (step - self.warmup) / (self.total - self.warmup))
         return self.floor + (1.0 - self.floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class CosineRestarts:
+    """Fall along half a cosine again and again: from 1 at each restart to `floor` just before the next.
+
+    Source: Loshchilov & Hutter 2017 (SGDR, arXiv 1608.03983), eq. 5. Differs: restarts are where they are said to be,
+    so that `Alternating` can change over at the same steps.
+    """
+
+    at: tuple[int, ...]
+    """Increasing steps of the restarts, within (0, total); `doubling_restarts` makes them."""
+    total: int
+    """Step at which the last fall ends; the floor holds from there on."""
+    floor: float = 0.0
+    """The factor at the end of each fall."""
+
+    def __post_init__(self) -> None:
+        edges = [0, *self.at, self.total]
+        if edges != sorted(set(edges)):
+            raise ValueError(f"the restarts must increase within (0, total), got at {self.at}, total {self.total}.")
+
+    def __call__(self, step: int) -> float:
+        edges = [0, *self.at, self.total]
+        if step >= self.total:
+            return self.floor
+        last = sum(step >= restart for restart in self.at)
+        progress = (step - edges[last]) / (edges[last + 1] - edges[last])
+        return self.floor + (1.0 - self.floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def doubling_restarts(first: int, *, total: int) -> tuple[int, ...]:
+    """The steps first, 2 first, 4 first, ... below `total`.    Source: Shang & Zhang 2019, restarts at epoch 5 2^k.
+
+    Raises:
+        ValueError: there is no first step.
+    """
+    if first < 1:
+        raise ValueError(f"the first restart must come after at least 1 step, got {first}.")
+    steps = []
+    while first < total:
+        steps.append(first)
+        first *= 2
+    return tuple(steps)

@@ -12,22 +12,30 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-__all__ = ["Always", "Bernoulli", "Every", "Never", "Piecewise", "SyncPolicy"]
+__all__ = ["Alternating", "Always", "Bernoulli", "Every", "Never", "Piecewise", "SyncPolicy", "WhenWorse"]
 
 
 @runtime_checkable
 class SyncPolicy(Protocol):
     """Decides, once per step, how many stages counted from the top use the true gradient."""
 
-    def reach(self, step: int, *, num_stages: int, generator: torch.Generator) -> int:
-        """The reach of `step`, 0 to `num_stages`; draws come from `generator`, keyed by (seed, step)."""
+    def reach(self, step: int, *, num_stages: int, generator: torch.Generator, quality: float | None = None) -> int:
+        """The reach of `step`, 0 to `num_stages`.
+
+        Args:
+            step: index of the microbatch.
+            num_stages: of the network.
+            generator: for draws; keyed by (seed, step).
+            quality: the lowest cosine with the true gradient that any stage's source had when it was last compared (at
+                sync steps), as far as the first stage has heard of it; None: no source has been compared yet.
+        """
 
 
 @dataclass(frozen=True)
 class Never:
     """No step is a sync step."""
 
-    def reach(self, step: int, *, num_stages: int, generator: torch.Generator) -> int:
+    def reach(self, step: int, *, num_stages: int, generator: torch.Generator, quality: float | None = None) -> int:
         return 0
 
 
@@ -41,7 +49,7 @@ class Always:
     def __post_init__(self) -> None:
         _check_top(self.top)
 
-    def reach(self, step: int, *, num_stages: int, generator: torch.Generator) -> int:
+    def reach(self, step: int, *, num_stages: int, generator: torch.Generator, quality: float | None = None) -> int:
         return _reach(self.top, num_stages)
 
 
@@ -59,7 +67,7 @@ class Every:
             raise ValueError(f"a sync period must be at least 1 step, got {self.period}.")
         _check_top(self.top)
 
-    def reach(self, step: int, *, num_stages: int, generator: torch.Generator) -> int:
+    def reach(self, step: int, *, num_stages: int, generator: torch.Generator, quality: float | None = None) -> int:
         return _reach(self.top, num_stages) if (step + 1) % self.period == 0 else 0
 
 
@@ -83,9 +91,62 @@ class Bernoulli:
         _check_top(self.top)
         _check_top(self.otherwise)
 
-    def reach(self, step: int, *, num_stages: int, generator: torch.Generator) -> int:
+    def reach(self, step: int, *, num_stages: int, generator: torch.Generator, quality: float | None = None) -> int:
         drawn = torch.rand((), generator=generator, dtype=torch.float64).item() < self.probability
         return _reach(self.top, num_stages) if drawn else min(self.otherwise, num_stages)
+
+
+@dataclass(frozen=True)
+class Alternating:
+    """True gradients and those of the sources take turns, and change over at warm restarts of the learning rate.
+
+    Before the first restart every step is a sync, from the first to the second none is, and so on; the sources learn
+    all the time. `CosineRestarts` is the schedule with the same restarts.    Source: Shang & Zhang 2019 (arXiv
+    1902.10630) and its code: restarts at epoch 5 2^k, beginning without synthetic gradients. Differs: the true gradient
+    reaches through the whole network, theirs was cut where a window of truncated backpropagation ends.
+    """
+
+    at: tuple[int, ...]
+    """Increasing steps of the restarts; `doubling_restarts` makes them."""
+    top: int | None = None
+    """How many stages, counted from the top, a sync reaches; None: all of them."""
+
+    def __post_init__(self) -> None:
+        if list(self.at) != sorted(set(self.at)):
+            raise ValueError(f"the steps of the restarts must increase, got {self.at}.")
+        _check_top(self.top)
+
+    def reach(self, step: int, *, num_stages: int, generator: torch.Generator, quality: float | None = None) -> int:
+        num_restarts = sum(step >= restart for restart in self.at)
+        return 0 if num_restarts % 2 else _reach(self.top, num_stages)
+
+
+@dataclass(frozen=True)
+class WhenWorse:
+    """The true gradient where a source has been found to be worse than a threshold, until it is better again.
+
+    Sources are compared with the truth at sync steps, so one step in `probe_every` is a sync in any case; and every
+    step is one until a first comparison has come down to the first stage, which decides from reports of earlier steps.
+    A report travels with the gradients; a network none of whose sources learns has nothing to report, and always syncs.
+    """
+
+    threshold: float
+    """Cosine with the true gradient, -1 to 1, below which a source is not trusted."""
+    probe_every: int = 50
+    """Steps from one sync to the next while all sources are good enough."""
+    top: int | None = None
+    """How many stages, counted from the top, a sync reaches; None: all of them."""
+
+    def __post_init__(self) -> None:
+        if not -1.0 <= self.threshold <= 1.0:
+            raise ValueError(f"a threshold for cosines must lie in [-1, 1], got {self.threshold}.")
+        if self.probe_every < 1:
+            raise ValueError(f"probe_every must be at least 1 step, got {self.probe_every}.")
+        _check_top(self.top)
+
+    def reach(self, step: int, *, num_stages: int, generator: torch.Generator, quality: float | None = None) -> int:
+        bad = quality is None or quality < self.threshold
+        return _reach(self.top, num_stages) if bad or (step + 1) % self.probe_every == 0 else 0
 
 
 @dataclass(frozen=True)
@@ -106,9 +167,9 @@ class Piecewise:
         if list(self.boundaries) != sorted(set(self.boundaries)):
             raise ValueError(f"the boundaries of the phases must increase, got {self.boundaries}.")
 
-    def reach(self, step: int, *, num_stages: int, generator: torch.Generator) -> int:
+    def reach(self, step: int, *, num_stages: int, generator: torch.Generator, quality: float | None = None) -> int:
         phase = sum(step >= boundary for boundary in self.boundaries)
-        return self.policies[phase].reach(step, num_stages=num_stages, generator=generator)
+        return self.policies[phase].reach(step, num_stages=num_stages, generator=generator, quality=quality)
 
 
 def _check_top(top: int | None) -> None:

@@ -83,5 +83,4 @@ class VirtualGradient(nn.Module):
         loss = self.regression.squared_error(h, gradient, target)
         if self._label_weight == 0.0:
             return loss
-        labels = torch.stack([model.loss(member, target) for model, member in self.regression.pairs(h)]).sum()
-        return loss + self._label_weight * labels
+        return loss + self._label_weight * self.regression.total(h, lambda model, member: model.loss(member, target))

@@ -33,9 +33,9 @@ def own_seconds(prepared: Prepared, costs: CostModel) -> NDArray[np.float64]:
     means = costs.means(prepared.num_stages)
     held = np.array([*prepared.waits, False])
     pulls_back = held | [plan.source_acts for plan in prepared.plans]
-    answered = np.append(pulls_back[1:], False)
+    answered = np.append(pulls_back[1:] & prepared.wants, False)
     told = np.isin(np.arange(prepared.num_stages), [listener.stage for listener in prepared.listeners])
-    learns = (answered | told) & [bool(source.learns_from) for source in prepared.sources]
+    learns = ((answered | told) & prepared.learns_late) | prepared.learns_alone
     updates = pulls_back & [plan.num_parameters > 0 for plan in prepared.plans]
     periods = np.array(per_stage(prepared.config.cadence, prepared.num_stages, name="cadence"))
     again = held & (prepared.config.stash == "recompute")
@@ -88,31 +88,38 @@ def _bounds_of_waiting(prepared: Prepared, costs: CostModel) -> list[Bound]:
 def held_bytes(prepared: Prepared, timing: Timing) -> NDArray[np.float64]:
     """(S,): the most that each stage keeps of microbatches and of earlier weights at a time.
 
-    One microbatch is always being worked on. A source that learns from what comes back needs the outputs until then.
+    One microbatch is always being worked on. A source that learns from what comes back needs the outputs until then. A
+    correction keeps a velocity, and at an update the weights from before it.
     """
     plans, held = prepared.plans, timing.most_held
     graphs = np.array([plan.held_bytes for plan in plans], dtype=np.float64)
     waiting = np.zeros(len(plans))
     waiting[:-1] = [
-        bound * plan.activation_bytes * (bool(source.learns_from) and not waits)
-        for bound, plan, source, waits in zip(
-            prepared.bounds, plans[:-1], prepared.sources[:-1], prepared.waits, strict=True
+        bound * plan.activation_bytes * (late and not waits)
+        for bound, plan, late, waits in zip(
+            prepared.bounds, plans[:-1], prepared.learns_late[:-1], prepared.waits, strict=True
         )
     ]
-    total: NDArray[np.float64]
+    weights = np.array([plan.parameter_bytes for plan in plans], dtype=np.float64)
+    rule, staleness = prepared.config.correction, [prepared.staleness(index) for index in range(len(plans))]
+    total: NDArray[np.float64] = waiting if rule is None else waiting + 2 * weights * (np.array(staleness) > 0)
     if prepared.config.stash == "recompute":
-        total = held * np.array([plan.input_bytes for plan in plans]) + graphs + waiting
-        return total
-    total = np.maximum(held, 1) * graphs + waiting
+        total = total + held * np.array([plan.input_bytes for plan in plans]) + graphs
+    else:
+        total = total + np.maximum(held, 1) * graphs
     if prepared.config.stash == "weights":
         periods = np.array(per_stage(prepared.config.cadence, len(plans), name="cadence"))
         copies = np.minimum(held, -(-(held - 1) // periods) + 1)
-        total = total + np.where(held > 0, copies, 0) * [plan.parameter_bytes for plan in plans]
+        if rule is not None:  # each forward may have extrapolated weights of its own
+            own = np.array([late > 0 and rule.ahead(1, staleness=late) != 0 for late in staleness])
+            copies = np.where(own, held, copies)
+        total = total + np.where(held > 0, copies, 0) * weights
     return total
 
 
-def wire_bytes(costs: CostModel, timing: Timing) -> NDArray[np.float64]:
-    """(S - 1,): bytes over each boundary, both ways, in the whole run: activations up, gradients down."""
-    messages = timing.forwards[:-1] + timing.backwards[1:]
+def wire_bytes(prepared: Prepared, costs: CostModel, timing: Timing) -> NDArray[np.float64]:
+    """(S - 1,): bytes over each boundary, both ways, in the whole run: activations up, and gradients down where the
+    boundary's source makes anything of them (those that only syncs ask for are not counted)."""
+    messages = timing.forwards[:-1] + timing.backwards[1:] * np.array(prepared.wants, dtype=np.int64)
     total: NDArray[np.float64] = messages.astype(np.float64) * np.asarray(costs.message_bytes)
     return total

@@ -30,6 +30,11 @@ def check_settings(config: Config, *, num_stages: int, waits: Sequence[bool], bo
     _check_queues(config, bounds)
     if config.stash != "hold" and not any(waits) and not config.syncs:
         _warn(f"stash is {config.stash}, but no stage ever waits for a gradient: no boundary has the true one, no sync")
+    if config.correction is not None and (config.stash == "hold" or not any(waits) or max(bounds, default=1) == 1):
+        _warn(
+            f"correction is {config.correction}, but no gradient is ever late: that takes the true gradient at a "
+            "boundary, more than one microbatch in flight, and another stash than hold"
+        )
     if config.max_restarts and config.executor != "distributed":
         _warn(f"max_restarts is {config.max_restarts}, but only the distributed executor is started again")
     if config.dead_after_s != type(config).dead_after_s and config.executor != "distributed":

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from dni import (
     Constant,
+    Correction,
     GradientSource,
     Never,
     Periodic,
@@ -140,7 +141,11 @@ class Config:
     as in GPipe; the last stage too then forwards up to its bound before it pulls anything back)."""
     stash: StashPolicy = "hold"
     """What a stage keeps from a forward until its gradient comes. hold: the graph, and updates wait for it. recompute:
-    the input; the backward is of today's weights. weights: the weights of the forward (PipeDream)."""
+    the input; the backward is of today's weights. weights: the weights of the forward (PipeDream). graph: the graph
+    without weights; the backward takes today's with the activations of the forward (PipeMare)."""
+    correction: tyro.conf.Suppress[Correction | None] = None
+    """What is done about gradients that come late: WeightPrediction, DiscrepancyCorrection, NesterovLookahead; None:
+    nothing. A stage that is never stale is left alone."""
     max_staleness: int | None = None
     """Most versions from a forward to the use of its gradient; None: no bound of its own."""
     at_max_staleness: Literal["wait", "drop"] = "wait"

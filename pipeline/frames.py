@@ -148,6 +148,7 @@ class Outgoing:
                     exact=message.exact,
                     has_value=message.value is not None,
                     dropped=message.dropped,
+                    quality=message.quality,
                     **common,
                 )
             case OutputError():

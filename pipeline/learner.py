@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dni import (
+    Corrector,
     GradientSource,
     LossGradient,
     Need,
@@ -31,9 +33,10 @@ from dni import (
 from pipeline.errors import NotFinite
 from pipeline.keyed import Generators, generator
 from pipeline.messages import Activation, OutputError, Payload
-from pipeline.stash import GRADIENT, OUTPUT_ERROR, Forwarded, Part, Parts, StashPolicy
+from pipeline.stash import Forwarded, Part, Parts, StashPolicy
 from pipeline.trace import Recorder
 from pipeline.updater import Updater
+from pipeline.weightless import WeightlessGraphs
 from pipeline.weights import WeightVersions
 
 __all__ = ["Learner", "awaited_to_act", "awaited_to_learn"]
@@ -60,6 +63,7 @@ class Learner:
         modifies_input: whether the module writes into its input, which then has to be copied first.
         measure_every: one in this many sync steps also compares parameter gradients; 0: none.
         stash: what is kept from a forward until its gradient comes.
+        corrector: what is done about gradients that come late; None: nothing.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Learner:
         modifies_input: bool,
         measure_every: int,
         stash: StashPolicy = "hold",
+        corrector: Corrector | None = None,
     ) -> None:
         self.module = module
         self.source = source
@@ -89,6 +94,8 @@ class Learner:
         """Steps in which any block was applied."""
         self.phase = "start"
         """What is being done, for the message of a failure."""
+        self.quality: float | None = None
+        """The cosine of the source's gradient with the true one when last compared, in 32 bits; None: never."""
         self._index = index
         self._recorder = recorder
         self._names = dict(names)
@@ -99,18 +106,34 @@ class Learner:
         self._measure_every = measure_every
         self._stash: StashPolicy = stash
         self._versions = WeightVersions(module)
+        self._weightless = WeightlessGraphs(module)
+        self._corrector = corrector
         self._built = False
         self._num_syncs = 0
 
-    def forward(self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool) -> Forwarded:
-        """Run the module in training mode, once per message, under the seed of (seed, stage, step)."""
+    @property
+    def learns_alone(self) -> bool:
+        """Whether the source learns and waits for nothing, so at the stage's own step."""
+        return bool(self.source.learns_from) and not self.learns_from
+
+    def forward(
+        self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, wanted: bool, num_due: int = 0
+    ) -> Forwarded:
+        """Run the module in training mode, once per message, under the seed of (seed, stage, step).
+
+        `num_due` updates will be applied before the gradient of a microbatch that is held is pulled back.
+        """
         self.phase = "forward"
         self._recorder.begin()
         self._set_mode(training=True)
-        x = self._input(message.h, requires_grad=learns and self._index > 0)
-        weights = self._versions.of(self.version) if held and self._stash == "weights" else None
-        with torch.set_grad_enabled(self._needs_graph(learns=learns, held=held)):
-            graph = self._run(x, message.step, replaced=weights)
+        x = self._input(message.h, requires_grad=learns and wanted)
+        weights = self._weights_for_forward(num_due) if held else None
+        weightless = held and self._stash == "graph"
+        with (
+            torch.set_grad_enabled(self._needs_graph(learns=learns, held=held)),
+            self._weightless.forward(weights) if weightless else nullcontext(),
+        ):
+            graph = self._run(x, message.step, replaced=None if weightless else weights)
         forward_s = self._recorder.end("F", message.step, version=self.version, reach=message.reach)
         h = map_members(Tensor.detach, graph)
         self._recorder.totals.num_samples += num_samples(h)
@@ -127,8 +150,9 @@ class Learner:
             held=held,
             sync=sync,
             asks=asks,
+            wanted=wanted,
             forward_s=forward_s,
-            weights=weights,
+            weights=weights if self._stash == "weights" else None,
         )
 
     def evaluate(self, message: Activation) -> Forwarded:
@@ -185,12 +209,11 @@ class Learner:
         self._recorder.begin()
         self._measure_quality(entry)
         used = self._estimate(entry, _signal(entry)) if entry.asks else entry.gradient
-        return None if used is None else self._pull_back(entry, used), used is entry.gradient
+        as_it_came = used is entry.gradient and self._corrector is None
+        return None if used is None else self._pull_back(entry, used), as_it_came
 
     def learn_source(self, entry: Forwarded) -> None:
-        """Let the source learn from what has come, if it learns at all."""
-        if not self.source.learns_from:
-            return
+        """Let the source learn from what has come."""
         self.phase = "source learning"
         self._recorder.begin()
         self._build_source(entry.h)
@@ -205,9 +228,12 @@ class Learner:
         """Apply what has been accumulated, if anything has."""
         self.phase = "update"
         self._recorder.begin()
+        before = None if self._corrector is None else self._corrector.before_update()
         with self._generators.at("update", step):
             applied = self.updater.apply(step)
         if applied:
+            if self._corrector is not None and before is not None:
+                self._corrector.after_update(before)
             self.version += 1
             self._recorder.end("U", step, version=self.version)
 
@@ -224,6 +250,8 @@ class Learner:
             "updater": self.updater.state_dict(),
             "version": self.version,
             "num_syncs": self._num_syncs,
+            "velocity": self._velocity(),
+            "quality": self.quality,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -235,6 +263,12 @@ class Learner:
         self.updater.load_state_dict(state["updater"])
         self.version = state["version"]
         self._num_syncs = state["num_syncs"]
+        self.quality = state.get("quality")  # it, and the velocity, are not in the oldest checkpoints
+        if self._corrector is not None:
+            velocity = state.get("velocity", {})
+            self._corrector.load_state_dict(
+                {own: velocity[full] for own, full in self._names.items() if full in velocity}
+            )
 
     def received(self, payload: Payload) -> Payload:
         """What came from another stage, on this one's device, and laid out as if it had come through a wire."""
@@ -275,8 +309,21 @@ class Learner:
         buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
         assert entry.x is not None
         with torch.enable_grad():
-            entry.graph = self._run(entry.x, entry.step, replaced=buffers)
+            entry.weights = behind = self._weights_behind(entry)
+            entry.graph = self._run(entry.x, entry.step, replaced=buffers | (behind or {}))
         self._recorder.end("R", entry.step, version=self.version)
+
+    def _weights_for_forward(self, num_due: int) -> Mapping[str, Tensor] | None:
+        """Other weights than the module's own: extrapolated ones, or a copy that updates leave alone."""
+        ahead = None if self._corrector is None else self._corrector.weights_ahead(num_due)
+        return self._versions.of(self.version) if ahead is None and self._stash == "weights" else ahead
+
+    def _weights_behind(self, entry: Forwarded) -> dict[str, Tensor] | None:
+        """Other weights than the module's own to pull a gradient back with, if there is a rule for that."""
+        return None if self._corrector is None else self._corrector.weights_behind(self.version - entry.version)
+
+    def _velocity(self) -> dict[str, Tensor]:
+        return {} if self._corrector is None else {self._names[n]: v for n, v in self._corrector.state_dict().items()}
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to(self.device)
@@ -295,20 +342,23 @@ class Learner:
             self._record_loss(entry.step)
 
     def _pull_back(self, entry: Forwarded, gradient: Payload) -> Payload:
-        """dL/dx; parameter gradients add up. The recorder's operation is already open."""
+        """dL/dx, or nothing in it if nobody wants that; parameter gradients add up. The operation is already open."""
         values = carriers(gradient)
         self._check_finite(values)
         assert entry.x is not None and entry.graph is not None
         pairs = [(h, value) for h, value in zip(carriers(entry.graph), values, strict=True) if h.requires_grad]
         if pairs:  # none in a first stage that has nothing to learn
-            with self._generators.at("backward", entry.step):
+            behind = self._weights_behind(entry) if self._stash == "graph" else None
+            with self._generators.at("backward", entry.step), self._weightless.backward(behind):
                 torch.autograd.backward([h for h, _ in pairs], [value for _, value in pairs])
         if entry.weights is not None:
             self._versions.move_gradients(entry.weights)
         self.updater.accumulate(num_samples(entry.h))
-        x = entry.x
+        x, wanted = entry.x, entry.wanted
         entry.let_go()
         self._recorder.end("B", entry.step, version=self.version)
+        if not wanted:
+            return ()
         return like(x, [torch.zeros_like(m) if m.grad is None else m.grad for m in carriers(x)])
 
     def _measure_quality(self, entry: Forwarded) -> None:
@@ -322,6 +372,7 @@ class Learner:
         if estimate is None:
             return
         values = compare_gradients(carriers(estimate), carriers(true))
+        self.quality = torch.tensor(values["gradient_cosine"], dtype=torch.float32).item()
         if self._measure_every and (self._num_syncs - 1) % self._measure_every == 0:
             own = entry.weights or dict(self.module.named_parameters())
             parameters = [p for p in own.values() if p.requires_grad]
@@ -372,12 +423,8 @@ def awaited_to_act(source: GradientSource) -> Parts:
 
 
 def awaited_to_learn(source: GradientSource) -> Parts:
-    """What has to come from other stages before the source can learn; with nothing else to wait for, a gradient.
-
-    Nothing, for a source that waits for the error at the output and does not learn: what else comes is not used.
-    """
-    parts: Parts = frozenset(part for part, need in _PARTS if source.learns_from & need)
-    return parts if parts or awaited_to_act(source) & OUTPUT_ERROR else GRADIENT
+    """What has to come from other stages before the source can learn."""
+    return frozenset(part for part, need in _PARTS if source.learns_from & need)
 
 
 def _signal(entry: Forwarded) -> Signal:

@@ -47,13 +47,17 @@ class Gradient:
 
     step: int
     value: Payload | None
-    """(N, *F), or None: a credit. The activation was dropped, or nothing was learned from its step."""
+    """(N, *F), or None: a credit. The activation was dropped, nothing was learned from its step, or the source at the
+    boundary makes nothing of a gradient."""
     exact: bool = False
     """Whether every gradient in the chain above was the true one, of the weights of today."""
     version: int = 0
     generation: int = 0
     dropped: bool = False
     """Whether the activation was dropped from a queue: the work that went into it was for nobody above."""
+    quality: float | None = None
+    """The lowest cosine with the true gradient that the sources of the sender and above it had when each was last
+    compared, in 32 bits; None: none was yet."""
     ready: torch.cuda.Event | None = field(default=None, compare=False)
     """From when on its tensors may be read; None: now."""
 

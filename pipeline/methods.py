@@ -148,6 +148,7 @@ def _with_method(config: Config, *, bounds: tuple[int, ...], **settings: Any) ->
         "update_probability": (1.0,),
         "prefer": "gradients",
         "stash": "hold",
+        "correction": None,
         "max_staleness": None,
         "at_max_staleness": "wait",
         "queue": ("block",),

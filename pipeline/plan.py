@@ -214,16 +214,24 @@ def _check_output(h: object, index: int, *, num_samples: int) -> None:
 
 
 def _check_needs(source: GradientSource, index: int, *, target: Tensor | None) -> None:
-    if (source.needs | source.learns_from) & Need.INPUT:
+    asked = source.needs | source.learns_from
+    if asked & Need.INPUT:
         raise ConfigurationError(
-            f"the source {type(source).__name__} of stage {index} needs {Need.INPUT}, which no boundary carries. "
+            f"{_described(source, index)} of stage {index} needs {Need.INPUT}, which no boundary carries. "
             "Use a source that does without."
         )
-    if target is None and (source.needs | source.learns_from) & Need.TARGET:
+    if target is None and asked & Need.TARGET:
         raise ConfigurationError(
-            f"the source {type(source).__name__} of stage {index} needs TARGET, but the data gives no labels. "
+            f"{_described(source, index)} of stage {index} needs TARGET, but the data gives no labels. "
             "Give (x, target) batches, or an unconditional source."
         )
+
+
+def _described(source: GradientSource, index: int) -> str:
+    """The source by name and boundary; the loss has none."""
+    if isinstance(source, LossGradient):
+        return "the loss"
+    return f"boundary {index}-{index + 1}: the source {type(source).__name__}"
 
 
 def _ask_loss(sources: Sequence[GradientSource], output: Payload, target: Tensor | None) -> dict[Need, Tensor]:
@@ -235,9 +243,9 @@ def _ask_loss(sources: Sequence[GradientSource], output: Payload, target: Tensor
     if isinstance(output, tuple):
         index, need = next((index, need) for index, need in enumerate(asked) if need)
         raise ConfigurationError(
-            f"the source {type(sources[index]).__name__} at boundary {index}-{index + 1} asks for {need} "
-            f"at the network's output, which must be one tensor (N, C); stage {last} returns a tuple of {len(output)}. "
-            "Let the network end in one tensor, or use a source that needs TARGET, GRADIENT or nothing."
+            f"{_described(sources[index], index)} of stage {index} needs {need} at the network's output, which must be "
+            f"one tensor (N, C); stage {last} returns a tuple of {len(output)}. Let the network end in one tensor, or "
+            "use a source that needs TARGET, GRADIENT or nothing."
         )
     loss = copy.deepcopy(sources[last])
     assert isinstance(loss, LossGradient)
@@ -283,12 +291,11 @@ def _try_source(
     except Exception as error:
         raise _cannot_take(source, index, h, target, error) from error
     if gradient is not None:
-        got = [tuple(member.shape) for member in carriers(gradient)]
-        wanted = [tuple(member.shape) for member in carriers(h)]
+        got, wanted = (", ".join(_shapes(tuple(carriers(each)))) for each in (gradient, h))
         if got != wanted:
             raise ConfigurationError(
-                f"the source {type(source).__name__} of stage {index} must return a gradient shaped as the output "
-                f"{wanted}, got {got}."
+                f"{_described(source, index)} of stage {index} must return a gradient shaped as the output, {wanted}, "
+                f"got {got}. Make what predicts it end in the output's shape and dtype."
             )
     return _SourceTrial(
         num_parameters=sum(p.numel() for p in trial.parameters()) if isinstance(trial, nn.Module) else 0,
@@ -300,9 +307,8 @@ def _try_source(
 def _cannot_take(
     source: GradientSource, index: int, h: Payload, target: Tensor | None, error: Exception
 ) -> ConfigurationError:
-    what = "the loss" if isinstance(source, LossGradient) else f"the source {type(source).__name__}"
     return ConfigurationError(
-        f"{what} cannot take the first batch: stage {index} returns {', '.join(_shapes(h))}, "
+        f"{_described(source, index)} cannot take the first batch: stage {index} returns {', '.join(_shapes(h))}, "
         f"the labels are {'none' if target is None else ', '.join(_shapes(target))}: {error}"
     )
 

@@ -93,8 +93,11 @@ class _Recursion:
         self._at_once = np.array([plan.source_acts and not self._late for plan in plans])
         """Whether a microbatch is pulled back right after its forward."""
         self._at_once[-1] = not defers
-        self._learns = np.array([bool(source.learns_from) for source in prepared.sources])
-        self._answered = np.append(self._at_once[1:] | self._late, False)
+        self._learns_alone = np.array(prepared.learns_alone) & (not self._late)
+        """Whether the source learns right after the backward."""
+        self._learns = np.array(prepared.learns_late) | (np.array(prepared.learns_alone) & self._late)
+        """Whether it learns when the gradient comes, as all do for which the stage waits anyway."""
+        self._answered = np.append((self._at_once[1:] | self._late) & prepared.wants, False)
         """Whether a gradient comes from above, not only a credit."""
         self._updates = np.array([plan.num_parameters > 0 for plan in plans]) & (self._at_once | self._late)
         self._runs = _runs_of_equal(self._delay)
@@ -195,6 +198,7 @@ class _Recursion:
         answering = pulled if self._late else stages  # without a gradient it is a credit
         self._answer(answering, step, np.full(len(answering), row), ends[answering])
         self._free_s = ends
+        self._run_learning(stages[self._learns_alone], step)
         if (step + 1) % self._period == 0:
             self._update(pulled[self._updates[pulled]], step)
 
@@ -271,7 +275,9 @@ class _Recursion:
         self._stale_max[stages] = np.maximum(self._stale_max[stages], stale)
         self._stale_count[stages] += 1
         learning = self._learns[stages]
-        stages, steps = stages[learning], steps[learning]
+        self._run_learning(stages[learning], steps[learning])
+
+    def _run_learning(self, stages: Integers, steps: int | Integers) -> None:
         starts = self._free_s[stages]
         self._free_s[stages] += self._cost("L", stages, steps)
         self._worked("L", stages, steps, starts, self._free_s[stages])

@@ -73,7 +73,7 @@ def comparison_table(rehearsals: Mapping[str, Rehearsal]) -> RenderableType:
             _number(_most(timing.staleness_max)),
             f"{timing.most_held.max():,}",
             _size(held_bytes(rehearsal.prepared, timing).sum()),
-            _size(wire_bytes(rehearsal.costs, timing).sum() / rehearsal.prepared.config.steps),
+            _size(wire_bytes(rehearsal.prepared, rehearsal.costs, timing).sum() / rehearsal.prepared.config.steps),
         )
     return Group(
         table,
@@ -99,7 +99,7 @@ def _lines(rehearsal: Rehearsal) -> list[str]:
     timing, prepared = rehearsal.timing, rehearsal.prepared
     bound, period_s, whole_s = fastest(prepared, rehearsal.costs), _steady_s(rehearsal), timing.period_s()
     kept = held_bytes(prepared, timing)
-    sent = wire_bytes(rehearsal.costs, timing).sum() / prepared.config.steps
+    sent = wire_bytes(prepared, rehearsal.costs, timing).sum() / prepared.config.steps
     lines = [
         f"throughput   {_rate(period_s)} microbatches/s in the second half ({period_s:.4g} s each); "
         f"{_rate(whole_s)}/s over all {timing.end_s:,.4g} s",

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dni import GradientSource, LossGradient, Periodic, UpdateProbability
+from dni import Corrector, GradientSource, LossGradient, Need, Periodic, Schedule, UpdateProbability
 from pipeline.arrival import Inbox
 from pipeline.checks import check_settings
 from pipeline.clock import Clock
@@ -96,6 +96,28 @@ class Prepared:
     def waits(self) -> list[bool]:
         """Per boundary, whether every step of the stage below waits for the gradient or the error at the output."""
         return _waits(self.sources)
+
+    def staleness(self, index: int) -> float:
+        """The intended staleness of a stage, in updates: those that its bound lets pass before a gradient comes."""
+        if index == self.num_stages - 1 or self.config.stash == "hold" or not self.waits[index]:
+            return 0.0
+        period: int = per_stage(self.config.cadence, self.num_stages, name="cadence")[index]
+        return (self.bounds[index] - 1) / period
+
+    @cached_property
+    def wants(self) -> list[bool]:
+        """Per boundary, whether its source makes anything of a gradient; if not, none is sent but at syncs."""
+        return [bool((source.needs | source.learns_from) & Need.GRADIENT) for source in self.sources[:-1]]
+
+    @cached_property
+    def learns_late(self) -> list[bool]:
+        """Per stage, whether its source learns from what comes later: the gradient, or what the last stage says."""
+        return [bool(awaited_to_learn(source)) for source in self.sources]
+
+    @cached_property
+    def learns_alone(self) -> list[bool]:
+        """Per stage, whether its source learns without that."""
+        return [bool(source.learns_from) and not awaited_to_learn(source) for source in self.sources]
 
     @cached_property
     def listeners(self) -> tuple[Listener, ...]:
@@ -178,7 +200,7 @@ def build_stage(
     updater = Updater(
         {names[name]: parameter for name, parameter in module.named_parameters()},
         optimizer=per_stage(config.optimizer, num_stages, name="optimizer")[index],
-        schedule=per_stage(config.schedule, num_stages, name="schedule")[index],
+        schedule=_schedule(prepared, index),
         clip_norm=config.clip_norm,
     )
     recorder = Recorder(index, clock)
@@ -203,6 +225,7 @@ def build_stage(
         modifies_input=prepared.outline.modifies_input[index],
         measure_every=config.measure_every,
         stash=config.stash,
+        corrector=_corrector(prepared, index, module),
     )
     return Stage(learner, settings=stage_settings(prepared, index), recorder=recorder)
 
@@ -224,6 +247,7 @@ def stage_settings(prepared: Prepared, index: int) -> StageSettings:
         sync=config.sync,
         cadence=Periodic(periods[index]),
         cadences_below=tuple(map(Periodic, dict.fromkeys(periods[:index]))) if config.stash == "hold" else (),
+        below_wants=index > 0 and prepared.wants[index - 1],
         update_probability=UpdateProbability(probabilities[index]),
         max_in_flight=bound,
         stash=config.stash,
@@ -281,6 +305,20 @@ def resumes_exactly(prepared: Prepared, step: int) -> bool:
     return config.arrival == "fixed" and prepared.outline.exact_feed and drains_anyway
 
 
+def _schedule(prepared: Prepared, index: int) -> Schedule:
+    """The schedule of a stage's learning rate, with what the rule against staleness has to say to it."""
+    schedule: Schedule = per_stage(prepared.config.schedule, prepared.num_stages, name="schedule")[index]
+    rule, staleness = prepared.config.correction, prepared.staleness(index)
+    if rule is None or not staleness:
+        return schedule
+    return lambda step: schedule(step) * rule.rate(step, staleness=staleness)
+
+
+def _corrector(prepared: Prepared, index: int, module: nn.Module) -> Corrector | None:
+    rule, staleness = prepared.config.correction, prepared.staleness(index)
+    return Corrector(rule, module.named_parameters(), staleness=staleness) if rule is not None and staleness else None
+
+
 def _make_model(config: Config) -> nn.Module | Partition | Sequence[nn.Module]:
     with undisturbed():
         seeded(config.seed, "model", 0, device=_CPU)
@@ -330,7 +368,7 @@ def _waits(sources: Sequence[GradientSource]) -> list[bool]:
 
 def _learns_late(source: GradientSource) -> bool:
     """Whether the source still learns when the microbatch has been pulled back: an update may lie between."""
-    return bool(source.learns_from) and not awaited_to_learn(source) <= awaited_to_act(source)
+    return not awaited_to_learn(source) <= awaited_to_act(source)
 
 
 def _bounds(config: Config, sources: Sequence[GradientSource]) -> list[int]:
@@ -386,6 +424,7 @@ def _check_labels(sources: Sequence[GradientSource], train: object) -> None:
         num_classes = next((part.num_classes for part in parts if hasattr(part, "num_classes")), None)
         if num_classes is not None and not 0 <= int(target.min()) <= int(target.max()) < num_classes:
             raise ConfigurationError(
-                f"the source of stage {index} declares {num_classes} classes (0 to {num_classes - 1}), the labels run "
-                f"from {int(target.min())} to {int(target.max())}. Set num_classes to {int(target.max()) + 1}."
+                f"boundary {index}-{index + 1}: the source {type(source).__name__} of stage {index} declares "
+                f"{num_classes} classes (0 to {num_classes - 1}), the labels run from {int(target.min())} to "
+                f"{int(target.max())}. Set num_classes to {int(target.max()) + 1}."
             )

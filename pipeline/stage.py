@@ -46,6 +46,9 @@ class StageSettings:
     cadence: Cadence = field(default_factory=Periodic)
     cadences_below: tuple[Cadence, ...] = ()
     """Of the stages below, which send nothing further while an update of theirs waits for what this stage holds."""
+    below_wants: bool = True
+    """Whether the source of the boundary below makes anything of a gradient. If not, it is sent one within reach of a
+    sync only, and a credit else."""
     update_probability: UpdateProbability = field(default_factory=UpdateProbability)
     max_in_flight: int = 1
     """Bound on the microbatches sent on and not yet answered; of a last stage that defers, on those it holds."""
@@ -86,6 +89,8 @@ class Stage:
         self._output_errors = OutputErrors(settings.listeners)
         self._below_waits = False
         """Whether a stage below takes nothing further before the newest microbatch, or its window, is answered."""
+        self._quality_above: float | None = None
+        """What the stage above reported last of the sources there."""
         self._drain: Drain | None = None
         self._tally: Tally | None = None
 
@@ -200,7 +205,7 @@ class Stage:
         """Everything that outlives a drain, under global names."""
         assert self.in_flight == 0, "a stage is saved only when drained"
         try:
-            return self.learner.state_dict()
+            return {**self.learner.state_dict(), "quality_above": self._quality_above}
         except NotFinite as error:
             step = 0 if self._drain is None else self._drain.step
             raise StageFailure(stage=self.index, step=step, phase="checkpoint", cause=error) from error
@@ -208,6 +213,7 @@ class Stage:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the stage that `state` was taken from."""
         self.learner.load_state_dict(state)
+        self._quality_above = state.get("quality_above")  # not in the oldest checkpoints
 
     def _failure(self, step: int, cause: Exception) -> StageFailure:
         return StageFailure(stage=self.index, step=step, phase=self.learner.phase, cause=cause)
@@ -225,6 +231,8 @@ class Stage:
             held=learns and (self.settings.defers if self.is_last else within_reach or bool(needs)),
             sync=learns and within_reach and "gradient" not in needs,
             asks=bool(needs) and not within_reach,
+            num_due=self.stash.num_due,
+            wanted=self._is_wanted(message),
         )
         entry.lessons = learns_from
         entry.awaited |= (needs | learns_from) & OUTPUT_ERROR
@@ -241,6 +249,11 @@ class Stage:
             return
         yield from self._learn_now(entry)
         self._update_if_due(entry)
+
+    def _is_wanted(self, message: Activation) -> bool:
+        """Whether the stage below makes anything of this step's gradient: by its source, or as a sync reaches it."""
+        settings = self.settings
+        return self.index > 0 and (settings.below_wants or message.reach > settings.num_stages - self.index)
 
     def _note_what_waits(self, message: Activation, entry: Forwarded) -> None:
         """An update that is due at this step; and whether a stage below waits for what this one holds."""
@@ -261,8 +274,14 @@ class Stage:
             message.step,
             num_stages=settings.num_stages,
             generator=generator(settings.seed, "sync", message.step),
+            quality=self._lowest_quality(),
         )
         return Activation(step=message.step, h=message.h, target=message.target, reach=reach)
+
+    def _lowest_quality(self) -> float | None:
+        """Of this stage's source and of those above, as reported so far; None: none has been compared."""
+        known = [quality for quality in (self.learner.quality, self._quality_above) if quality is not None]
+        return min(known, default=None)
 
     def _draws_update(self, step: int) -> bool:
         rate = self.settings.update_probability
@@ -282,14 +301,21 @@ class Stage:
         )
 
     def _learn_now(self, entry: Forwarded) -> Iterator[Send]:
-        """Backward at once, from the stage's own source; at the top, whoever asks is told what the loss says."""
+        """Backward at once, from the stage's own source, and the learning of a source that waits for nothing.
+
+        At the top, whoever asks is told first what the loss says.
+        """
         if self.is_last:
             yield from self._output_errors.tell(self._output_error(entry))
         pulled = self.learner.backward_from_source(entry) if entry.learns else None
         if pulled is None:
             yield from self._not_learned(entry)
         else:
-            yield from self._answer(entry.step, pulled, exact=self.is_last)
+            yield from self._pulled_back(entry, pulled, exact=self.is_last)
+        if entry.learns and self.learner.learns_alone:
+            self.learner.learn_source(entry)
+        if not entry.lessons:
+            entry.h = ()  # what comes back teaches nothing
 
     def _output_error(self, entry: Forwarded) -> OutputError:
         parts = self._output_errors.parts
@@ -304,6 +330,7 @@ class Stage:
 
     def _answered(self, message: Gradient) -> Iterator[Send]:
         entry = self.stash.find(message.step)
+        self._quality_above = message.quality
         if message.dropped:
             self.recorder.totals.dropped_s += entry.forward_s
         if message.value is not None:
@@ -333,13 +360,15 @@ class Stage:
             can_pull = can_learn = False
         if pulls:
             self.stash.release(entry)
-            yield from self._pull_back(entry) if can_pull else self._not_learned(entry)
-        if learns:
-            entry.lessons = NOTHING
-        if can_learn:
+            yield from self._pull_late(entry) if can_pull else self._not_learned(entry)
+        if can_learn or (can_pull and self.learner.learns_alone):
             self.learner.learn_source(entry)
         if can_pull or can_learn:
             self.recorder.measure("staleness", entry.step, self.version - entry.version)
+        if learns:
+            entry.lessons = NOTHING
+        if not (entry.held or entry.lessons):
+            entry.h = ()  # what may still come teaches nothing
 
     def _too_stale(self, entry: Forwarded) -> bool:
         most = self.settings.most_staleness
@@ -347,11 +376,11 @@ class Stage:
         self.recorder.totals.too_stale += stale
         return stale
 
-    def _pull_back(self, entry: Forwarded) -> list[Send]:
+    def _pull_late(self, entry: Forwarded) -> list[Send]:
         pulled, as_it_came = self.learner.backward_late(entry)
         if pulled is None:
             return self._not_learned(entry)
-        return self._answer(entry.step, pulled, exact=entry.exact and as_it_came and self.version == entry.version)
+        return self._pulled_back(entry, pulled, exact=entry.exact and as_it_came and self.version == entry.version)
 
     def _close_if_done(self, entry: Forwarded) -> None:
         """A microbatch for which nothing is to come any more is no longer in flight."""
@@ -384,11 +413,24 @@ class Stage:
             self._tally.add(entry.h, entry.target, loss_sum=self.learner.loss_sum(entry))
         yield from self._answer(message.step, None, exact=False)
 
+    def _pulled_back(self, entry: Forwarded, pulled: Payload, *, exact: bool) -> list[Send]:
+        """dL/dx on its way down, or a credit where it would be for nothing."""
+        if not entry.wanted:
+            return self._answer(entry.step, None, exact=False)
+        return self._answer(entry.step, pulled, exact=exact)
+
     def _answer(self, step: int, value: Payload | None, *, exact: bool, dropped: bool = False) -> list[Send]:
         """What the stage below waits for; the feed below the first stage waits for nothing."""
         if self.index == 0:
             return []
-        answer = Gradient(step=step, value=value, exact=exact, version=self.version, dropped=dropped)
+        answer = Gradient(
+            step=step,
+            value=value,
+            exact=exact,
+            version=self.version,
+            dropped=dropped,
+            quality=self._lowest_quality(),
+        )
         return [Send(self.index - 1, answer)]
 
     def _pass_on(self, message: Drain | Stop) -> list[Send]:

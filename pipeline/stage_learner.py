@@ -42,10 +42,20 @@ class StageLearner(Protocol):
 
     @property
     def learns_from(self) -> Parts:
-        """What the source's learning waits for; the gradient from above, if it says nothing else."""
+        """What the source's learning waits for."""
 
-    def forward(self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool) -> Forwarded:
-        """Run the module; what to keep of it."""
+    @property
+    def quality(self) -> float | None:
+        """The cosine of the source's gradient with the true one when they were last compared; None: never."""
+
+    @property
+    def learns_alone(self) -> bool:
+        """Whether the source learns and waits for nothing, so at the stage's own step."""
+
+    def forward(
+        self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, wanted: bool, num_due: int = 0
+    ) -> Forwarded:
+        """Run the module; what to keep of it. `num_due` updates will be applied before its gradient comes."""
 
     def evaluate(self, message: Activation) -> Forwarded:
         """Run the module in evaluation mode."""

@@ -3,6 +3,7 @@
 `hold`: the graph, so that the backward is exact. An update that is due waits until nothing is held.
 `recompute`: the input; the backward runs the forward again, with the weights of today.
 `weights`: the graph over a copy of the weights of the forward; the gradient moves the weights of today (PipeDream).
+`graph`: the graph without any weights; the backward takes those of today (PipeMare).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ OUTPUT_ERROR: Parts = frozenset({"error", "loss"})
 """What comes in one message, from the last stage."""
 NOTHING: Parts = frozenset()
 
-StashPolicy: TypeAlias = Literal["hold", "recompute", "weights"]
+StashPolicy: TypeAlias = Literal["hold", "recompute", "weights", "graph"]
 
 
 @dataclass(slots=True)
@@ -50,12 +51,14 @@ class Forwarded:
     """True: the true gradient is used instead of what the source would say."""
     asks: bool = False
     """True: what arrives from above is the source's to make a gradient of; False: it is used as it is."""
+    wanted: bool = True
+    """Whether the stage below makes anything of dL/dx; False: it gets a credit, and dL/dx is not computed."""
     update_due: bool = False
-    """True: an update is due right after this step (stash recompute or weights; with hold, the stage waits for it)."""
+    """True: an update is due right after this step (with stash hold, the stage waits for it)."""
     forward_s: float = 0.0
     """What the forward cost."""
     weights: Mapping[str, Tensor] | None = None
-    """The weights of the forward, for the stash that keeps them."""
+    """The weights that the graph is over, where they are not the module's own."""
     awaited: Parts = GRADIENT
     """What is still to come; the microbatch is in flight until all has."""
     lessons: Parts = NOTHING
@@ -115,6 +118,11 @@ class Stash:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def num_due(self) -> int:
+        """Updates that will be applied before the gradient of a microbatch that is forwarded now; with hold, none."""
+        return sum(entry.held and entry.update_due for entry in self._entries.values())
 
     @property
     def holds(self) -> bool:

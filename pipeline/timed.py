@@ -18,7 +18,7 @@ from pipeline.learner import awaited_to_act, awaited_to_learn
 from pipeline.messages import Activation, OutputError, Payload
 from pipeline.run import Prepared, stage_settings
 from pipeline.stage import Stage
-from pipeline.stash import GRADIENT, NOTHING, Forwarded, Parts, StashPolicy
+from pipeline.stash import NOTHING, Forwarded, Parts, StashPolicy
 from pipeline.trace import Recorder
 
 __all__ = ["TimedLearner", "build_timed_stage", "make_timed_feed"]
@@ -38,21 +38,22 @@ class TimedLearner:
         needs: what every step waits for.
         learns_from: what the source's learning waits for.
         acts: whether the source gives a gradient without it.
-        learns: whether the source learns.
+        learns_alone: whether the source learns and waits for nothing.
         updates: whether there are parameters to update.
         stash: what a real learner would keep from a forward; "recompute" takes a second forward.
     """
 
     device = _CPU
+    quality = None
 
     def __init__(
         self,
         recorder: Recorder,
         *,
         needs: Parts = NOTHING,
-        learns_from: Parts = GRADIENT,
+        learns_from: Parts = NOTHING,
         acts: bool = True,
-        learns: bool = False,
+        learns_alone: bool = False,
         updates: bool = True,
         stash: StashPolicy = "hold",
     ) -> None:
@@ -60,7 +61,8 @@ class TimedLearner:
         self.version = 0
         self.phase = "start"
         self._recorder = recorder
-        self._acts, self._learns, self._updates = acts, learns, updates
+        self.learns_alone = learns_alone
+        self._acts, self._updates = acts, updates
         self._recomputes = stash == "recompute"
         self._accumulated = False
 
@@ -69,7 +71,9 @@ class TimedLearner:
         """Nothing."""
         return nn.Identity()
 
-    def forward(self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool) -> Forwarded:
+    def forward(
+        self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, wanted: bool, num_due: int = 0
+    ) -> Forwarded:
         """Take a forward's time."""
         recorder, step = self._recorder, message.step
         recorder.begin()
@@ -87,6 +91,7 @@ class TimedLearner:
             held=held,
             sync=sync,
             asks=asks,
+            wanted=wanted,
             forward_s=forward_s,
         )
 
@@ -124,9 +129,8 @@ class TimedLearner:
 
     def learn_source(self, entry: Forwarded) -> None:
         """Take the time of the source's learning."""
-        if self._learns:
-            self._recorder.begin()
-            self._recorder.end("L", entry.step, version=self.version)
+        self._recorder.begin()
+        self._recorder.end("L", entry.step, version=self.version)
 
     def update(self, step: int) -> None:
         """Take an update's time, if anything has been accumulated."""
@@ -168,7 +172,7 @@ def build_timed_stage(prepared: Prepared, index: int, *, clock: Clock) -> Stage:
         needs=awaited_to_act(source),
         learns_from=awaited_to_learn(source),
         acts=plan.source_acts,
-        learns=bool(source.learns_from),
+        learns_alone=prepared.learns_alone[index],
         updates=plan.num_parameters > 0,
         stash=prepared.config.stash,
     )

@@ -38,8 +38,10 @@ class WeightVersions:
 
     def move_gradients(self, weights: Mapping[str, Tensor]) -> None:
         """Add the gradients of a copy to those of the weights of today, as autograd would."""
-        for name, parameter in self._module.named_parameters():
-            gradient, weights[name].grad = weights[name].grad, None
+        parameters = dict(self._module.named_parameters())
+        for name, copied in weights.items():
+            gradient, copied.grad = copied.grad, None
+            parameter = parameters[name]
             if gradient is None:
                 continue
             if parameter.grad is None:

@@ -9,6 +9,7 @@ header, so microbatches may differ in length.
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -32,9 +33,10 @@ __all__ = [
     "read_header",
 ]
 
-_MAGIC = b"DNI1"
-# magic, kind, flags, reach, sender, receiver, sequence, step, version, generation, N, payload bytes, schema; then CRC
-_LAYOUT = struct.Struct("<4sBBHHHQqqIIQI")
+_MAGIC = b"DNI2"
+# magic, kind, flags, reach, sender, receiver, sequence, step, version, generation, N, payload bytes, schema, quality
+# (NaN: none); then CRC
+_LAYOUT = struct.Struct("<4sBBHHHQqqIIQIf")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = 64
 """Size of every header."""
@@ -68,6 +70,7 @@ class Header(NamedTuple):
     finish: bool = False
     has_value: bool = False
     dropped: bool = False
+    quality: float | None = None
 
     @property
     def carries_tensors(self) -> bool:
@@ -186,6 +189,7 @@ def encode_header(header: Header) -> bytes:
         header.num_samples,
         header.payload_bytes,
         header.schema,
+        math.nan if header.quality is None else header.quality,
     )
     return (body + _CRC.pack(zlib.crc32(body))).ljust(HEADER_BYTES, b"\0")
 
@@ -204,7 +208,7 @@ def read_header(data: bytes, *, sender: int, receiver: int, sequence: int, capac
             f"boundary {sender}-{receiver}: what arrived is not a header of this version "
             f"(magic {body[:4]!r}, expected {_MAGIC!r}). Run the same version on every rank."
         )
-    _, kind, flags, reach, s, r, at, step, version, generation, n, num_bytes, schema = _LAYOUT.unpack(body)
+    _, kind, flags, reach, s, r, at, step, version, generation, n, num_bytes, schema, quality = _LAYOUT.unpack(body)
     if (s, r, at) != (sender, receiver, sequence):
         raise RunError(
             f"boundary {sender}-{receiver} expects message {sequence}, got message {at} of boundary {s}-{r}."
@@ -229,6 +233,7 @@ def read_header(data: bytes, *, sender: int, receiver: int, sequence: int, capac
         finish=bool(flags & _FINISH),
         has_value=bool(flags & _VALUE),
         dropped=bool(flags & _DROPPED),
+        quality=None if math.isnan(quality) else quality,
     )
 
 
@@ -256,6 +261,7 @@ def decode(header: Header, schema: Schema | None, members: list[Tensor | None]) 
                 version=header.version,
                 generation=header.generation,
                 dropped=header.dropped,
+                quality=header.quality,
             )
         case "error":
             value, loss = members if header.has_value else (None, None)

@@ -58,6 +58,10 @@ NUM_HELD_OUT = 10_000
 MAX_IN_FLIGHT = (4, 3, 2)
 """As many as a stage has above it, itself counted: what 1F1B and PipeDream need to fill the pipeline."""
 
+DECOUPLED_IN_FLIGHT = (2,)
+"""Of the rows that predict. With more, synthesizers learn from gradients of older weights, and ranks that share cores
+drift apart as far as they may: with 4, cDNI with syncs fell back towards chance in the middle of runs."""
+
 Family: TypeAlias = Literal["one process", "waits", "late", "decoupled"]
 """one process: a plain loop. waits: the true gradient, of today's weights. late: the true gradient, of weights that
 have moved on. decoupled: a predicted gradient, at once."""
@@ -177,12 +181,13 @@ def late_weights(task: Task, choice: Choice) -> Config:
 
 
 def dni(task: Task, choice: Choice) -> Config:
-    return _run(task, choice, SyntheticGradient(_synthesizer(choice), optimizer=Adam(lr=1e-3)))
+    source = SyntheticGradient(_synthesizer(choice), optimizer=Adam(lr=1e-3))
+    return _run(task, choice, source, max_in_flight=DECOUPLED_IN_FLIGHT)
 
 
 def cdni(task: Task, choice: Choice) -> Config:
     source = ConditionalSyntheticGradient(10, _synthesizer(choice), optimizer=Adam(lr=1e-3))
-    return _run(task, choice, source)
+    return _run(task, choice, source, max_in_flight=DECOUPLED_IN_FLIGHT)
 
 
 def cdni_sync(task: Task, choice: Choice) -> Config:

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from dni import (
     ConditionalSyntheticGradient,
     GradientSource,
+    LocalLoss,
     LossGradient,
     Members,
+    MixedGradient,
     Need,
     Never,
     NoGradient,
@@ -166,6 +168,8 @@ SOURCES: dict[str, Callable[[], GradientSource]] = {
     "synthetic": SyntheticGradient,
     "conditional": lambda: ConditionalSyntheticGradient(WIDTH),
     "none": NoGradient,
+    "local": lambda: LocalLoss(WIDTH),
+    "mixed": lambda: MixedGradient(ConditionalSyntheticGradient(WIDTH)),
 }
 """Every kind of source, by a name for the test."""
 

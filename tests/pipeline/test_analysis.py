@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from dni import Every
+from dni import DiscrepancyCorrection, Every, WeightPrediction
 from pipeline.analysis import fastest, held_bytes, own_seconds, wire_bytes
 from pipeline.costs import CostModel
 from pipeline.methods import MethodName
@@ -72,6 +72,7 @@ def test_own_seconds_count_what_a_stage_does() -> None:
     assert own_seconds(timed_chain("synthetic", 3, cadence=(5,)), COSTS).tolist() == pytest.approx([3.55, 3.55, 3.05])
     assert own_seconds(timed_chain("true", 3, stash="recompute"), COSTS).tolist() == [4.25, 4.25, 3.25]
     assert own_seconds(timed_chain("shadow", 2), COSTS).tolist() == [3.75, 3.25]
+    assert own_seconds(timed_chain("local", 3), COSTS).tolist() == [3.75, 3.75, 3.25]
 
 
 def test_memory_is_what_the_stash_keeps() -> None:
@@ -90,19 +91,28 @@ def test_memory_is_what_the_stash_keeps() -> None:
     few = 2 * weights  # an update every third microbatch
     assert kept(stash="weights", cadence=(3,)) == [4 * graph + few, 3 * graph + few, 2 * graph + few, last]
     assert kept(stash="recompute") == [4 * x + graph, 3 * x + graph, 2 * x + graph, last]
+    assert kept(stash="graph") == [4 * graph, 3 * graph, 2 * graph, last]
+    moving = 2 * weights  # the velocity, and the weights before an update
+    seen = kept(stash="graph", correction=WeightPrediction())
+    assert seen == [4 * graph + moving, 3 * graph + moving, 2 * graph + moving, last]
+    seen = kept(stash="weights", cadence=(3,), correction=WeightPrediction())
+    assert seen[0] == 4 * (graph + weights) + moving, "each was forwarded with weights of its own"
+    seen = kept(stash="weights", cadence=(3,), correction=DiscrepancyCorrection())
+    assert seen[0] == 4 * graph + few + moving
     assert kept(stash="hold", cadence=(20,)) == [4 * graph, 3 * graph, 2 * graph, last]
     decoupled = timed_chain("synthetic", 3, steps=20, delay=(2,), costs=COSTS)
     outputs = 2 * decoupled.plans[0].activation_bytes  # the source learns from them
     found = held_bytes(decoupled, rehearse(decoupled, way="stages").timing)
     assert found.tolist() == [graph + outputs, graph + outputs, decoupled.plans[-1].held_bytes]
+    local = timed_chain("local", 3, steps=20, delay=(2,), costs=COSTS)
+    found = held_bytes(local, rehearse(local, way="stages").timing)
+    assert found.tolist() == [graph, graph, local.plans[-1].held_bytes], "nothing comes back to learn from"
 
 
 def test_bytes_go_up_with_activations_and_down_with_gradients() -> None:
-    for source, messages in (("synthetic", 2), ("none", 1)):
+    for source, messages in (("synthetic", 2), ("local", 1), ("none", 1)):
         prepared = timed_chain(source, 4, steps=10, costs=COSTS)
         rehearsal = rehearse(prepared, way="stages")
-        sent = wire_bytes(rehearsal.costs, rehearsal.timing)
+        sent = wire_bytes(rehearsal.prepared, rehearsal.costs, rehearsal.timing)
         bytes_each = prepared.plans[0].activation_bytes
-        assert sent.tolist() == [10 * messages * bytes_each] * 2 + [10 * 2 * bytes_each], (
-            "the last stage always answers"
-        )
+        assert sent.tolist() == [10 * messages * bytes_each] * 3

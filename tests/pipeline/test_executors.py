@@ -12,22 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from dni import (
     MLP,
+    Always,
     Bernoulli,
     ConditionalSyntheticGradient,
     DirectFeedbackAlignment,
     Every,
     Kickback,
+    LocalLoss,
     MixedGradient,
     Never,
     NoGradient,
     Shadow,
+    ShrunkGradient,
     SobolevCritic,
+    SyncPolicy,
     SyntheticGradient,
     TrueGradient,
+    VirtualGradient,
+    WhenWorse,
 )
 from pipeline import ConfigurationError, run_simulated, run_threaded, train
 from pipeline.checkpoint import latest
@@ -45,7 +52,9 @@ SOURCES = {
     "synthetic": SyntheticGradient(MLP(hidden=(32,))),
     "conditional": ConditionalSyntheticGradient(num_classes=10),
     "none": NoGradient(),
+    "shrunk": ShrunkGradient(0.3),
     "shadow": Shadow(ConditionalSyntheticGradient(num_classes=10)),
+    "local": (LocalLoss(similarity_weight=0.5), MixedGradient(SyntheticGradient(), 0.4), VirtualGradient()),
     "asking": (DirectFeedbackAlignment(), SobolevCritic(num_classes=10), MixedGradient(Kickback())),
     "mixed": (ConditionalSyntheticGradient(num_classes=10), TrueGradient(), NoGradient()),
 }
@@ -58,11 +67,14 @@ WAYS: dict[str, dict[str, Any]] = {
         "evaluate_every": 5,
         "checkpoint_every": 4,
     },
+    "syncs where reports are bad": {"sync": WhenWorse(0.2, probe_every=5), "delay": (3,), "checkpoint_every": 6},
     "windows, forward first": {"cadence": (4,), "delay": (4,), "prefer": "activations"},
 }
+REPORTED = Problem(num_stages=4, optimizer="adam", steps=40)
 LATE: dict[str, dict[str, Any]] = {
     "with the weights of the forward": {"stash": "weights", "delay": (4,), "sync": Bernoulli(0.3)},
     "recomputed": {"stash": "recompute", "delay": (4,), "sync": Bernoulli(0.3)},
+    "with today's weights": {"stash": "graph", "delay": (4,), "sync": Bernoulli(0.3)},
     "dropped when too late": {"stash": "weights", "delay": (4,), "max_staleness": 1, "at_max_staleness": "drop"},
 }
 
@@ -90,7 +102,7 @@ def test_run_in_fixed_order_is_the_same_as_simulated(executor: str, source: str,
 
 
 @pytest.mark.parametrize("way", LATE)
-@pytest.mark.parametrize("source", ["true", "mixed", "asking"])
+@pytest.mark.parametrize("source", ["true", "shrunk", "mixed", "asking"])
 @pytest.mark.parametrize("executor", each_executor("threads"))
 def test_run_with_late_gradients_is_the_same_as_simulated(executor: str, source: str, way: str, ranks: Ranks) -> None:
     case = Case(problem=WITH_DROPOUT, settings={"source": SOURCES[source], **LATE[way]}, evaluates=True)
@@ -104,6 +116,18 @@ def test_run_with_dropout_and_everything_else_is_the_same_as_simulated(
 ) -> None:
     settings = {"source": SOURCES[source], "sync": Bernoulli(0.3), "cadence": (1, 2, 1, 3), "evaluate_every": 5}
     assert_does_what_simulate_does(executor, Case(problem=WITH_DROPOUT, settings=settings, evaluates=True), ranks)
+
+
+@pytest.mark.parametrize("executor", each_executor("threads", "2 ranks"))
+def test_syncs_that_follow_from_reports_are_the_same_as_simulated(executor: str, ranks: Ranks) -> None:
+    def case(sync: SyncPolicy) -> Case:
+        return Case(problem=REPORTED, settings={"source": SOURCES["conditional"], "sync": sync, "delay": (3,)})
+
+    found = EXECUTORS[executor].run(case(WhenWorse(0.2, probe_every=5)), ranks)
+    assert_same_run(found, EXECUTORS["simulate"].run(case(WhenWorse(0.2, probe_every=5)), ranks))
+    for sync in (Always(), Every(5)):  # some steps were syncs because of a report, some were not
+        other = EXECUTORS["simulate"].run(case(sync), ranks)
+        assert not torch.equal(found.weights["0.0.weight"], other.weights["0.0.weight"])
 
 
 READY: dict[str, dict[str, Any]] = {

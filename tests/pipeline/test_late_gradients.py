@@ -105,7 +105,7 @@ def test_late_gradients_equal_the_twin(stash: StashPolicy, delay: int) -> None:
     assert run.summary["stages"][0]["staleness_max"] == delay - 1
 
 
-@pytest.mark.parametrize("stash", ["weights", "recompute"])
+@pytest.mark.parametrize("stash", ["weights", "recompute", "graph"])
 def test_gradients_that_are_not_late_equal_the_plain_loop_whatever_is_kept(stash: StashPolicy) -> None:
     problem = Problem(num_stages=4, dropout=0.2, steps=12)
     run = run_simulated(prepare(problem.config(TrueGradient(), stash=stash, delay=(1,))))
@@ -121,7 +121,7 @@ def test_what_is_kept_makes_different_gradients() -> None:
     assert not any(torch.equal(a, b) for a, b in ((weights[0], weights[1]), (weights[1], weights[2])))
 
 
-@pytest.mark.parametrize("stash", ["hold", "weights", "recompute"])
+@pytest.mark.parametrize("stash", ["hold", "weights", "recompute", "graph"])
 def test_running_statistics_move_once_a_microbatch(stash: StashPolicy) -> None:
     run = run_simulated(prepare(PROBLEM.config(TrueGradient(), stash=stash, delay=(3,))))
     counts = {name: value for name, value in run.export().items() if name.endswith("num_batches_tracked")}

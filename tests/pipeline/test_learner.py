@@ -83,7 +83,7 @@ def test_step_not_drawn_moves_no_weight_and_sends_a_credit(source: str) -> None:
     assert all(parameter.grad is None for parameter in stage.module.parameters())
     own = (
         ["F0", "D0", "F1", "D1"]
-        if stage.learner.source.learns_from is Need.NONE
+        if not stage.learner.source.learns_from & Need.GRADIENT
         else ["F0", "D0", "L0", "F1", "D1", "L1"]
     )
     assert operations(stage) == own, "its source still learns from what the stage above made of the step"
@@ -183,7 +183,9 @@ def test_parameter_that_does_not_learn_keeps_no_gradient_and_is_not_moved_by_mom
 
 
 def test_staleness_counts_versions_between_forward_and_gradient() -> None:
-    stage = make_stage(source=Constant(1.0), max_in_flight=4)
+    source = Constant(1.0)
+    source.learns_from = Need.GRADIENT
+    stage = make_stage(source=source, max_in_flight=4)
     for step in range(3):
         stage.handle(activation(step))
     for step in range(3):

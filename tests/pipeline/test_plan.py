@@ -16,14 +16,19 @@ from dni import (
     Critic,
     DirectFeedbackAlignment,
     GradientSource,
+    LocalLoss,
     LossGradient,
     Members,
+    MixedGradient,
     Need,
     NoGradient,
     Shadow,
+    ShrunkGradient,
     Signal,
     SyntheticGradient,
     TrueGradient,
+    VirtualGradient,
+    ZeroGradient,
 )
 from pipeline import Config, Data, KeyedBatches, prepare
 from pipeline.errors import ConfigurationError, PartitionError
@@ -45,6 +50,16 @@ def _survey(
     cut = partition(modules, num_stages)
     below = [source or NoGradient()] * (len(cut) - 1)
     return survey(cut, [*below, LossGradient(loss or nn.CrossEntropyLoss())], (x, target), seed=0)
+
+
+class _Widening(nn.Linear):
+    """A synthesizer that ends in twice the width of h."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 2 * width)
+
+    def forward(self, h: Tensor, context: Tensor | None = None) -> Tensor:
+        return super().forward(h)
 
 
 class Returning(nn.Module):
@@ -172,8 +187,11 @@ class Needy(nn.Module):
 
 
 def test_need_that_no_boundary_carries_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"source Needy of stage 0 needs .*INPUT"):
-        _survey([nn.Linear(4, 4), nn.Linear(4, 3)], source=Needy(Need.INPUT | Need.TARGET))
+    learner = Needy(Need.NONE)
+    learner.learns_from = Need.INPUT
+    for source in (Needy(Need.INPUT | Need.TARGET), learner):
+        with pytest.raises(ConfigurationError, match=r"boundary 0-1: the source Needy of stage 0 needs .*INPUT"):
+            _survey([nn.Linear(4, 4), nn.Linear(4, 3)], source=source)
 
 
 def test_bytes_that_the_last_stage_sends_a_source_are_counted() -> None:
@@ -200,7 +218,7 @@ def test_error_of_another_width_than_a_source_was_made_for_is_refused() -> None:
 def test_error_of_a_network_that_does_not_end_in_one_tensor_is_refused(source: GradientSource) -> None:
     with pytest.raises(
         ConfigurationError,
-        match=r"at boundary 0-1 asks for .* must be one tensor.*tuple of 2. Let the network end in one",
+        match=r"boundary 0-1: the source \w+ of stage 0 needs .* must be one tensor.*tuple of 2\. Let the network end",
     ):
         _survey([nn.Linear(4, 3), Returning(lambda h: (h, h))], source=source)
 
@@ -212,8 +230,33 @@ def test_labels_that_a_source_or_loss_needs_must_be_there() -> None:
 
 
 def test_gradient_of_another_shape_than_the_output_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"shaped as the output \[\(6, 4\)\], got \[\(6, 5\)\]"):
+    with pytest.raises(ConfigurationError, match=r"1: the source Needy of stage 0 .* \(6, 4\) float32, got \(6, 5\)"):
         _survey([nn.Linear(4, 4), nn.Linear(4, 3)], source=Needy(Need.NONE, (6, 5)))
+
+
+def test_gradient_of_another_dtype_than_the_output_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"\(6, 4\) float64, got \(6, 4\) float32.*end in the output's shape"):
+        _survey([nn.Linear(4, 4).double(), nn.Linear(4, 3).double()], source=Needy(Need.NONE), x=X.double())
+
+
+@pytest.mark.parametrize("source", [SyntheticGradient, lambda made: ConditionalSyntheticGradient(3, made)])
+def test_synthesizer_of_another_shape_than_the_output_is_refused(source: Callable[[Any], GradientSource]) -> None:
+    match = r"boundary 0-1: the source \w+ cannot take the first batch: .*shape \(6, 4\), got \(6, 8\).*Make its last"
+    with pytest.raises(ConfigurationError, match=match):
+        _survey([nn.Linear(4, 4), nn.Linear(4, 3)], source=source(lambda h, k: _Widening(4)))
+
+
+@pytest.mark.parametrize("source", [ConditionalSyntheticGradient(2), LocalLoss(2), VirtualGradient(2)])
+def test_class_that_a_source_does_not_know_is_found_in_the_first_batch_of_a_stream(source: GradientSource) -> None:
+    config = Config(
+        model=lambda: [nn.Linear(4, 4), nn.Linear(4, 3)],
+        data=lambda: Data(train=[(X, TARGET)]),
+        loss=nn.CrossEntropyLoss(),
+        source=source,
+        steps=1,
+    )
+    with pytest.raises(ConfigurationError, match=r"boundary 0-1: the source .* must lie in \[0, 2\), got 0 to 2"):
+        prepare(config)
 
 
 def test_source_that_cannot_serve_the_output_is_refused() -> None:
@@ -222,7 +265,16 @@ def test_source_that_cannot_serve_the_output_is_refused() -> None:
 
 
 def test_every_source_of_the_package_can_be_planned() -> None:
-    for source in (TrueGradient(), NoGradient(), SyntheticGradient(), Shadow(ConditionalSyntheticGradient(3))):
+    for source in (
+        TrueGradient(),
+        NoGradient(),
+        ZeroGradient(),
+        ShrunkGradient(0.5),
+        SyntheticGradient(),
+        MixedGradient(LocalLoss(3)),
+        VirtualGradient(3),
+        Shadow(ConditionalSyntheticGradient(3)),
+    ):
         plans = _survey([nn.Linear(4, 4), nn.Linear(4, 3)], source=source)
         assert plans[0].source == type(source).__name__
 

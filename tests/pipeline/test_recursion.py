@@ -22,7 +22,7 @@ def _runs(draw: st.DrawFn) -> dict[str, Any]:
     num_stages = draw(st.integers(2, 6))
     seconds = st.sampled_from([0.0, 0.3, 1.0, 2.5])
     each = st.lists(seconds, min_size=num_stages, max_size=num_stages).map(tuple)
-    source = draw(st.sampled_from(["true", "true", "shadow", "synthetic", "none"]))
+    source = draw(st.sampled_from(["true", "true", "shadow", "local shadow", "synthetic", "local", "none"]))
     return {
         "source": source,
         "num_stages": num_stages,

@@ -25,12 +25,18 @@ from dni import (
     Bernoulli,
     ConditionalSyntheticGradient,
     DirectFeedbackAlignment,
+    DiscrepancyCorrection,
     Every,
+    LocalLoss,
+    NesterovLookahead,
     Never,
     NoGradient,
+    ShrunkGradient,
     SobolevCritic,
     SyntheticGradient,
     TrueGradient,
+    WeightPrediction,
+    WhenWorse,
 )
 from pipeline import (
     Config,
@@ -54,7 +60,7 @@ from pipeline.manifest import saved_steps
 from pipeline.order import read_order
 from pipeline.threaded import run_threaded
 from tests.faults import FailAt, Fault
-from tests.pipeline.chain import WIDTH, Shrunk, features, labels
+from tests.pipeline.chain import WIDTH, features, labels
 from tests.reference import Problem, assert_bit_equal
 from tests.spawn import Ranks
 
@@ -63,11 +69,19 @@ SOURCES: dict[str, Callable[[], Any]] = {
     "synthetic": SyntheticGradient,
     "conditional": lambda: ConditionalSyntheticGradient(WIDTH),
     "none": NoGradient,
-    "shrunk": lambda: Shrunk(0.5),
+    "shrunk": lambda: ShrunkGradient(0.5),
+    "local": lambda: LocalLoss(WIDTH),
     "direct feedback": lambda: DirectFeedbackAlignment(WIDTH),
     "critic": lambda: SobolevCritic(WIDTH),
 }
-SYNCS = {"never": Never(), "some": Bernoulli(0.4), "every third": Every(3), "top two": Bernoulli(0.5, top=2)}
+SYNCS = {
+    "never": Never(),
+    "some": Bernoulli(0.4),
+    "every third": Every(3),
+    "top two": Bernoulli(0.5, top=2),
+    "reported": WhenWorse(0.0, probe_every=3),
+}
+CORRECTIONS = [None, WeightPrediction(), DiscrepancyCorrection(anneal=6), NesterovLookahead(momentum=0.5)]
 
 
 def block(seed: int) -> nn.Module:
@@ -107,7 +121,8 @@ def configs(draw: st.DrawFn) -> Config:
             arrival=arrival,
             max_in_flight=each(st.integers(1, 4), boundaries),
             prefer=draw(st.sampled_from(["gradients", "activations"])),
-            stash=draw(st.sampled_from(["hold", "recompute", "weights"])),
+            stash=draw(st.sampled_from(["hold", "recompute", "weights", "graph"])),
+            correction=draw(st.sampled_from(CORRECTIONS)),
             max_staleness=draw(st.sampled_from([None, None, 1, 2])),
             at_max_staleness=draw(st.sampled_from(["wait", "drop"])),
             queue=each(st.sampled_from(policies), boundaries),

@@ -24,6 +24,8 @@ from dni import (
     Constant,
     Cosine,
     Every,
+    LocalLoss,
+    MixedGradient,
     Never,
     NoGradient,
     Steps,
@@ -118,7 +120,7 @@ X = torch.randn(22, 4, generator=torch.Generator().manual_seed(0))
 TARGET = torch.arange(22) % 3
 STEPS = 14
 SOURCES = st.sampled_from(
-    [TrueGradient(), SyntheticGradient(), ConditionalSyntheticGradient(3), NoGradient()],
+    [TrueGradient(), SyntheticGradient(), MixedGradient(ConditionalSyntheticGradient(3)), LocalLoss(3), NoGradient()],
 )
 
 

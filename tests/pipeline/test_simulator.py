@@ -20,6 +20,7 @@ from dni import (
     DirectFeedbackAlignment,
     Every,
     Kickback,
+    LocalLoss,
     MixedGradient,
     Never,
     NoGradient,
@@ -55,6 +56,7 @@ SOURCES = {
     "mixed": lambda: MixedGradient(Kickback()),
     "critic": lambda: Critic(WIDTH),
     "shadow critic": lambda: Shadow(SobolevCritic(WIDTH), acting=DirectFeedbackAlignment(WIDTH)),
+    "local": lambda: LocalLoss(WIDTH),
 }
 ASKING = {"direct feedback", "mixed", "critic", "shadow critic"}
 """Sources to whose stages the last stage has to say what the loss says."""
@@ -336,7 +338,7 @@ def _runs(draw: st.DrawFn) -> dict[str, Any]:
         "update_probability": tuple(draw(st.lists(st.sampled_from([0.0, 0.5, 1.0, 1.0]), **per_stage))),
         "sync": draw(SYNCS),
         **draw(st.sampled_from(ORDERS)),
-        "stash": draw(st.sampled_from(["hold", "hold", "recompute", "weights"])),
+        "stash": draw(st.sampled_from(["hold", "hold", "recompute", "weights", "graph"])),
         "max_staleness": draw(st.sampled_from([None, None, 1, 2])),
         "at_max_staleness": draw(st.sampled_from(["wait", "drop"])),
         "steps": draw(st.integers(1, 7)),

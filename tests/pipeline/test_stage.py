@@ -17,12 +17,17 @@ from torch import Tensor, nn
 from dni import (
     Bernoulli,
     GradientSource,
+    LocalLoss,
     LossGradient,
     NoGradient,
+    Shadow,
+    Signal,
     SyntheticGradient,
+    TrueGradient,
 )
 from pipeline.clock import VirtualClock
 from pipeline.errors import NotFinite, StageFailure
+from pipeline.keyed import generator
 from pipeline.messages import Drain, Gradient, Send, Stop
 from pipeline.stage import Stage
 from tests.pipeline.chain import (
@@ -125,6 +130,90 @@ def test_first_stage_decides_the_reach_from_a_draw_keyed_by_the_step() -> None:
         decided.append(by_step)
     assert decided[0] == decided[1]
     assert set(decided[0].values()) == {0, 3}
+
+
+def test_stage_below_that_makes_nothing_of_a_gradient_gets_one_at_syncs_only() -> None:
+    for source in (Constant(1.0), SyntheticGradient(), TrueGradient()):
+        stage = make_stage(source=source, below_wants=False, max_in_flight=4)
+        sends = stage.handle(activation(0)) + stage.handle(gradient(0, exact=True))
+        (sent,) = downward(sends, stage)
+        assert sent.value is None and not sent.exact
+        assert "B0" in operations(stage), "it learns itself as ever"
+        sends = stage.handle(activation(1, reach=3)) + stage.handle(gradient(1, exact=True))
+        (sent,) = downward(sends, stage)
+        assert sent.value is not None and sent.exact
+
+
+def test_reach_that_ends_at_a_stage_asks_it_for_nothing() -> None:
+    stage = make_stage(below_wants=False)
+    sends = stage.handle(activation(0, reach=2)) + stage.handle(gradient(0))
+    assert [sent.value for sent in downward(sends, stage)] == [None]
+    last = make_stage(index=2, below_wants=False)
+    assert downward(last.handle(activation(0, reach=1)), last)[0].value is None
+    assert downward(last.handle(activation(1, reach=2)), last)[0].value is not None
+
+
+def test_gradient_that_nobody_wants_is_not_computed() -> None:
+    asked: list[bool] = []
+    stages = [make_stage(source=Constant(1.0), below_wants=wants, max_in_flight=4) for wants in (False, True)]
+    for stage in stages:
+        stage.module.register_forward_pre_hook(lambda _, given: asked.append(given[0].requires_grad))
+        stage.handle(activation(0))
+    assert asked == [False, True]
+    assert equal(*(weights(stage.module) for stage in stages))
+
+
+# Sources that need nobody above
+
+
+def test_local_source_learns_at_its_own_step_and_not_again_when_it_is_answered() -> None:
+    stage = make_stage(source=LocalLoss(WIDTH), max_in_flight=4)
+    stage.handle(activation(0))
+    assert operations(stage) == ["F0", "B0", "L0", "U0"]
+    for answer in (gradient(0, None), gradient(1)):
+        assert stage.handle(answer) == []
+        assert operations(stage) == []
+        stage.handle(activation(answer.step + 1))
+        assert operations(stage)[:3] == [f"{o}{answer.step + 1}" for o in "FBL"]
+
+
+def test_local_source_learns_from_a_sync_step_once_its_stage_does() -> None:
+    stage = make_stage(source=LocalLoss(WIDTH))
+    stage.handle(activation(0, reach=3))
+    assert operations(stage) == ["F0", "S0"]
+    stage.handle(gradient(0))
+    assert operations(stage) == ["B0", "L0", "U0"]
+    stage.handle(activation(1, reach=3))
+    stage.handle(gradient(1, None))
+    assert operations(stage) == ["F1", "S1", "D1"], "a step that the stage does not learn from"
+
+
+def test_local_source_beside_one_that_gives_nothing_learns_all_the_same() -> None:
+    stage = make_stage(source=Shadow(LocalLoss(WIDTH), acting=NoGradient()), max_in_flight=4)
+    stage.handle(activation(0))
+    assert operations(stage) == ["F0", "D0", "L0"]
+
+
+def test_gradient_of_a_local_source_is_taken_before_it_learns() -> None:
+    stage, source = make_stage(nn.Identity(), source=LocalLoss(WIDTH)), LocalLoss(WIDTH)
+    for step in range(3):
+        message = activation(step)
+        (sent,) = downward(stage.handle(message), stage)
+        stage.handle(gradient(step, None))
+        if step == 0:
+            source.build(message.h, generator=generator(0, "source/1", 0))
+        signal = Signal(step=step, target=message.target)
+        expected = source.estimate(message.h, signal)
+        assert isinstance(sent.value, Tensor) and isinstance(expected, Tensor)
+        assert torch.equal(sent.value, expected)
+        source.learn(message.h, signal)
+
+
+@pytest.mark.parametrize(("source", "keeps"), [("local", False), ("none", False), ("synthetic", True)])
+def test_output_is_kept_only_for_a_source_that_learns_from_what_comes_back(source: str, keeps: bool) -> None:
+    stage = make_stage(source=SOURCES[source]())
+    stage.handle(activation(0))
+    assert isinstance(stage.stash.take(0).h, Tensor) is keeps
 
 
 # What may be handled
@@ -480,3 +569,36 @@ def test_sends_leave_as_soon_as_they_may() -> None:
     seen = [(send.to, list(operations(stage))) for send in stage.work(activation(0))]
     assert seen == [(2, ["F0"]), (0, ["B0"])]
     assert operations(stage) == ["U0"]
+
+
+# Reports of how good the sources are
+
+
+def test_answer_reports_the_worst_source_from_here_up() -> None:
+    stage = make_stage(source=SyntheticGradient())
+    reports = []
+    for step, above in enumerate((None, 2.0, -2.0)):
+        stage.handle(activation(step, reach=3))
+        (answer,) = downward(stage.handle(gradient(step, quality=above)), stage)
+        reports.append((answer.quality, stage.learner.quality))
+    assert reports[0] == (None, None), "at the first step there is no synthesizer to compare yet"
+    assert reports[1][0] == reports[1][1] is not None
+    assert reports[2][0] == -2.0
+
+
+def test_first_stage_decides_by_what_was_reported_of_earlier_steps_and_remembers_it() -> None:
+    asked: list[float | None] = []
+
+    class Asked:
+        def reach(self, step: int, *, quality: float | None, **more: Any) -> int:
+            asked.append(quality)
+            return 0
+
+    stage = make_stage(index=0, sync=Asked())
+    for step, report in enumerate((0.5, None, -0.25)):
+        stage.handle(activation(step))
+        stage.handle(gradient(step, quality=report))
+    resumed = make_stage(index=0, sync=Asked())
+    resumed.load_state_dict(stage.state_dict())
+    resumed.handle(activation(3))
+    assert asked == [None, 0.5, None, -0.25]

@@ -32,6 +32,11 @@ RUNS: dict[str, dict[str, Any]] = {
     "syncs": {"sync": Bernoulli(0.4), "cadence": (2, 1, 3, 1)},
     "late syncs": {"sync": Every(3), "stash": "weights"},
     "mixed": {"source": tuple(SOURCES[name]() for name in ("none", "true", "shadow")), "sync": Bernoulli(0.3)},
+    "local": {"source": SOURCES["local"]()},
+    "local here and there": {
+        "source": tuple(SOURCES[name]() for name in ("local", "synthetic", "local shadow")),
+        "sync": Bernoulli(0.3),
+    },
     "errors at the output": {"source": ASKING, "sync": Bernoulli(0.3), "update_probability": (1.0, 1.0, 1.0, 0.7)},
     "errors and gpipe": {"source": ASKING, "cadence": (4,), "delay": (4,), "prefer": "activations"},
     "gpipe": {"source": SOURCES["true"](), "cadence": (4,), "delay": (4,), "prefer": "activations"},

@@ -24,7 +24,7 @@ OTHERS = (torch.int64, torch.int32, torch.uint8, torch.int8, torch.bool)
 def _header_of(message: Message, *, num_samples: int, payload_bytes: int) -> Header:
     kind = "error" if isinstance(message, OutputError) else type(message).__name__.lower()
     fields: dict[str, Any] = {}
-    for name in ("version", "generation", "reach", "training", "exact", "save", "finish"):
+    for name in ("version", "generation", "reach", "training", "exact", "save", "finish", "quality"):
         if hasattr(message, name):
             fields[name] = getattr(message, name)
     return Header(
@@ -93,7 +93,7 @@ def _assert_same(found: Message, expected: Message) -> None:
         case Gradient():
             assert isinstance(found, Gradient)
             _assert_same_payload(found.value, expected.value)
-            for name in ("step", "exact", "version", "generation"):
+            for name in ("step", "exact", "version", "generation", "quality"):
                 assert getattr(found, name) == getattr(expected, name)
         case OutputError():
             assert isinstance(found, OutputError) and found.step == expected.step
@@ -138,7 +138,8 @@ def _messages(draw: st.DrawFn) -> Message:
             )
         case "gradient":
             value = draw(_payload(num_samples, with_none=True))
-            return Gradient(value=value, exact=draw(st.booleans()), **common)
+            quality = draw(st.none() | st.floats(-1, 1, width=32))
+            return Gradient(value=value, exact=draw(st.booleans()), quality=quality, **common)
         case "credit":
             return Gradient(value=None, **common)
         case "error":
@@ -212,7 +213,7 @@ def test_header_of_another_version_is_refused() -> None:
     size = struct.calcsize("<4sBBHHHQqqIIQI")
     body = b"DNI9" + data[4:size]
     other = (body + struct.pack("<I", zlib.crc32(body))).ljust(HEADER_BYTES, b"\0")
-    with pytest.raises(RunError, match=r"magic b'DNI9', expected b'DNI1'.*Run the same version on every rank"):
+    with pytest.raises(RunError, match=r"magic b'DNI9', expected b'DNI2'.*Run the same version on every rank"):
         read_header(other, sender=3, receiver=2, sequence=17, capacity=4096)
 
 

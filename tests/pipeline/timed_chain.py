@@ -9,19 +9,21 @@ from typing import Any
 
 from torch import nn
 
-from dni import GradientSource, NoGradient, Shadow, SyntheticGradient, TrueGradient
+from dni import GradientSource, LocalLoss, NoGradient, Shadow, SyntheticGradient, TrueGradient
 from pipeline.config import Config, Data
 from pipeline.equal import equal_stages
 from pipeline.feed import KeyedBatches
 from pipeline.methods import MethodName, by_name
 from pipeline.run import Prepared, prepare
-from tests.pipeline.chain import features, labels, linear
+from tests.pipeline.chain import WIDTH, features, labels, linear
 
 SOURCES: dict[str, Callable[[], GradientSource]] = {
     "true": TrueGradient,
     "synthetic": SyntheticGradient,
     "none": NoGradient,
     "shadow": lambda: Shadow(SyntheticGradient()),
+    "local": lambda: LocalLoss(WIDTH),
+    "local shadow": lambda: Shadow(LocalLoss(WIDTH)),
 }
 
 
