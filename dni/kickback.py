@@ -50,7 +50,8 @@ class Kickback(nn.Module):
 def _routed(error: Tensor, h: Tensor) -> Tensor:
     """Each unit's error, shaped as `h`; the units of an image are its channels, else the features, the last axis."""
     axis = 1 if h.dim() == 4 else h.dim() - 1
-    outputs = torch.arange(h.shape[axis], device=h.device) % error.shape[1]
+    num_units = h.shape[axis]
+    of_units = error.repeat(1, -(-num_units // error.shape[1]))[:, :num_units]  # a copy is faster than an index
     shape = [1] * h.dim()
-    shape[0], shape[axis] = h.shape[0], h.shape[axis]
-    return error[:, outputs].view(shape).expand(h.shape).contiguous()
+    shape[0], shape[axis] = h.shape[0], num_units
+    return of_units.reshape(shape).expand(h.shape).contiguous()
