@@ -7,6 +7,7 @@ from dni.critic import Critic, CriticNetwork, SobolevCritic, ValueMLP
 from dni.direct_feedback import DirectFeedbackAlignment
 from dni.exact import LossGradient, TrueGradient
 from dni.feedback import FeedbackMode, convert_to_feedback_alignment
+from dni.few_shot import FewShotClassifier, LogitSynthesizer
 from dni.heads import ConvolutionalHead, Head, LinearHead, MLPHead
 from dni.kickback import Kickback
 from dni.local_loss import LocalLoss
@@ -14,8 +15,25 @@ from dni.loss import SummedLoss, sum_over_samples
 from dni.members import Members, as_tuple, carriers, like, map_members, num_samples
 from dni.mixture import MixedGradient
 from dni.none import NoGradient
-from dni.quality import compare_gradients, compare_parameter_gradients
+from dni.probe import grade_source, pull_back
+from dni.quality import (
+    agreement,
+    compare_gradients,
+    compare_parameter_gradients,
+    grade,
+    mean_pairwise_cosine,
+    parameter_gradients_by_part,
+    split_direction,
+    split_error,
+)
 from dni.regression import OptimizerFactory
+from dni.representations import (
+    class_contrast,
+    compare_dissimilarities,
+    dissimilarity,
+    fit_linear_probe,
+    linear_probe_accuracy,
+)
 from dni.schedule import Constant, Cosine, CosineRestarts, Schedule, Steps, doubling_restarts
 from dni.shadow import Shadow
 from dni.shrunk import ShrunkGradient
@@ -47,6 +65,7 @@ __all__ = [
     "DiscrepancyCorrection",
     "Every",
     "FeedbackMode",
+    "FewShotClassifier",
     "GradientSource",
     "Head",
     "Kickback",
@@ -54,6 +73,7 @@ __all__ = [
     "Linear",
     "LinearHead",
     "LocalLoss",
+    "LogitSynthesizer",
     "LossGradient",
     "LowRank",
     "MLPHead",
@@ -83,14 +103,27 @@ __all__ = [
     "WeightPrediction",
     "WhenWorse",
     "ZeroGradient",
+    "agreement",
     "as_tuple",
     "carriers",
+    "class_contrast",
+    "compare_dissimilarities",
     "compare_gradients",
     "compare_parameter_gradients",
     "convert_to_feedback_alignment",
+    "dissimilarity",
     "doubling_restarts",
+    "fit_linear_probe",
+    "grade",
+    "grade_source",
     "like",
+    "linear_probe_accuracy",
     "map_members",
+    "mean_pairwise_cosine",
     "num_samples",
+    "parameter_gradients_by_part",
+    "pull_back",
+    "split_direction",
+    "split_error",
     "sum_over_samples",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -65,7 +65,7 @@ class Regression(nn.Module):
 
     def estimate(self, h: Members, *context: Tensor) -> Members:
         """What the networks predict, shaped as `h`; changes no state."""
-        with torch.no_grad(), self._statistics_kept():
+        with torch.no_grad(), self._statistics_kept() if self._norms else nullcontext():
             return like(h, [network(member, *context) for network, member in self._pairs(h)])
 
     def learn(self, h: Members, gradient: Members, *context: Tensor, step: int) -> float:

@@ -173,6 +173,9 @@ class Config:
 
     evaluate_every: int = 0
     """Steps from one evaluation to the next (drain, evaluate, go on); 0: at the end only."""
+    probe_samples: int = 0
+    """Samples of the probe that follows each evaluation, the first of the test data: on them the gradient that each
+    stage uses is graded against the true one, and nothing is learned; 0: no probe."""
     checkpoint_every: int = 0
     """Steps from one checkpoint to the next; 0: at the end only."""
     keep_last: int = 3
@@ -225,6 +228,7 @@ _LEAST = {
     "keep_last": 1,
     "num_threads": 1,
     "evaluate_every": 0,
+    "probe_samples": 0,
     "checkpoint_every": 0,
     "check_every": 0,
     "log_every": 1,

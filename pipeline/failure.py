@@ -114,7 +114,5 @@ class Failure:
         return error
 
     def _write(self, record: FailureRecord, *, over: bool = True) -> None:
-        if self._folder is None:
-            return
-        if over or not (self._folder / "error.json").exists():
-            write_error(self._folder, record)
+        if self._folder is not None:
+            write_error(self._folder, record, over=over)

@@ -182,10 +182,20 @@ class Feed:
         test: evaluation batches, in order; none: no evaluation.
         settings: what is sent when.
         start: the step to begin at (a resumed run's checkpoint).
+        probe: what each evaluation ends with; None: nothing more.
     """
 
-    def __init__(self, train: Batches, test: Sequence[Batch], *, settings: FeedSettings, start: int = 0) -> None:
+    def __init__(
+        self,
+        train: Batches,
+        test: Sequence[Batch],
+        *,
+        settings: FeedSettings,
+        start: int = 0,
+        probe: Activation | None = None,
+    ) -> None:
         self._train, self._test = train, test
+        self._probe = probe
         self._settings = settings
         self._start = start
         self._interrupted = False
@@ -245,6 +255,8 @@ class Feed:
             return
         for number, (x, target) in enumerate(self._test):
             yield Activation(step=number, h=x, target=target, training=False)
+        if self._probe is not None:
+            yield self._probe
         yield Drain(step=step)
 
 

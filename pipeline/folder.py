@@ -88,10 +88,24 @@ def read_record(folder: Path) -> RunRecord:
         raise ConfigurationError(f"{path} cannot be read: {type(error).__name__}: {error}.") from error
 
 
-def write_error(folder: Path, record: FailureRecord) -> None:
-    """Write error.json. A disk that takes nothing more must not hide the failure, which is also raised."""
+def write_error(folder: Path, record: FailureRecord, *, over: bool = True) -> None:
+    """Write error.json, whole or not at all: several ranks may at the same time, when nobody can say who was first.
+
+    A disk that takes nothing more must not hide the failure, which is also raised.
+
+    Args:
+        folder: the run's folder.
+        record: the failure.
+        over: also if there is one already.
+    """
+    own, shared = folder / f"error.json.{os.getpid()}", folder / "error.json"
     with contextlib.suppress(OSError):
-        (folder / "error.json").write_text(record.to_json())
+        try:
+            own.write_text(record.to_json())
+            if over or not shared.exists():
+                os.replace(own, shared)
+        finally:
+            own.unlink(missing_ok=True)
 
 
 def commit() -> str | None:

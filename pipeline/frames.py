@@ -138,6 +138,7 @@ class Outgoing:
                     generation=message.generation,
                     reach=message.reach,
                     training=message.training,
+                    probe=message.probe,
                     **common,
                 )
             case Gradient():

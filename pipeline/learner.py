@@ -33,6 +33,7 @@ from dni import (
 from pipeline.errors import NotFinite
 from pipeline.keyed import Generators, generator
 from pipeline.messages import Activation, OutputError, Payload
+from pipeline.probe import ProbeAnswer, grade_entry
 from pipeline.stash import Forwarded, Part, Parts, StashPolicy
 from pipeline.trace import Recorder
 from pipeline.updater import Updater
@@ -190,6 +191,47 @@ class Learner:
                 loss = self.source.per_sample(entry.h, entry.target)
         return OutputError(step=entry.step, value=entry.estimate, loss_per_sample=loss)
 
+    def probe(self, message: Activation) -> Forwarded:
+        """Run the module as in training and keep its graph; no weight, running statistic or `.grad` changes."""
+        self.phase = "probe"
+        self._recorder.begin()
+        self._set_mode(training=True)
+        x = self._input(message.h, requires_grad=self._index > 0)
+        with torch.enable_grad():
+            graph = self._run(x, message.step, replaced=self._copied_buffers())
+        self._recorder.end_untraced("probe")
+        return Forwarded(
+            step=message.step,
+            x=x,
+            h=map_members(Tensor.detach, graph),
+            graph=graph,
+            target=self._target(message),
+            version=self.version,
+            learns=False,
+            held=False,
+            probe=True,
+        )
+
+    def grade_probe(self, entry: Forwarded, answer: Payload | None) -> tuple[Payload | None, dict[str, float]]:
+        """Grade what this stage's source says to a probe that has come back; at the last stage it turns here.
+
+        Returns:
+            What the stage below is told, packed (None if there is none), and the grades.
+        """
+        self.phase = "probe"
+        self._recorder.begin()
+        below, grades = grade_entry(
+            entry,
+            None if answer is None else ProbeAnswer.unpack(answer),
+            source=self.source if self._built or answer is None else None,
+            parameters=[p for p in self.module.parameters() if p.requires_grad],
+            generators=self._generators,
+            answers=self._index > 0,
+        )
+        entry.let_go()
+        self._recorder.end_untraced("probe")
+        return None if below is None else below.pack(), grades
+
     def backward_from_source(self, entry: Forwarded) -> Payload | None:
         """Ask the source for dL/dh and pull it back at once; dL/dx, or None if nothing is learned from this step."""
         if entry.estimate is None:
@@ -306,12 +348,15 @@ class Learner:
         """Make the graph that was not kept, with today's weights and the same draws; running statistics stay."""
         self._recorder.begin()
         self._set_mode(training=True)
-        buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
         assert entry.x is not None
         with torch.enable_grad():
             entry.weights = behind = self._weights_behind(entry)
-            entry.graph = self._run(entry.x, entry.step, replaced=buffers | (behind or {}))
+            entry.graph = self._run(entry.x, entry.step, replaced=self._copied_buffers() | (behind or {}))
         self._recorder.end("R", entry.step, version=self.version)
+
+    def _copied_buffers(self) -> dict[str, Tensor]:
+        """For a forward in training mode that is to leave the running statistics alone."""
+        return {name: buffer.clone() for name, buffer in self.module.named_buffers()}
 
     def _weights_for_forward(self, num_due: int) -> Mapping[str, Tensor] | None:
         """Other weights than the module's own: extrapolated ones, or a copy that updates leave alone."""

@@ -37,6 +37,8 @@ class Activation:
     """Changes of structure at this boundary so far."""
     training: bool = True
     """False: evaluation, nothing is learned."""
+    probe: bool = False
+    """Of an evaluation: gradients come back, to be graded (`pipeline.probe`)."""
     ready: torch.cuda.Event | None = field(default=None, compare=False)
     """From when on its tensors may be read; None: now."""
 

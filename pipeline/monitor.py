@@ -11,6 +11,8 @@ import time
 from collections import Counter, defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,6 +35,10 @@ _TAGS = {
     "parameter_cosine": "cosine_at_sync/parameters",
     "gradient_norm_ratio": "norm_ratio_at_sync/activations",
     "parameter_norm_ratio": "norm_ratio_at_sync/parameters",
+    "gradient_projection": "projection_at_sync/activations",
+    "parameter_projection": "projection_at_sync/parameters",
+    "gradient_relative_error": "relative_error_at_sync/activations",
+    "parameter_relative_error": "relative_error_at_sync/parameters",
     "staleness": "pipeline/staleness",
     "fresh_share": "pipeline/fresh",
     "waiting_share": "pipeline/waiting",
@@ -149,8 +155,8 @@ class StageMonitor:
         }
         if events:
             self._write(step, scalars)
-        for name, at, value in single:
-            self._write(at, {name: value})
+        for at, values in groupby(single, key=itemgetter(1)):
+            self._write(at, {name: value for name, _, value in values})
         now_s = time.perf_counter()
         self._interval = _Interval(
             started_s=now_s,
@@ -187,6 +193,11 @@ class StageMonitor:
             "staleness_counts": {str(int(value)): n for value, n in sorted(self._staleness.items())},
             "source_loss": self._means["source_loss"].latest,
             "gradient_cosine": self._means["gradient_cosine"].latest,
+            "probe": {
+                name.removeprefix("probe_"): mean.latest
+                for name, mean in self._means.items()
+                if name.startswith("probe_")
+            },
         }
 
     def scalars(self) -> dict[str, float | None]:
@@ -202,13 +213,13 @@ class StageMonitor:
             self.flush()
 
     def _collect(self) -> list[tuple[str, int, float]]:
-        """Put the recorder's scalars into the interval; return those that stand for themselves (test results)."""
+        """Put the recorder's scalars into the interval; return those that stand for themselves (tests, probes)."""
         single = []
         for name, step, value in self._recorder.take_values():
             self._means[name].add(value)
             if name == "staleness":
                 self._staleness[value] += 1
-            if name.startswith("test_"):
+            if name.startswith(("test_", "probe_")):
                 self._means[name].latest = value
                 single.append((name, step, value))
             else:
@@ -240,7 +251,13 @@ class StageMonitor:
             self._metrics.flush()
         if self._writer is not None:
             for name, value in scalars.items():
-                self._writer.add_scalar(_TAGS.get(name, f"source/{name}"), value, step)
+                self._writer.add_scalar(_tag(name), value, step)
+
+
+def _tag(name: str) -> str:
+    if name.startswith("probe_"):
+        return name.replace("_", "/", 1)
+    return _TAGS.get(name, f"source/{name}")
 
 
 def _open(path: Path, *, since: int) -> TextIO:

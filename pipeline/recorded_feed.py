@@ -23,6 +23,7 @@ class RecordedFeed:
         self._step = start
         self._train = prepared.train.start(start)
         self._test = prepared.test
+        self._probe = prepared.probe
 
     def message(self, line: str) -> Message:
         """The message that was recorded as `line`."""
@@ -45,6 +46,10 @@ class RecordedFeed:
                     )
                 x, target = self._test[step]
                 return Activation(step=step, h=x, target=target, training=False)
+            case "P":
+                if self._probe is None or step != self._probe.step:
+                    raise ReplayError(f"the record of stage 0 has {line}, a probe, but this run sends none such.")
+                return self._probe
             case "D":
                 return Drain(step=step, save="s" in line, finish="f" in line)
         return Stop(step=step)

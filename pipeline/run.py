@@ -25,10 +25,12 @@ from pipeline.errors import ConfigurationError
 from pipeline.feed import Batch, Batches, Feed, FeedSettings, batches
 from pipeline.keyed import Generators, Phase, seeded, undisturbed
 from pipeline.learner import Learner, awaited_to_act, awaited_to_learn
+from pipeline.messages import Activation
 from pipeline.output_errors import Listener
 from pipeline.partition import Partition, partition
 from pipeline.placement import check_transport, device_of, place, planned
 from pipeline.plan import StagePlan, source_seconds, survey
+from pipeline.probe import make_probe
 from pipeline.stage import Stage, StageSettings
 from pipeline.stash import OUTPUT_ERROR
 from pipeline.trace import Recorder
@@ -81,6 +83,8 @@ class Prepared:
     train: Batches | None = None
     """None on a rank without data."""
     test: Sequence[Batch] = ()
+    probe: Activation | None = None
+    """What each evaluation ends with; None: the run sends no probes, or this rank has no data."""
 
     @property
     def num_stages(self) -> int:
@@ -162,6 +166,7 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
     _check_transport(config, len(cut), num_ranks=num_ranks)
     for name in ("cadence", "update_probability", "schedule"):
         per_stage(getattr(config, name), len(cut), name=name)
+    probe = make_probe(data.test, num_samples=config.probe_samples)
     _check_labels(sources, data.train)
     _check_optimizers(config, len(cut))
     plans = survey(cut, sources, first, seed=config.seed)
@@ -173,7 +178,14 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
         evaluates=len(data.test) > 0,
     )
     return Prepared(
-        config=config, cut=cut, sources=sources, outline=outline, plans=plans, train=train, test=list(data.test)
+        config=config,
+        cut=cut,
+        sources=sources,
+        outline=outline,
+        plans=plans,
+        train=train,
+        test=list(data.test),
+        probe=probe,
     )
 
 
@@ -290,7 +302,7 @@ def make_feed(prepared: Prepared, *, start: int = 0) -> Feed:
             "bit-equal to one never stopped. Use KeyedBatches for that.",
             stacklevel=2,
         )
-    return Feed(prepared.train, prepared.test, settings=settings, start=start)
+    return Feed(prepared.train, prepared.test, settings=settings, start=start, probe=prepared.probe)
 
 
 def resumes_exactly(prepared: Prepared, step: int) -> bool:

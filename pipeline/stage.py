@@ -93,6 +93,9 @@ class Stage:
         """What the stage above reported last of the sources there."""
         self._drain: Drain | None = None
         self._tally: Tally | None = None
+        self._probing = False
+        """Whether a probe has not come back; no stage takes anything more before it has."""
+        self._grades: dict[str, float] = {}
 
     @property
     def module(self) -> nn.Module:
@@ -120,11 +123,12 @@ class Stage:
 
         Not while a sync step waits for its gradient (a sync step is exact), while an update is due (the next window is
         forwarded with the new weights), while a stage below waits for what this one holds (nothing would come), while
-        draining, or with `max_in_flight` microbatches unanswered.
+        draining or while a probe is on its way, or with `max_in_flight` microbatches unanswered.
         """
         return (
             not self.stopping
             and self._drain is None
+            and not self._probing
             and self._update_due is None
             and not self.stash.holds_sync
             and not (self._below_waits and self.stash.num_held)
@@ -161,8 +165,10 @@ class Stage:
             match message:
                 case Activation(training=True):
                     yield from self._train(message)
-                case Activation():
+                case Activation(probe=False):
                     yield from self._evaluate(message)
+                case Activation():
+                    yield from self._probe(message)
                 case Gradient():
                     yield from self._answered(message)
                 case OutputError():
@@ -191,6 +197,9 @@ class Stage:
             for name, value in self._tally.scalars().items():
                 self.recorder.measure(name, drain.step, value)
             self._tally = None
+        for name, value in self._grades.items():
+            self.recorder.measure(f"probe_{name}", drain.step, value)
+        self._grades = {}
         if drain.finish:
             try:
                 self.learner.update(drain.step - 1)
@@ -297,6 +306,7 @@ class Stage:
                 reach=message.reach,
                 version=self.version,
                 training=message.training,
+                probe=message.probe,
             ),
         )
 
@@ -330,6 +340,10 @@ class Stage:
 
     def _answered(self, message: Gradient) -> Iterator[Send]:
         entry = self.stash.find(message.step)
+        if entry.probe:
+            self.stash.take(message.step)
+            yield from self._graded(entry, None if message.value is None else self.learner.received(message.value))
+            return
         self._quality_above = message.quality
         if message.dropped:
             self.recorder.totals.dropped_s += entry.forward_s
@@ -418,6 +432,21 @@ class Stage:
         if not entry.wanted:
             return self._answer(entry.step, None, exact=False)
         return self._answer(entry.step, pulled, exact=exact)
+
+    def _probe(self, message: Activation) -> Iterator[Send]:
+        entry = self.learner.probe(message)
+        if self.is_last:
+            yield from self._graded(entry, None)
+            return
+        self.stash.put(entry)
+        self._probing = True
+        yield self._send_on(message, entry)
+
+    def _graded(self, entry: Forwarded, answer: Payload | None) -> Iterator[Send]:
+        """A probe has come back; at the last stage it turns."""
+        below, self._grades = self.learner.grade_probe(entry, answer)
+        self._probing = False
+        yield from self._answer(entry.step, below, exact=False)
 
     def _answer(self, step: int, value: Payload | None, *, exact: bool, dropped: bool = False) -> list[Send]:
         """What the stage below waits for; the feed below the first stage waits for nothing."""

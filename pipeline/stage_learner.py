@@ -63,6 +63,12 @@ class StageLearner(Protocol):
     def loss_sum(self, entry: Forwarded) -> float:
         """The loss of an evaluation batch, summed over its samples."""
 
+    def probe(self, message: Activation) -> Forwarded:
+        """Run the module as in training, and keep its graph; nothing of the stage changes."""
+
+    def grade_probe(self, entry: Forwarded, answer: Payload | None) -> tuple[Payload | None, dict[str, float]]:
+        """What the stage below is told of the probe, and how good this stage's source is on it."""
+
     def received(self, gradient: Payload) -> Payload:
         """What came from another stage, on this one's device."""
 

@@ -59,6 +59,8 @@ class Forwarded:
     """What the forward cost."""
     weights: Mapping[str, Tensor] | None = None
     """The weights that the graph is over, where they are not the module's own."""
+    probe: bool = False
+    """True: nothing is learned from it, and its gradients are graded when they come back."""
     awaited: Parts = GRADIENT
     """What is still to come; the microbatch is in flight until all has."""
     lessons: Parts = NOTHING

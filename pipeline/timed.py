@@ -7,6 +7,7 @@ run, counts versions, and makes no tensors. So messages, order, waiting and stal
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -99,6 +100,23 @@ class TimedLearner:
         """Evaluations take no virtual time."""
         h = torch.zeros(1)  # a sample to count
         return Forwarded(step=message.step, x=None, h=h, target=None, version=self.version, learns=False, held=False)
+
+    def probe(self, message: Activation) -> Forwarded:
+        """Neither do probes."""
+        return Forwarded(
+            step=message.step,
+            x=None,
+            h=_NOTHING,
+            target=None,
+            version=self.version,
+            learns=False,
+            held=False,
+            probe=True,
+        )
+
+    def grade_probe(self, entry: Forwarded, answer: Payload | None) -> tuple[Payload | None, dict[str, float]]:
+        """There is nothing to grade."""
+        return _NOTHING, {}
 
     def loss_sum(self, entry: Forwarded) -> float:
         """Nothing is lost."""
@@ -200,4 +218,5 @@ def make_timed_feed(prepared: Prepared) -> Feed:
     settings = FeedSettings(
         steps=config.steps, evaluate_every=config.evaluate_every, checkpoint_every=config.checkpoint_every
     )
-    return Feed(_NoData(), [(_NOTHING, None)] * len(prepared.test), settings=settings)
+    probe = None if prepared.probe is None else replace(prepared.probe, h=_NOTHING, target=None)
+    return Feed(_NoData(), [(_NOTHING, None)] * len(prepared.test), settings=settings, probe=probe)

@@ -45,7 +45,7 @@ FIRST_CAPACITY_BYTES = 4096
 _ALIGNMENT = 64
 _KINDS = {"activation": 1, "gradient": 2, "drain": 3, "stop": 4, "schema": 5, "error": 6}
 _KIND_NAMES = {number: name for name, number in _KINDS.items()}
-_TRAINING, _EXACT, _SAVE, _FINISH, _VALUE, _DROPPED = 1, 2, 4, 8, 16, 32
+_TRAINING, _EXACT, _SAVE, _FINISH, _VALUE, _DROPPED, _PROBE = 1, 2, 4, 8, 16, 32, 64
 
 
 class Header(NamedTuple):
@@ -71,6 +71,7 @@ class Header(NamedTuple):
     has_value: bool = False
     dropped: bool = False
     quality: float | None = None
+    probe: bool = False
 
     @property
     def carries_tensors(self) -> bool:
@@ -174,6 +175,7 @@ def encode_header(header: Header) -> bytes:
         | _FINISH * header.finish
         | _VALUE * header.has_value
         | _DROPPED * header.dropped
+        | _PROBE * header.probe
     )
     body = _LAYOUT.pack(
         _MAGIC,
@@ -234,6 +236,7 @@ def read_header(data: bytes, *, sender: int, receiver: int, sequence: int, capac
         has_value=bool(flags & _VALUE),
         dropped=bool(flags & _DROPPED),
         quality=None if math.isnan(quality) else quality,
+        probe=bool(flags & _PROBE),
     )
 
 
@@ -251,6 +254,7 @@ def decode(header: Header, schema: Schema | None, members: list[Tensor | None]) 
                 version=header.version,
                 generation=header.generation,
                 training=header.training,
+                probe=header.probe,
             )
         case "gradient":
             value = _value(members, schema) if header.has_value and schema is not None else None

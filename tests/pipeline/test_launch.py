@@ -178,7 +178,7 @@ def test_killed_run_starts_again_by_itself_and_ends_as_if_nothing_had_happened(
     (tmp_path / "config.py").write_text(_RESTARTED)
     ended = run("train", "config.py:killed_twice", "--name", "killed", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert "attempt 2: goes on from the beginning, for there was no checkpoint yet, in runs/killed" in ended.stdout
+    assert "attempt 2: goes on from the beginning, for there is no whole checkpoint, in runs/killed" in ended.stdout
     assert "attempt 3: goes on at step 10 in runs/killed" in ended.stdout
     assert "rank 0: stopped, because on rank 1 the process of stages 2 to 3 has died or was killed" in ended.stderr
     assert "Traceback" not in ended.stderr

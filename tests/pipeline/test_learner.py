@@ -305,7 +305,8 @@ def test_measuring_quality_at_sync_steps_does_not_change_training() -> None:
     without, with_it = _trained_beside_measurements(0), _trained_beside_measurements(1)
     assert equal(without[0], with_it[0])
     assert equal(without[1], with_it[1])
-    assert with_it[2] - without[2] == {"parameter_cosine", "parameter_norm_ratio"}
+    measures = ("cosine", "norm_ratio", "projection", "relative_error")
+    assert with_it[2] - without[2] == {f"parameter_{measure}" for measure in measures}
     assert {"gradient_cosine", "gradient_norm_ratio", "source_loss", "staleness"} <= without[2]
 
 

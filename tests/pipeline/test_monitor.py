@@ -86,6 +86,8 @@ def test_tensorboard_has_every_scalar_under_a_readable_name(tmp_path: Path) -> N
     assert set(below) == {
         *("loss/source", "cosine_at_sync/activations", "cosine_at_sync/parameters"),
         *("norm_ratio_at_sync/activations", "norm_ratio_at_sync/parameters"),
+        *("projection_at_sync/activations", "projection_at_sync/parameters"),
+        *("relative_error_at_sync/activations", "relative_error_at_sync/parameters"),
         *("pipeline/staleness", "pipeline/samples_per_s"),
         *("pipeline/fresh", "pipeline/waiting", "pipeline/dropped"),
     }

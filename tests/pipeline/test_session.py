@@ -351,7 +351,9 @@ def test_failure_while_closing_does_not_hide_the_one_before(tmp_path: Path, monk
 def test_error_json_is_not_worth_hiding_an_error_for(tmp_path: Path) -> None:
     write_error(tmp_path / "nowhere", FailureRecord(rank=0, message="disk full"))
     write_error(tmp_path, FailureRecord(rank=0, message="disk full"))
+    write_error(tmp_path, FailureRecord(rank=1, message="the store has died"), over=False)
     assert json.loads((tmp_path / "error.json").read_text())["message"] == "disk full"
+    assert [path.name for path in tmp_path.iterdir()] == ["error.json"]
 
 
 # Data that knows its place
