@@ -3,10 +3,13 @@
 from dni.cadence import Cadence, Periodic
 from dni.context import LabelContext
 from dni.correction import Correction, Corrector, DiscrepancyCorrection, NesterovLookahead, WeightPrediction
+from dni.critic import Critic, CriticNetwork, SobolevCritic, ValueMLP
+from dni.direct_feedback import DirectFeedbackAlignment
 from dni.exact import LossGradient, TrueGradient
 from dni.feedback import FeedbackMode, convert_to_feedback_alignment
 from dni.few_shot import FewShotClassifier, LogitSynthesizer
 from dni.heads import ConvolutionalHead, Head, LinearHead, MLPHead
+from dni.kickback import Kickback
 from dni.local_loss import LocalLoss
 from dni.loss import SummedLoss, sum_over_samples
 from dni.members import Members, as_tuple, carriers, like, map_members, num_samples
@@ -59,12 +62,16 @@ __all__ = [
     "Corrector",
     "Cosine",
     "CosineRestarts",
+    "Critic",
+    "CriticNetwork",
+    "DirectFeedbackAlignment",
     "DiscrepancyCorrection",
     "Every",
     "FeedbackMode",
     "FewShotClassifier",
     "GradientSource",
     "Head",
+    "Kickback",
     "LabelContext",
     "Linear",
     "LinearHead",
@@ -88,6 +95,7 @@ __all__ = [
     "Shadow",
     "ShrunkGradient",
     "Signal",
+    "SobolevCritic",
     "Span",
     "Steps",
     "SummedLoss",
@@ -97,6 +105,7 @@ __all__ = [
     "TrueGradient",
     "Unrolled",
     "UpdateProbability",
+    "ValueMLP",
     "VirtualGradient",
     "WeightPrediction",
     "WhenWorse",

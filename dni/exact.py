@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dni.loss import SummedLoss, sum_over_samples
+from dni.loss import PerSampleLoss, SummedLoss, split_over_samples, sum_over_samples
 from dni.members import Members, carriers, like
 from dni.source import Need, Signal
 
@@ -50,6 +50,7 @@ class LossGradient(nn.Module):
         self.latest: float | None = None
         """The loss per sample at the last estimate."""
         self._summed: SummedLoss | None = None
+        self._per_sample: PerSampleLoss | None = None
 
     def build(self, h: Members, *, generator: torch.Generator) -> None:
         """Nothing to build: the reduction is read from the first real batch."""
@@ -69,6 +70,13 @@ class LossGradient(nn.Module):
         if self._summed is None:
             self._summed = sum_over_samples(self.loss, h, target)
         return self._summed(h, target)
+
+    def per_sample(self, h: Members, target: Tensor | None) -> Tensor:
+        """The loss of each sample, (N,), without a graph."""
+        with torch.no_grad():
+            if self._per_sample is None:
+                self._per_sample = split_over_samples(self.loss, h, target)
+            return self._per_sample(h, target)
 
 
 def _with_leaves(h: Members, leaves: list[Tensor]) -> Members:

@@ -1,4 +1,4 @@
-"""What is the loss summed over samples, for a loss that the user wrote as a mean?
+"""What is the loss summed over samples, and that of each, for a loss that the user wrote as a mean?
 
 Gradients across boundaries are per sample, so every loss is brought to the form sum over n of L_n. A mean is
 N times smaller than the sum; which of the two a loss is, its `reduction` says, or the first real batch.
@@ -16,10 +16,13 @@ from torch import Tensor, nn
 
 from dni.members import Members, map_members, num_samples
 
-__all__ = ["SummedLoss", "sum_over_samples"]
+__all__ = ["PerSampleLoss", "SummedLoss", "split_over_samples", "sum_over_samples"]
 
 SummedLoss: TypeAlias = Callable[[Members, Tensor | None], Tensor]
 """(output, target) -> the loss summed over the N samples, a scalar."""
+
+PerSampleLoss: TypeAlias = Callable[[Members, Tensor | None], Tensor]
+"""(output, target) -> the loss of each sample, (N,)."""
 
 
 def sum_over_samples(loss: Any, h: Members, target: Tensor | None) -> SummedLoss:
@@ -55,6 +58,30 @@ def sum_over_samples(loss: Any, h: Members, target: Tensor | None) -> SummedLoss
     raise ValueError(f"a loss's reduction must be 'sum', 'mean', 'batchmean' or 'none', got {reduction!r}.")
 
 
+def split_over_samples(loss: Any, h: Members, target: Tensor | None) -> PerSampleLoss:
+    """The loss of each sample; they add up to the loss summed over the microbatch.
+
+    A loss with a `reduction` is asked for its values unreduced. Any other is evaluated sample by sample, which takes
+    N evaluations.
+
+    Args:
+        loss: the user's loss, a callable of (output, target).
+        h: the network's output for a real batch, (N, ...).
+        target: its labels, (N, ...).
+
+    Raises:
+        ValueError: as `sum_over_samples`.
+    """
+    summed = sum_over_samples(loss, h, target)
+    if hasattr(loss, "reduction"):
+        unreduced = copy.deepcopy(loss)
+        unreduced.reduction = "none"
+        values = unreduced(h, target)
+        if values.dim() > 0 and values.shape[0] == num_samples(h):
+            return partial(_shares, unreduced, summed)
+    return partial(_one_by_one, summed)
+
+
 # Functions, not lambdas: what holds them is copied and pickled together with its loss.
 def _sum(loss: Any, h: Members, target: Tensor | None) -> Tensor:
     return loss(h, target)  # type: ignore[no-any-return]
@@ -66,6 +93,21 @@ def _sum_of_values(loss: Any, h: Members, target: Tensor | None) -> Tensor:
 
 def _sum_of_mean(loss: Any, h: Members, target: Tensor | None) -> Tensor:
     return loss(h, target) * num_samples(h)  # type: ignore[no-any-return]
+
+
+def _shares(unreduced: Any, summed: SummedLoss, h: Members, target: Tensor | None) -> Tensor:
+    """A sample's values, in the scale in which all of them add up to the summed loss."""
+    values: Tensor = unreduced(h, target)
+    values = values.flatten(1).sum(dim=1) if values.dim() > 1 else values
+    total = values.sum()
+    return values * (summed(h, target) / total) if total != 0.0 else values
+
+
+def _one_by_one(summed: SummedLoss, h: Members, target: Tensor | None) -> Tensor:
+    def sample(n: int) -> Tensor:
+        return summed(map_members(lambda member: member[n : n + 1], h), None if target is None else target[n : n + 1])
+
+    return torch.stack([sample(n) for n in range(num_samples(h))])
 
 
 def _with_sum(loss: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dni.members import Members
 
-__all__ = ["GradientSource", "Need", "Signal", "gradient_of", "target_of"]
+__all__ = ["GradientSource", "Need", "Signal", "error_of", "gradient_of", "loss_of", "target_of"]
 
 
 class Need(Flag):
@@ -108,3 +108,31 @@ def gradient_of(signal: Signal, source: object) -> Members:
             "Call when what `needs` or `learns_from` names has arrived."
         )
     return signal.gradient
+
+
+def error_of(signal: Signal, source: object) -> Tensor:
+    """dL/dy at the network's output that `source` cannot do without.
+
+    Raises:
+        ValueError: it has not arrived.
+    """
+    if signal.error is None:
+        raise ValueError(
+            f"{type(source).__name__} needs dL/dy at the network's output, and the signal of step {signal.step} has no "
+            "error. Call when what `needs` names has arrived."
+        )
+    return signal.error
+
+
+def loss_of(signal: Signal, source: object) -> Tensor:
+    """The loss of each sample that `source` cannot do without.
+
+    Raises:
+        ValueError: it has not arrived.
+    """
+    if signal.loss is None:
+        raise ValueError(
+            f"{type(source).__name__} needs the loss of each sample, and the signal of step {signal.step} has none. "
+            "Call when what `needs` or `learns_from` names has arrived."
+        )
+    return signal.loss

@@ -13,7 +13,7 @@ from pipeline.config import Config
 from pipeline.control import Control
 from pipeline.errors import ConfigurationError
 from pipeline.manifest import Manifest
-from pipeline.placement import Choice, Place, choose, device_of, place
+from pipeline.placement import Choice, Place, choose, choose_direct, device_of, place
 from pipeline.run import Outline, Prepared, prepare, prepare_outlined
 
 __all__ = ["agree_on_checkpoint", "agree_on_start", "agree_on_transport", "prepare_together"]
@@ -32,8 +32,9 @@ def prepare_together(config: Config, control: Control) -> Prepared:
     return prepared
 
 
-def agree_on_transport(prepared: Prepared, control: Control) -> list[Choice]:
-    """How messages cross each boundary, now that every rank can say where it is.
+def agree_on_transport(prepared: Prepared, control: Control) -> tuple[list[Choice], dict[int, Choice]]:
+    """How messages cross each boundary, and come from the last stage to each listener, by stage, now that every rank
+    can say where it is.
 
     Raises:
         ConfigurationError: on every rank, if a transport was asked for that cannot work between two of them.
@@ -41,9 +42,13 @@ def agree_on_transport(prepared: Prepared, control: Control) -> list[Choice]:
     config, world = prepared.config, control.world
     device = device_of(config.device, local_rank=world.local_rank)
     control.put(f"place/{world.rank}", asdict(Place.here(device)))
-    places = control.gather([f"place/{rank}" for rank in range(world.world_size)])
+    places = [Place(**found) for found in control.gather([f"place/{rank}" for rank in range(world.world_size)])]
     placement = place(prepared.num_stages, world.world_size)
-    return choose(config, placement, [Place(**found) for found in places])
+    direct = [listener.stage for listener in prepared.listeners]
+    return (
+        choose(config, placement, places),
+        {stage: choose_direct(config, placement, places, stage=stage) for stage in direct},
+    )
 
 
 def _prepare_first(config: Config, control: Control) -> Prepared:

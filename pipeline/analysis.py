@@ -34,7 +34,8 @@ def own_seconds(prepared: Prepared, costs: CostModel) -> NDArray[np.float64]:
     held = np.array([*prepared.waits, False])
     pulls_back = held | [plan.source_acts for plan in prepared.plans]
     answered = np.append(pulls_back[1:] & prepared.wants, False)
-    learns = (answered & prepared.learns_late) | prepared.learns_alone
+    told = np.isin(np.arange(prepared.num_stages), [listener.stage for listener in prepared.listeners])
+    learns = ((answered | told) & prepared.learns_late) | prepared.learns_alone
     updates = pulls_back & [plan.num_parameters > 0 for plan in prepared.plans]
     periods = np.array(per_stage(prepared.config.cadence, prepared.num_stages, name="cadence"))
     again = held & (prepared.config.stash == "recompute")
@@ -51,15 +52,15 @@ def own_seconds(prepared: Prepared, costs: CostModel) -> NDArray[np.float64]:
 def fastest(prepared: Prepared, costs: CostModel) -> Bound:
     """The analytical bound of the method; syncs and drains only add to it.
 
-    A stage has its own work to do. Where all stages wait for gradients, no more microbatches are in the chain than the
-    first stage may have in flight, each for the time of all stages; and where updates wait until nothing is held, the
-    chain is filled and emptied for each: (M + S - 1) / M times a stage's time, if stages are equal.
+    A stage has its own work to do. Where each stage waits for the next one's gradients, no more microbatches are in the
+    chain than the first stage may have in flight, each for the time of all stages; and where updates wait until nothing
+    is held, the chain is filled and emptied for each: (M + S - 1) / M times a stage's time, if stages are equal.
     """
     apart = ", syncs apart" if prepared.config.syncs else ""
     slowest = Bound(period_s=float(own_seconds(prepared, costs).max()), reason="the slowest stage" + apart)
     transfer_s = float(costs.transfer_s(prepared.num_stages).max(initial=0.0))
     candidates = [slowest, Bound(period_s=transfer_s, reason="the slowest link")]
-    if prepared.waits and all(prepared.waits):
+    if prepared.waits and all(prepared.waits) and not prepared.listeners:
         candidates += _bounds_of_waiting(prepared, costs)
     return max(candidates, key=lambda bound: bound.period_s)
 

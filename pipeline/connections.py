@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from types import MappingProxyType
 
 import torch
 import torch.distributed as dist
@@ -35,7 +36,7 @@ _SPARE_SLOTS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Edge:
-    """One direction of a boundary."""
+    """One direction of a boundary, or the way of errors from the last stage straight to another."""
 
     sender: int
     """Index of the stage that sends."""
@@ -45,20 +46,30 @@ class Edge:
     kind: Kind
     num_slots: int
     """Messages that may be on their way before the sender waits."""
+    errors: bool = False
+    """Whether it carries errors at the output: the two last stages have it beside the edge for gradients."""
 
     def __str__(self) -> str:
-        return f"edge/{self.sender}-{self.receiver}"
+        return f"edge/{self.sender}-{self.receiver}" + "/errors" * self.errors
 
 
-def edges(choices: Sequence[Choice], placement: Sequence[int], bounds: Sequence[int]) -> list[Edge]:
+def edges(
+    choices: Sequence[Choice],
+    placement: Sequence[int],
+    bounds: Sequence[int],
+    *,
+    direct: Mapping[int, Choice] = MappingProxyType({}),
+) -> list[Edge]:
     """All edges of a run, in the order in which every rank makes them.
 
     Args:
         choices: of every boundary.
         placement: the rank of each stage.
         bounds: per boundary, the microbatches in flight.
+        direct: of the edges from the last stage straight to others, by stage.
     """
-    return [
+    last = len(placement) - 1
+    between_neighbours = [
         Edge(
             sender=sender,
             receiver=receiver,
@@ -68,6 +79,17 @@ def edges(choices: Sequence[Choice], placement: Sequence[int], bounds: Sequence[
         )
         for lower, choice in enumerate(choices)
         for sender, receiver in ((lower, lower + 1), (lower + 1, lower))
+    ]
+    return between_neighbours + [
+        Edge(
+            sender=last,
+            receiver=stage,
+            ranks=(placement[last], placement[stage]),
+            kind=choice.kind,
+            num_slots=bounds[stage] + _SPARE_SLOTS,
+            errors=True,
+        )
+        for stage, choice in direct.items()
     ]
 
 
@@ -97,7 +119,7 @@ class Connections:
         self._senders: dict[Edge, SendingEnd] = {}
         self._receivers: list[ReceivingEnd] = []
 
-    def connect(self, edges: Sequence[Edge], *, device: torch.device) -> dict[tuple[int, int], SendingEnd]:
+    def connect(self, edges: Sequence[Edge], *, device: torch.device) -> dict[Edge, SendingEnd]:
         """Make the ends, while every other rank makes its own.
 
         Args:
@@ -105,7 +127,7 @@ class Connections:
             device: where the stages of this rank are.
 
         Returns:
-            Where stages hand over messages, by the stages that send and receive; also of edges within this rank.
+            Where the stages of this rank hand over messages; also of edges within it.
 
         Raises:
             RemoteFailure: another rank has failed meanwhile.
@@ -119,7 +141,7 @@ class Connections:
                 self._senders[edge] = self._sender(edge)
             elif rank == edge.ranks[1]:
                 self._receivers.append(self._receiver(edge))
-        return {(edge.sender, edge.receiver): sender for edge, sender in self._senders.items()}
+        return dict(self._senders)
 
     def start(self) -> None:
         """Begin to send and to receive."""

@@ -47,6 +47,8 @@ class CostModel:
     message_bytes: tuple[int, ...] = ()
     """Bytes of an activation, and of the gradient that answers it. One number, or one per boundary; empty: as measured
     on the first batch."""
+    error_bytes: int = 0
+    """Bytes of the error at the network's output, which some sources ask for; 0: as measured on the first batch."""
     slow: tuple[tuple[int, float], ...] = ()
     """Stragglers: (stage, factor of all its operations)."""
     pauses: tuple[tuple[int, float, float], ...] = ()
@@ -65,8 +67,10 @@ class CostModel:
                 raise ConfigurationError(f"costs.{name} must be at least 0 and finite, got {value}.")
         if not self.bytes_per_s > 0:
             raise ConfigurationError(f"costs.bytes_per_s must be positive (inf: no limit), got {self.bytes_per_s}.")
-        if any(number < 0 for number in self.message_bytes):
-            raise ConfigurationError(f"costs.message_bytes must be at least 0, got {self.message_bytes}.")
+        if any(number < 0 for number in (*self.message_bytes, self.error_bytes)):
+            raise ConfigurationError(
+                f"costs.message_bytes and error_bytes must be at least 0, got {self.message_bytes}, {self.error_bytes}."
+            )
         if any(not 0 < factor < math.inf for _, factor in self.slow):
             raise ConfigurationError(f"costs.slow takes (stage, factor above 0) pairs, got {self.slow}.")
         if any(not (at_s >= 0 and 0 <= for_s < math.inf) for _, at_s, for_s in self.pauses):
@@ -110,9 +114,10 @@ class CostModel:
             raise ConfigurationError("costs.bytes_per_s needs costs.message_bytes: how much there is to send.")
         return _one_each(self.message_bytes, num_stages - 1, name="message_bytes", of="boundary") / self.bytes_per_s
 
-    def with_bytes(self, measured: Sequence[int]) -> CostModel:
-        """This model with the bytes of each boundary as `measured`, unless it says them itself."""
-        return self if self.message_bytes else replace(self, message_bytes=tuple(measured))
+    def with_bytes(self, measured: Sequence[int], *, error: int = 0) -> CostModel:
+        """This model with the bytes of each boundary, and of the error at the output, as measured, unless it says them
+        itself."""
+        return replace(self, message_bytes=self.message_bytes or tuple(measured), error_bytes=self.error_bytes or error)
 
 
 def virtual_clock(costs: CostModel, *, num_stages: int) -> VirtualClock:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from pipeline.config import Config, per_stage
 from pipeline.monitor import StageStatus
-from pipeline.placement import Choice, device_of, planned
+from pipeline.placement import Choice, choose_direct, device_of, places_here, planned
 from pipeline.run import Prepared
 
 __all__ = ["LiveDisplay", "plan_tables", "summary_table"]
@@ -125,6 +125,7 @@ def plan_tables(prepared: Prepared, placement: Sequence[int]) -> RenderableType:
         lines.append(f"stages that draw random numbers (dropout), and take turns to: {_listed(drawing)}")
     choices = planned(config, placement)
     boundaries = _boundary_table(prepared, [choice.kind for choice in choices])
+    lines += _error_lines(prepared, placement)
     return Group(_stage_table(prepared, placement), boundaries, *lines, *_edge_lines(choices))
 
 
@@ -184,6 +185,18 @@ def _edge_lines(choices: Sequence[Choice]) -> list[str]:
     """Why each kind of edge between ranks; where those will be is not known before they are there."""
     reasons = sorted({f"{choice.kind} ({choice.why})" for choice in choices if choice.kind != "in process"})
     return [f"edges, if all ranks are on this host: {', '.join(reasons)}"] if reasons else []
+
+
+def _error_lines(prepared: Prepared, placement: Sequence[int]) -> list[str]:
+    """The edges from the last stage straight to those whose sources ask for what the loss says."""
+    places = places_here(prepared.config, placement)
+    lines = []
+    for listener in prepared.listeners:
+        kind = choose_direct(prepared.config, placement, places, stage=listener.stage).kind
+        kib = prepared.plans[listener.stage].error_bytes / 1024
+        parts = " and ".join(sorted(listener.parts))
+        lines.append(f"{prepared.num_stages - 1}-{listener.stage}: {parts} at the output, {kib:,.2f} KiB ({kind})")
+    return ["told by the last stage", *(f"  {line}" for line in lines)] if lines else []
 
 
 def _listed(values: Sequence[object]) -> str:

@@ -83,6 +83,7 @@ def _mean_plan(plans: Sequence[StagePlan], index: int, *, is_last: bool) -> Stag
         held_bytes=_mean(plan.held_bytes for plan in plans),
         input_bytes=activation_bytes,
         activation_bytes=like.activation_bytes if is_last else activation_bytes,
+        error_bytes=0 if is_last else _mean(plan.error_bytes for plan in below),
         source_parameters=0 if is_last else _mean(plan.source_parameters for plan in below),
     )
 

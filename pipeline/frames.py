@@ -13,8 +13,18 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import RunError
-from pipeline.messages import Activation, Drain, Gradient, Message, Stop
-from pipeline.wire import FIRST_CAPACITY_BYTES, HEADER_BYTES, Header, Schema, decode, encode_header, parts, read_header
+from pipeline.messages import Activation, Drain, Gradient, Message, OutputError, Stop
+from pipeline.wire import (
+    FIRST_CAPACITY_BYTES,
+    HEADER_BYTES,
+    Header,
+    Schema,
+    carries_parts,
+    decode,
+    encode_header,
+    parts,
+    read_header,
+)
 
 __all__ = ["Frame", "Incoming", "Outgoing"]
 
@@ -142,6 +152,8 @@ class Outgoing:
                     quality=message.quality,
                     **common,
                 )
+            case OutputError():
+                return Header(kind="error", has_value=carries_parts(message), **common)
             case Drain():
                 return Header(kind="drain", save=message.save, finish=message.finish, **common)
             case Stop():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,15 +32,17 @@ from dni import (
 )
 from pipeline.errors import NotFinite
 from pipeline.keyed import Generators, generator
-from pipeline.messages import Activation, Payload
+from pipeline.messages import Activation, OutputError, Payload
 from pipeline.probe import ProbeAnswer, grade_entry
-from pipeline.stash import Forwarded, StashPolicy
+from pipeline.stash import Forwarded, Part, Parts, StashPolicy
 from pipeline.trace import Recorder
 from pipeline.updater import Updater
 from pipeline.weightless import WeightlessGraphs
 from pipeline.weights import WeightVersions
 
-__all__ = ["Learner"]
+__all__ = ["Learner", "awaited_to_act", "awaited_to_learn"]
+
+_PARTS: tuple[tuple[Part, Need], ...] = (("gradient", Need.GRADIENT), ("error", Need.ERROR), ("loss", Need.LOSS))
 
 _ALIGNMENT = 64
 """Bytes; of everything that PyTorch allocates, and of the tensors in a message between processes."""
@@ -83,6 +86,10 @@ class Learner:
     ) -> None:
         self.module = module
         self.source = source
+        self.needs = awaited_to_act(source)
+        """What every step waits for, because the source makes its own gradient of it."""
+        self.learns_from = awaited_to_learn(source)
+        """What the source's learning waits for."""
         self.updater = updater
         self.version = 0
         """Steps in which any block was applied."""
@@ -106,19 +113,9 @@ class Learner:
         self._num_syncs = 0
 
     @property
-    def waits(self) -> bool:
-        """Whether every step waits for the gradient from above, because the source makes its own of it."""
-        return bool(self.source.needs & Need.GRADIENT)
-
-    @property
-    def learns_late(self) -> bool:
-        """Whether the source learns from the gradient from above."""
-        return bool(self.source.learns_from & Need.GRADIENT)
-
-    @property
     def learns_alone(self) -> bool:
-        """Whether the source learns without it, so at the stage's own step."""
-        return bool(self.source.learns_from) and not self.learns_late
+        """Whether the source learns and waits for nothing, so at the stage's own step."""
+        return bool(self.source.learns_from) and not self.learns_from
 
     def forward(
         self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, wanted: bool, num_due: int = 0
@@ -184,6 +181,16 @@ class Learner:
         with torch.no_grad(), self._generators.at("estimate", entry.step):
             return self.source.summed(entry.h, entry.target).item()
 
+    def output_error(self, entry: Forwarded, *, with_loss: bool) -> OutputError:
+        """What the loss says of a microbatch, before it is pulled back; for the last stage."""
+        self._begin_backward(entry)
+        assert isinstance(self.source, LossGradient) and isinstance(entry.estimate, Tensor)
+        loss = None
+        if with_loss:
+            with torch.no_grad(), self._generators.at("estimate", entry.step):
+                loss = self.source.per_sample(entry.h, entry.target)
+        return OutputError(step=entry.step, value=entry.estimate, loss_per_sample=loss)
+
     def probe(self, message: Activation) -> Forwarded:
         """Run the module as in training and keep its graph; no weight, running statistic or `.grad` changes."""
         self.phase = "probe"
@@ -227,15 +234,13 @@ class Learner:
 
     def backward_from_source(self, entry: Forwarded) -> Payload | None:
         """Ask the source for dL/dh and pull it back at once; dL/dx, or None if nothing is learned from this step."""
-        self.phase = "backward"
-        self._recorder.begin()
-        gradient = self._estimate(entry, Signal(step=entry.step, target=entry.target))
-        if isinstance(self.source, LossGradient):
-            self._record_loss(entry.step)
+        if entry.estimate is None:
+            self._begin_backward(entry)
+        gradient = entry.estimate
         return None if gradient is None else self._pull_back(entry, gradient)
 
-    def backward_from_above(self, entry: Forwarded, gradient: Payload) -> tuple[Payload | None, bool]:
-        """Pull the gradient from above, or what the source makes of it, back through the graph that was held.
+    def backward_late(self, entry: Forwarded) -> tuple[Payload | None, bool]:
+        """Pull the gradient from above, or what the source makes of all that has come, back through the held graph.
 
         Returns:
             dL/dx, or None if nothing is learned from this step; and whether the gradient was used as it came.
@@ -244,22 +249,18 @@ class Learner:
         if self._stash == "recompute":
             self._forward_again(entry)
         self._recorder.begin()
-        self._measure_quality(entry, gradient)
-        used: Payload | None = gradient
-        if entry.asks:
-            used = self._estimate(entry, Signal(step=entry.step, target=entry.target, gradient=gradient))
-        as_it_came = used is gradient and self._corrector is None
+        self._measure_quality(entry)
+        used = self._estimate(entry, _signal(entry)) if entry.asks else entry.gradient
+        as_it_came = used is entry.gradient and self._corrector is None
         return None if used is None else self._pull_back(entry, used), as_it_came
 
-    def learn_source(self, entry: Forwarded, gradient: Payload | None) -> None:
-        """Let the source learn, if it learns at all; from the gradient from above if that has come."""
-        if not self.source.learns_from:
-            return
+    def learn_source(self, entry: Forwarded) -> None:
+        """Let the source learn from what has come."""
         self.phase = "source learning"
         self._recorder.begin()
         self._build_source(entry.h)
         with self._generators.at("learn", entry.step):
-            loss = self.source.learn(entry.h, Signal(step=entry.step, target=entry.target, gradient=gradient))
+            loss = self.source.learn(entry.h, _signal(entry))
         self._recorder.end("L", entry.step, version=self.version)
         self._recorder.measure("source_loss", entry.step, loss)
         if not math.isfinite(loss):
@@ -315,6 +316,15 @@ class Learner:
         """What came from another stage, on this one's device, and laid out as if it had come through a wire."""
         return map_members(lambda tensor: _packed(self._to_device(tensor)), payload)
 
+    def received_error(self, message: OutputError) -> OutputError:
+        """What came from the last stage, on this one's device."""
+        error, loss = message.value, message.loss_per_sample
+        return replace(
+            message,
+            value=None if error is None else _packed(self._to_device(error)),
+            loss_per_sample=None if loss is None else _packed(self._to_device(loss)),
+        )
+
     def check_finite(self) -> None:
         """Raise `NotFinite`, naming the parameter, if one is not finite."""
         self.updater.check_finite()
@@ -368,6 +378,14 @@ class Learner:
         with self._generators.at("estimate", entry.step):
             return self.source.estimate(entry.h, signal)
 
+    def _begin_backward(self, entry: Forwarded) -> None:
+        """Ask the source what to pull back, which is the beginning of the backward."""
+        self.phase = "backward"
+        self._recorder.begin()
+        entry.estimate = self._estimate(entry, _signal(entry))
+        if isinstance(self.source, LossGradient):
+            self._record_loss(entry.step)
+
     def _pull_back(self, entry: Forwarded, gradient: Payload) -> Payload:
         """dL/dx, or nothing in it if nobody wants that; parameter gradients add up. The operation is already open."""
         values = carriers(gradient)
@@ -388,12 +406,13 @@ class Learner:
             return ()
         return like(x, [torch.zeros_like(m) if m.grad is None else m.grad for m in carriers(x)])
 
-    def _measure_quality(self, entry: Forwarded, true: Payload) -> None:
+    def _measure_quality(self, entry: Forwarded) -> None:
         """At a sync step, set what the source would have said beside the truth. Training is not disturbed."""
-        if not entry.sync or not self._built or not self.source.learns_from:
+        if not entry.sync or not self._built or not self.source.learns_from or not entry.has_all(self.needs):
             return
-        assert entry.graph is not None
-        estimate = self._estimate(entry, Signal(step=entry.step, target=entry.target, gradient=true))
+        true = entry.gradient
+        assert entry.graph is not None and true is not None
+        estimate = self._estimate(entry, _signal(entry))
         self._num_syncs += 1
         if estimate is None:
             return
@@ -441,6 +460,21 @@ class Learner:
     def _set_mode(self, *, training: bool) -> None:
         if self.module.training != training:
             self.module.train(training)
+
+
+def awaited_to_act(source: GradientSource) -> Parts:
+    """What has to come from other stages before the source can say anything."""
+    return frozenset(part for part, need in _PARTS if source.needs & need)
+
+
+def awaited_to_learn(source: GradientSource) -> Parts:
+    """What has to come from other stages before the source can learn."""
+    return frozenset(part for part, need in _PARTS if source.learns_from & need)
+
+
+def _signal(entry: Forwarded) -> Signal:
+    """What is known of a microbatch by now."""
+    return Signal(step=entry.step, target=entry.target, gradient=entry.gradient, error=entry.error, loss=entry.loss)
 
 
 def _packed(tensor: Tensor) -> Tensor:

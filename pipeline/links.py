@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from torch import Tensor
+
 from pipeline.costs import CostModel, jitters
-from pipeline.messages import Activation, Gradient, Message
+from pipeline.messages import Activation, Gradient, Message, OutputError
 
 __all__ = ["Links"]
 
 
 class Links:
-    """The ways between neighbouring stages, one up and one down each.
+    """The ways between neighbours, one up and one down each, and from the last stage to each that it tells of errors.
 
     A message takes the latency; then its bytes come in, after those of the message before it. So messages stay in
     order, and a link gives no more than its bandwidth.
@@ -24,7 +26,8 @@ class Links:
     def __init__(self, costs: CostModel, *, num_stages: int) -> None:
         self._costs = costs
         self._transfer_s: list[float] = costs.transfer_s(num_stages).tolist()
-        self._free_at_s = {name: [0.0] * num_stages for name in ("up", "down")}
+        self._error_s = costs.error_bytes / costs.bytes_per_s
+        self._free_at_s = {name: [0.0] * num_stages for name in ("up", "down", "error")}
         self._draws: dict[tuple[str, int], Iterator[float]] = {}
 
     def arrival_s(self, message: Message, *, sender: int, to: int, now_s: float) -> float:
@@ -32,10 +35,15 @@ class Links:
         if to == sender:
             return now_s
         name, boundary = ("up", sender) if to > sender else ("down", to)
+        if isinstance(message, OutputError):
+            name = "error"
         free_at_s = self._free_at_s[name]
         arrival_s = max(now_s + self._latency_s(name, boundary), free_at_s[boundary])
-        if isinstance(message, Activation) or (isinstance(message, Gradient) and message.value is not None):
-            arrival_s += self._transfer_s[boundary]
+        match message:
+            case Activation() | Gradient(value=tuple() | Tensor()):
+                arrival_s += self._transfer_s[boundary]
+            case OutputError(value=Tensor()):
+                arrival_s += self._error_s
         free_at_s[boundary] = arrival_s
         return arrival_s
 

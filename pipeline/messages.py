@@ -1,7 +1,8 @@
 """What crosses between stages?
 
 Messages are values: frozen, without behaviour, read with `match`. Do not subclass them. h and gradients are a tensor
-or a tuple of tensors; N is the microbatch's number of samples. Every Activation is answered by one Gradient.
+or a tuple of tensors; N is the microbatch's number of samples. Every Activation is answered by one Gradient. An
+OutputError goes from the last stage straight to each stage whose source asks for it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Activation", "Drain", "Gradient", "Message", "Payload", "Send", "Stop"]
+__all__ = ["Activation", "Drain", "Gradient", "Message", "OutputError", "Payload", "Send", "Stop"]
 
 Payload: TypeAlias = Tensor | tuple[Tensor | None, ...]
 """One tensor, or a tuple of tensors (None where a member carries no gradient)."""
@@ -64,6 +65,22 @@ class Gradient:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputError:
+    """What the loss says of a microbatch, on its way from the last stage to one whose source asks for it.
+
+    They come in the order of steps. A step that is not among them was dropped on its way up.
+    """
+
+    step: int
+    value: Tensor | None = None
+    """dL/dy of the loss summed over the microbatch, (N, C); None: not asked for, or nothing was learned at the top."""
+    loss_per_sample: Tensor | None = None
+    """(N,); None likewise."""
+    ready: torch.cuda.Event | None = field(default=None, compare=False)
+    """From when on its tensors may be read; None: now."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Take no further microbatch until every activation sent on has been answered."""
 
@@ -82,7 +99,7 @@ class Stop:
     step: int
 
 
-Message: TypeAlias = Activation | Gradient | Drain | Stop
+Message: TypeAlias = Activation | Gradient | OutputError | Drain | Stop
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,18 @@ import torch.distributed as dist
 from pipeline.config import Config, Transport, per_stage
 from pipeline.errors import ConfigurationError
 
-__all__ = ["Choice", "Kind", "Place", "check_transport", "choose", "device_of", "place", "planned"]
+__all__ = [
+    "Choice",
+    "Kind",
+    "Place",
+    "check_transport",
+    "choose",
+    "choose_direct",
+    "device_of",
+    "place",
+    "places_here",
+    "planned",
+]
 
 Kind: TypeAlias = Literal["in process", "shared", "gloo", "nccl"]
 
@@ -88,12 +99,26 @@ def choose(config: Config, placement: Sequence[int], places: Sequence[Place]) ->
     ]
 
 
+def choose_direct(config: Config, placement: Sequence[int], places: Sequence[Place], *, stage: int) -> Choice:
+    """The kind of the edge from the last stage straight to `stage`, which carries errors at the output.
+
+    It is chosen as by `auto`, or gloo where that is set for all boundaries: what is set is said of neighbours.
+    """
+    wanted: Transport = "gloo" if set(config.transport) == {"gloo"} else "auto"
+    return _choose(wanted, (placement[stage], placement[-1]), places, boundary=f"{len(placement) - 1}-{stage}")
+
+
 def planned(config: Config, placement: Sequence[int]) -> list[Choice]:
     """The kind of every boundary's edges if all ranks are on this host."""
+    return choose(config, placement, places_here(config, placement))
+
+
+def places_here(config: Config, placement: Sequence[int]) -> list[Place]:
+    """Where the ranks are if all of them are on this host."""
     memory, nccl = _shared_memory(), dist.is_nccl_available()
     devices = [device_of(config.device, local_rank=rank) for rank in range(max(placement) + 1)]
     gpus = [str(device) if device.type == "cuda" else "" for device in devices]
-    return choose(config, placement, [Place(host="this host", memory=memory, gpu=gpu, nccl=nccl) for gpu in gpus])
+    return [Place(host="this host", memory=memory, gpu=gpu, nccl=nccl) for gpu in gpus]
 
 
 def check_transport(config: Config, placement: Sequence[int]) -> None:

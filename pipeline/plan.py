@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +51,8 @@ class StagePlan:
     """What the source adds to the network's own parameters."""
     source_acts: bool
     """Whether it gives a gradient at all; a stage whose source does not learns at sync steps only."""
+    error_bytes: int
+    """Of what the last stage sends it with one microbatch, because its source asks for it; 0: it is sent nothing."""
     modifies_input: bool
     """Whether the module writes into its input; the runtime then gives it a copy."""
     draws: tuple[Phase, ...]
@@ -71,16 +73,19 @@ def survey(cut: Partition, sources: Sequence[GradientSource], batch: Batch, *, s
         ConfigurationError: the loss or a source cannot take the batch.
     """
     x, target = batch
-    plans = []
+    plans, trials = [], []
     with undisturbed():
         seeded(seed, "survey", 0, device=_CPU)
         h: Payload = x
         for index, module in enumerate(cut.stages):
             _check_needs(sources[index], index, target=target)
-            given = h
-            trial = _try_stage(module, index, x=given, num_samples=num_samples(x))
-            h = trial.h
-            source = _try_source(sources[index], index, h, target=target, seed=seed)
+            trials.append(_try_stage(module, index, x=h, num_samples=num_samples(x)))
+            h = trials[-1].h
+        said = _ask_loss(sources, h, target)
+        for index, (module, trial) in enumerate(zip(cut.stages, trials, strict=True)):
+            given = trials[index - 1].h if index else x
+            told = _share(said, sources[index])
+            source = _try_source(sources[index], index, trial.h, target=target, told=told, seed=seed)
             plans.append(
                 StagePlan(
                     index=index,
@@ -89,12 +94,13 @@ def survey(cut: Partition, sources: Sequence[GradientSource], batch: Batch, *, s
                     input_bytes=_num_bytes(given),
                     forward_flops=trial.flops,
                     held_bytes=trial.held_bytes,
-                    activation_bytes=_num_bytes(h),
+                    activation_bytes=_num_bytes(trial.h),
                     input_shapes=_shapes(given),
-                    output_shapes=_shapes(h),
+                    output_shapes=_shapes(trial.h),
                     source=type(sources[index]).__name__,
                     source_parameters=source.num_parameters,
                     source_acts=source.acts,
+                    error_bytes=sum(_num_bytes(part) for part in told.values()),
                     modifies_input=trial.modifies_input,
                     draws=(*trial.draws, *source.draws),
                 )
@@ -117,7 +123,9 @@ def source_seconds(source: GradientSource, target: Tensor | None, *, seed: int) 
 
     def measure(h: Tensor, repeats: int = 3) -> float:
         trial = copy.deepcopy(source)
-        signal = Signal(step=0, target=target, gradient=torch.zeros_like(h))
+        # What the last stage would say is not known before the network is cut.
+        error = h.new_zeros(h.shape[0], getattr(source, "num_outputs", 1))
+        signal = Signal(step=0, target=target, gradient=torch.zeros_like(h), error=error, loss=h.new_zeros(h.shape[0]))
         elapsed_s = []
         with undisturbed():
             try:
@@ -207,11 +215,10 @@ def _check_output(h: object, index: int, *, num_samples: int) -> None:
 
 def _check_needs(source: GradientSource, index: int, *, target: Tensor | None) -> None:
     asked = source.needs | source.learns_from
-    unmet = asked & (Need.ERROR | Need.LOSS | Need.INPUT)
-    if unmet:
+    if asked & Need.INPUT:
         raise ConfigurationError(
-            f"{_described(source, index)} of stage {index} needs {unmet}, which no boundary carries. "
-            "Use a source that needs TARGET, GRADIENT or nothing."
+            f"{_described(source, index)} of stage {index} needs {Need.INPUT}, which no boundary carries. "
+            "Use a source that does without."
         )
     if target is None and asked & Need.TARGET:
         raise ConfigurationError(
@@ -227,6 +234,35 @@ def _described(source: GradientSource, index: int) -> str:
     return f"boundary {index}-{index + 1}: the source {type(source).__name__}"
 
 
+def _ask_loss(sources: Sequence[GradientSource], output: Payload, target: Tensor | None) -> dict[Need, Tensor]:
+    """What the last stage would tell of this batch, if any source asks for it: dL/dy, and the loss of each sample."""
+    last = len(sources) - 1
+    asked = [(source.needs | source.learns_from) & (Need.ERROR | Need.LOSS) for source in sources[:-1]]
+    if not any(asked):
+        return {}
+    if isinstance(output, tuple):
+        index, need = next((index, need) for index, need in enumerate(asked) if need)
+        raise ConfigurationError(
+            f"{_described(sources[index], index)} of stage {index} needs {need} at the network's output, which must be "
+            f"one tensor (N, C); stage {last} returns a tuple of {len(output)}. Let the network end in one tensor, or "
+            "use a source that needs TARGET, GRADIENT or nothing."
+        )
+    loss = copy.deepcopy(sources[last])
+    assert isinstance(loss, LossGradient)
+    try:
+        error, per_sample = loss.estimate(output, Signal(step=0, target=target)), loss.per_sample(output, target)
+    except Exception as cause:
+        raise _cannot_take(loss, last, output, target, cause) from cause
+    assert isinstance(error, Tensor)
+    return {Need.ERROR: error, Need.LOSS: per_sample}
+
+
+def _share(said: Mapping[Need, Tensor], source: GradientSource) -> dict[str, Tensor]:
+    """What of it a source asks for, by the field of the signal."""
+    asked = source.needs | source.learns_from
+    return {str(need.name).lower(): part for need, part in said.items() if asked & need}
+
+
 @dataclass(frozen=True, kw_only=True)
 class _SourceTrial:
     """What a copy of the source has shown."""
@@ -237,23 +273,23 @@ class _SourceTrial:
     draws: tuple[Phase, ...]
 
 
-def _try_source(source: GradientSource, index: int, h: Payload, *, target: Tensor | None, seed: int) -> _SourceTrial:
+def _try_source(
+    source: GradientSource, index: int, h: Payload, *, target: Tensor | None, told: Mapping[str, Tensor], seed: int
+) -> _SourceTrial:
     """Build a copy of the source, ask it and let it learn."""
     trial = copy.deepcopy(source)
     estimating, learning = DrawWatch(), DrawWatch()
     truth = like(h, [torch.zeros_like(member) for member in carriers(h)])
+    signal = Signal(step=0, target=target, gradient=truth, **told)
     try:
         trial.build(h, generator=generator(seed, f"source/{index}", 0))
         with estimating:
-            gradient = trial.estimate(h, Signal(step=0, target=target, gradient=truth))
+            gradient = trial.estimate(h, signal)
         if trial.learns_from:
             with learning:
-                trial.learn(h, Signal(step=0, target=target, gradient=truth))
+                trial.learn(h, signal)
     except Exception as error:
-        raise ConfigurationError(
-            f"{_described(source, index)} cannot take the first batch: stage {index} returns {', '.join(_shapes(h))}, "
-            f"the labels are {'none' if target is None else ', '.join(_shapes(target))}: {error}"
-        ) from error
+        raise _cannot_take(source, index, h, target, error) from error
     if gradient is not None:
         got, wanted = (", ".join(_shapes(tuple(carriers(each)))) for each in (gradient, h))
         if got != wanted:
@@ -265,6 +301,15 @@ def _try_source(source: GradientSource, index: int, h: Payload, *, target: Tenso
         num_parameters=sum(p.numel() for p in trial.parameters()) if isinstance(trial, nn.Module) else 0,
         acts=gradient is not None,
         draws=source_phases(trial, estimate=estimating, learn=learning),
+    )
+
+
+def _cannot_take(
+    source: GradientSource, index: int, h: Payload, target: Tensor | None, error: Exception
+) -> ConfigurationError:
+    return ConfigurationError(
+        f"{_described(source, index)} cannot take the first batch: stage {index} returns {', '.join(_shapes(h))}, "
+        f"the labels are {'none' if target is None else ', '.join(_shapes(target))}: {error}"
     )
 
 

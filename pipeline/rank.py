@@ -25,7 +25,7 @@ from pipeline.errors import LostEdge, RunError
 from pipeline.feed import Feed
 from pipeline.heartbeat import Heartbeat
 from pipeline.mailbox import ConnectedMailbox
-from pipeline.messages import Message, Send, Stop
+from pipeline.messages import Message, OutputError, Send, Stop
 from pipeline.monitor import StageStatus
 from pipeline.placement import place
 from pipeline.run import Prepared, build_stage, choose_device, make_feed, make_inbox
@@ -66,7 +66,8 @@ class Rank:
         self.activity = Activity()
         self.interrupted = threading.Event()
         self._connections = Connections(control, mailbox, deliver=self._deliver, failed=self._lose)
-        self._senders: dict[tuple[int, int], SendingEnd] = {}
+        self._senders: dict[tuple[int, int, bool], SendingEnd] = {}
+        """By the stages that send and receive, and whether errors at the output."""
         self._stages: dict[int, Stage] = {}
         self._statuses: list[StageStatus] = []
         self._runs = self._closes = False
@@ -151,7 +152,7 @@ class Rank:
     def _gather_edges(self) -> list[dict[str, Any]]:
         found = self._control.gather([f"{edge}/statistics" for edge in self._edges])
         return [
-            {"sender": edge.sender, "receiver": edge.receiver, **statistics}
+            {"sender": edge.sender, "receiver": edge.receiver, "errors": edge.errors, **statistics}
             for edge, statistics in zip(self._edges, found, strict=True)
         ]
 
@@ -165,9 +166,10 @@ class Rank:
         self._connections.abort()
 
     def _connect(self, device: torch.device) -> None:
-        choices = agree_on_transport(self._prepared, self._control)
-        self._edges = edges(choices, self._placement, self._prepared.bounds)
-        self._senders = self._connections.connect(self._edges, device=device)
+        choices, direct = agree_on_transport(self._prepared, self._control)
+        self._edges = edges(choices, self._placement, self._prepared.bounds, direct=direct)
+        ends = self._connections.connect(self._edges, device=device)
+        self._senders = {(edge.sender, edge.receiver, edge.errors): end for edge, end in ends.items()}
 
     def _collect(self, name: str, stage: int, part: Any) -> list[Any] | None:
         """Publish a stage's part of something; the rank that publishes the last one gets all of them."""
@@ -193,10 +195,10 @@ class Rank:
         self._mailbox.put(error if isinstance(error, RunError) else lost)
 
     def _route(self, sender: int, send: Send) -> None:
-        self._senders[sender, send.to].send(send.message)
+        self._senders[sender, send.to, isinstance(send.message, OutputError)].send(send.message)
 
     def _close_edges(self) -> None:
-        for (sender, receiver), down in self._senders.items():
+        for (sender, receiver, _), down in self._senders.items():
             if sender > receiver:
                 down.send(Stop(step=self._prepared.config.steps))
         self._connections.wait_stopped()

@@ -59,8 +59,8 @@ def rehearse(
         drawn: stages whose first operations are kept, for a picture.
         on_step: called with the number of microbatches that have entered.
     """
-    measured = [plan.activation_bytes for plan in prepared.plans[:-1]]
-    costs = prepared.config.costs.with_bytes(measured)
+    *measured, output_bytes = [plan.activation_bytes for plan in prepared.plans]
+    costs = prepared.config.costs.with_bytes(measured, error=output_bytes)
     if way == "recursion":
         timing = recur(prepared, costs, drawn=drawn, on_step=on_step)
         return Rehearsal(prepared=prepared, costs=costs, way=way, timing=timing)

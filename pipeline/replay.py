@@ -25,7 +25,7 @@ from pipeline.errors import CheckpointError, ConfigurationError, FailureRecord, 
 from pipeline.feed import Batch
 from pipeline.keyed import undisturbed
 from pipeline.manifest import checkpoint_folder, saved_steps, verify
-from pipeline.messages import Activation, Message, Send
+from pipeline.messages import Activation, Message, OutputError, Send
 from pipeline.monitor import StageMonitor, StageStatus
 from pipeline.order import read_order_from, step_of
 from pipeline.partition import Partition, partition
@@ -128,6 +128,7 @@ class Replay:
         """Messages handled so far."""
         self._below: list[deque[Message]] = [deque() for _ in self.stages]
         self._above: list[deque[Message]] = [deque() for _ in self.stages]
+        self._errors: list[deque[Message]] = [deque() for _ in self.stages]
         self._feed = RecordedFeed(prepared, start=start)
         self._monitors = [
             StageMonitor(stage, folder=None, log_every=config.log_every, since=start) for stage in self.stages
@@ -192,9 +193,9 @@ class Replay:
             raise _impossible(index, f"it handles {line} after the end")
         if line[0] == "X":
             return next((m for m in self._below[index] if notation(m) == f"A{line[1:]}"), None)
-        if index == 0 and line[0] != "G" and not self._below[0]:
+        if index == 0 and line[0] not in "GO" and not self._below[0]:
             self._below[0].append(self._feed.message(line))
-        queue = self._above[index] if line[0] == "G" else self._below[index]
+        queue = self._queue(index, line)
         if queue and notation(queue[0]) != line:
             raise _impossible(index, f"it handles {line} next, but {notation(queue[0])} comes before that")
         return queue[0] if queue else None
@@ -203,7 +204,7 @@ class Replay:
         stage, message = self.stages[index], self._find_message(index, until)
         assert message is not None
         self._handled[index] = line = self._remaining[index].popleft()
-        queue = (self._above if line[0] == "G" else self._below)[index]
+        queue = self._queue(index, line)
         del queue[next(place for place, waiting in enumerate(queue) if waiting is message)]
         self.num_handled += 1
         if line[0] == "X":
@@ -212,18 +213,23 @@ class Replay:
         else:
             sends = stage.work(message)
         for send in sends:
-            (self._above if send.to <= index else self._below)[send.to].append(send.message)
+            came_from = self._below if send.to > index else self._above
+            (self._errors if isinstance(send.message, OutputError) else came_from)[send.to].append(send.message)
         if (drain := stage.drained) is not None:
             if drain.save:
                 self.comparison.add(stage, drain.step)
             stage.resume()
+
+    def _queue(self, index: int, line: str) -> deque[Message]:
+        """Where a message waits that is written down like this."""
+        return {"G": self._above, "O": self._errors}.get(line[0], self._below)[index]
 
     def _check_ends(self, until: int | None) -> None:
         """Refuse a record in which stages wait for one another; where a neighbour's record ends, a stage may wait."""
         for index in range(len(self.stages)):
             seen, at = {index}, index
             while (line := next(iter(self._remaining[at]), None)) is not None and not _is_halted(line, until):
-                other = at + 1 if line[0] == "G" else at - 1
+                other = {"G": at + 1, "O": len(self.stages) - 1}.get(line[0], at - 1)
                 if other in seen or not 0 <= other < len(self.stages) or self.stages[other].stopping:
                     raise _impossible(at, f"it handles {line} next, and nobody sends that")
                 seen.add(other)

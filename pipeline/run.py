@@ -24,13 +24,15 @@ from pipeline.config import Config, per_stage
 from pipeline.errors import ConfigurationError
 from pipeline.feed import Batch, Batches, Feed, FeedSettings, batches
 from pipeline.keyed import Generators, Phase, seeded, undisturbed
-from pipeline.learner import Learner
+from pipeline.learner import Learner, awaited_to_act, awaited_to_learn
 from pipeline.messages import Activation
+from pipeline.output_errors import Listener
 from pipeline.partition import Partition, partition
 from pipeline.placement import check_transport, device_of, place, planned
 from pipeline.plan import StagePlan, source_seconds, survey
 from pipeline.probe import make_probe
 from pipeline.stage import Stage, StageSettings
+from pipeline.stash import OUTPUT_ERROR
 from pipeline.trace import Recorder
 from pipeline.turns import Turns
 from pipeline.updater import Updater
@@ -96,7 +98,7 @@ class Prepared:
 
     @cached_property
     def waits(self) -> list[bool]:
-        """Per boundary, whether every step of the stage below waits for the gradient."""
+        """Per boundary, whether every step of the stage below waits for the gradient or the error at the output."""
         return _waits(self.sources)
 
     def staleness(self, index: int) -> float:
@@ -113,13 +115,23 @@ class Prepared:
 
     @cached_property
     def learns_late(self) -> list[bool]:
-        """Per stage, whether its source learns from the gradient from above."""
-        return [bool(source.learns_from & Need.GRADIENT) for source in self.sources]
+        """Per stage, whether its source learns from what comes later: the gradient, or what the last stage says."""
+        return [bool(awaited_to_learn(source)) for source in self.sources]
 
     @cached_property
     def learns_alone(self) -> list[bool]:
         """Per stage, whether its source learns without that."""
-        return [bool(source.learns_from) and not source.learns_from & Need.GRADIENT for source in self.sources]
+        return [bool(source.learns_from) and not awaited_to_learn(source) for source in self.sources]
+
+    @cached_property
+    def listeners(self) -> tuple[Listener, ...]:
+        """The stages whose sources ask for the error at the output, or for the loss of each sample."""
+        asked = [awaited_to_act(source) | awaited_to_learn(source) for source in self.sources[:-1]]
+        return tuple(
+            Listener(stage=index, parts=parts & OUTPUT_ERROR)
+            for index, parts in enumerate(asked)
+            if parts & OUTPUT_ERROR
+        )
 
     @cached_property
     def bounds(self) -> list[int]:
@@ -238,6 +250,8 @@ def stage_settings(prepared: Prepared, index: int) -> StageSettings:
     probabilities = per_stage(config.update_probability, num_stages, name="update_probability")
     is_last = index == num_stages - 1
     bound = bounds[min(index, len(bounds) - 1)] if bounds and (defers or not is_last) else 1
+    if is_last and config.arrival == "fixed":  # a listener sends no more before it is told
+        bound = min([bound, *(bounds[listener.stage] for listener in prepared.listeners)])
     return StageSettings(
         index=index,
         num_stages=num_stages,
@@ -251,6 +265,7 @@ def stage_settings(prepared: Prepared, index: int) -> StageSettings:
         stash=config.stash,
         most_staleness=config.max_staleness if config.at_max_staleness == "drop" else None,
         defers=defers,
+        listeners=prepared.listeners if is_last else (),
         check_every=config.check_every,
     )
 
@@ -359,8 +374,13 @@ def _sources(config: Config, num_stages: int) -> tuple[GradientSource, ...]:
 
 
 def _waits(sources: Sequence[GradientSource]) -> list[bool]:
-    """Per boundary, whether every step of the stage below waits for the gradient."""
-    return [bool(source.needs & Need.GRADIENT) for source in sources[:-1]]
+    """Per boundary, whether every step of the stage below waits for something from above."""
+    return [bool(awaited_to_act(source)) for source in sources[:-1]]
+
+
+def _learns_late(source: GradientSource) -> bool:
+    """Whether the source still learns when the microbatch has been pulled back: an update may lie between."""
+    return not awaited_to_learn(source) <= awaited_to_act(source)
 
 
 def _bounds(config: Config, sources: Sequence[GradientSource]) -> list[int]:
@@ -369,8 +389,10 @@ def _bounds(config: Config, sources: Sequence[GradientSource]) -> list[int]:
     bounds: list[int] = per_stage(getattr(config, name), len(waits), name=name)
     if config.max_staleness is not None and config.at_max_staleness == "wait":
         bounds = [
-            bound if wait and config.stash == "hold" else min(bound, config.max_staleness + wait)
-            for bound, wait in zip(bounds, waits, strict=True)
+            bound
+            if wait and config.stash == "hold" and not _learns_late(source)
+            else min(bound, config.max_staleness + wait)
+            for bound, wait, source in zip(bounds, waits, sources, strict=False)
         ]
     if config.arrival == "ready":
         return bounds

@@ -6,7 +6,7 @@ as soon as it may go. It does no I/O, never sleeps, and knows neither clock nor 
 simulation, in one process or in many. An executor may hand it
 
     an Activation, Drain or Stop    while `accepts_activation`
-    a Gradient                      at any time
+    a Gradient or OutputError       at any time
 
 and, once `drained`, saves it if the Drain says so and calls `resume`.
 """
@@ -14,7 +14,7 @@ and, once `drained`, saves it if the Drain says so and calls `resume`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,9 +24,10 @@ from dni import Cadence, Periodic, SyncPolicy, UpdateProbability
 from pipeline.errors import NotFinite, StageFailure
 from pipeline.evaluation import Tally
 from pipeline.keyed import generator
-from pipeline.messages import Activation, Drain, Gradient, Message, Payload, Send, Stop
+from pipeline.messages import Activation, Drain, Gradient, Message, OutputError, Payload, Send, Stop
+from pipeline.output_errors import Listener, OutputErrors
 from pipeline.stage_learner import StageLearner
-from pipeline.stash import Forwarded, Stash, StashPolicy
+from pipeline.stash import GRADIENT, NOTHING, OUTPUT_ERROR, Forwarded, Stash, StashPolicy
 from pipeline.trace import Recorder, notation
 
 __all__ = ["Stage", "StageSettings"]
@@ -58,6 +59,8 @@ class StageSettings:
     defers: bool = False
     """Of the last stage: it pulls nothing back before it has forwarded up to its bound (GPipe), as if the loss were a
     stage above it."""
+    listeners: tuple[Listener, ...] = ()
+    """Of the last stage: those that it tells what the loss says."""
     check_every: int = 100
     """Steps from one scan of the parameters for NaN to the next; 0: never."""
 
@@ -83,6 +86,7 @@ class Stage:
         self.stash = Stash(settings.stash)
         self._update_due: int | None = None
         """The step whose update waits until nothing is held (stash hold)."""
+        self._output_errors = OutputErrors(settings.listeners)
         self._below_waits = False
         """Whether a stage below takes nothing further before the newest microbatch, or its window, is answered."""
         self._quality_above: float | None = None
@@ -132,6 +136,11 @@ class Stage:
         )
 
     @property
+    def expects_error(self) -> bool:
+        """Whether, in fixed order, what comes next is from the last stage and not from the one above."""
+        return self.stash.expects_error
+
+    @property
     def drained(self) -> Drain | None:
         """The Drain that has been carried out; the executor answers with `resume`."""
         return self._drain if self.in_flight == 0 else None
@@ -162,6 +171,8 @@ class Stage:
                     yield from self._probe(message)
                 case Gradient():
                     yield from self._answered(message)
+                case OutputError():
+                    yield from self._told(message)
                 case Drain():
                     self._drain = message
                     yield from self._pass_on(message)
@@ -222,19 +233,24 @@ class Stage:
         step = message.step
         learns = self._draws_update(step)
         within_reach = not self.is_last and message.reach >= self.settings.num_stages - self.index
+        needs, learns_from = self.learner.needs, self.learner.learns_from
         entry = self.learner.forward(
             message,
             learns=learns,
-            held=learns and (self.settings.defers if self.is_last else within_reach or self.learner.waits),
-            sync=learns and within_reach and not self.learner.waits,
-            asks=self.learner.waits and not within_reach,
+            held=learns and (self.settings.defers if self.is_last else within_reach or bool(needs)),
+            sync=learns and within_reach and "gradient" not in needs,
+            asks=bool(needs) and not within_reach,
             num_due=self.stash.num_due,
             wanted=self._is_wanted(message),
         )
+        entry.lessons = learns_from
+        entry.awaited |= (needs | learns_from) & OUTPUT_ERROR
         if not self.is_last or entry.held:
             self.stash.put(entry)
         self._note_what_waits(message, entry)
-        if not self.is_last:
+        if self.is_last:
+            self._output_errors.expect(step)
+        else:
             yield self._send_on(message, entry)
         if entry.held:
             if self.is_last:  # its turn comes again, as if the loss had answered from above
@@ -295,16 +311,27 @@ class Stage:
         )
 
     def _learn_now(self, entry: Forwarded) -> Iterator[Send]:
-        """Backward at once, from the stage's own source, and the learning of a source that needs nobody above."""
+        """Backward at once, from the stage's own source, and the learning of a source that waits for nothing.
+
+        At the top, whoever asks is told first what the loss says.
+        """
+        if self.is_last:
+            yield from self._output_errors.tell(self._output_error(entry))
         pulled = self.learner.backward_from_source(entry) if entry.learns else None
         if pulled is None:
             yield from self._not_learned(entry)
         else:
             yield from self._pulled_back(entry, pulled, exact=self.is_last)
         if entry.learns and self.learner.learns_alone:
-            self.learner.learn_source(entry, None)
-        if not self.learner.learns_late:
-            entry.h = ()  # what comes back is a credit
+            self.learner.learn_source(entry)
+        if not entry.lessons:
+            entry.h = ()  # what comes back teaches nothing
+
+    def _output_error(self, entry: Forwarded) -> OutputError:
+        parts = self._output_errors.parts
+        if not (entry.learns and parts):
+            return OutputError(step=entry.step)
+        return self.learner.output_error(entry, with_loss="loss" in parts)
 
     def _not_learned(self, entry: Forwarded) -> list[Send]:
         entry.let_go()
@@ -312,21 +339,50 @@ class Stage:
         return self._answer(entry.step, None, exact=False)
 
     def _answered(self, message: Gradient) -> Iterator[Send]:
-        entry = self.stash.take(message.step)
+        entry = self.stash.find(message.step)
         if entry.probe:
+            self.stash.take(message.step)
             yield from self._graded(entry, None if message.value is None else self.learner.received(message.value))
             return
         self._quality_above = message.quality
+        if message.dropped:
+            self.recorder.totals.dropped_s += entry.forward_s
+        if message.value is not None:
+            message = replace(message, value=self.learner.received(message.value))
+        entry.answer(message)
         if self.is_last and entry.learns:  # deferred
             yield from self._learn_now(entry)
-        elif message.value is None or self._too_stale(entry):
-            if message.dropped:
-                self.recorder.totals.dropped_s += entry.forward_s
-            if entry.held:
-                yield from self._not_learned(entry)
         else:
-            yield from self._learn_late(entry, self.learner.received(message.value), exact=message.exact)
-        self._update_if_due(entry)
+            yield from self._learn_late(entry)
+        self._close_if_done(entry)
+
+    def _told(self, message: OutputError) -> Iterator[Send]:
+        message = self.learner.received_error(message)
+        for entry in self.stash.find_untold(message.step):
+            entry.tell(message)
+            yield from self._learn_late(entry)
+            self._close_if_done(entry)
+
+    def _learn_late(self, entry: Forwarded) -> Iterator[Send]:
+        """Backward, and the source's learning, each once all that it takes has come."""
+        needed, lessons = self.learner.needs if entry.asks else GRADIENT, entry.lessons
+        pulls = entry.held and entry.has_come(needed)
+        # Also at a step that this stage did not draw: the source regresses what the stage above made of it.
+        learns = bool(lessons) and entry.has_come(lessons)
+        can_pull, can_learn = pulls and entry.has_all(needed), learns and entry.has_all(lessons)
+        if (can_pull or can_learn) and self._too_stale(entry):
+            can_pull = can_learn = False
+        if pulls:
+            self.stash.release(entry)
+            yield from self._pull_late(entry) if can_pull else self._not_learned(entry)
+        if can_learn or (can_pull and self.learner.learns_alone):
+            self.learner.learn_source(entry)
+        if can_pull or can_learn:
+            self.recorder.measure("staleness", entry.step, self.version - entry.version)
+        if learns:
+            entry.lessons = NOTHING
+        if not (entry.held or entry.lessons):
+            entry.h = ()  # what may still come teaches nothing
 
     def _too_stale(self, entry: Forwarded) -> bool:
         most = self.settings.most_staleness
@@ -334,19 +390,17 @@ class Stage:
         self.recorder.totals.too_stale += stale
         return stale
 
-    def _learn_late(self, entry: Forwarded, gradient: Payload, *, exact: bool) -> Iterator[Send]:
-        """Backward and the source's learning, from the gradient that came from above."""
-        staleness = self.version - entry.version
-        if entry.held:
-            pulled, as_it_came = self.learner.backward_from_above(entry, gradient)
-            if pulled is None:
-                yield from self._not_learned(entry)
-            else:
-                yield from self._pulled_back(entry, pulled, exact=exact and as_it_came and staleness == 0)
-        # Also at a step that this stage did not draw: the source regresses what the stage above made of it.
-        if entry.held or self.learner.learns_late:
-            self.learner.learn_source(entry, gradient)
-        self.recorder.measure("staleness", entry.step, staleness)
+    def _pull_late(self, entry: Forwarded) -> list[Send]:
+        pulled, as_it_came = self.learner.backward_late(entry)
+        if pulled is None:
+            return self._not_learned(entry)
+        return self._pulled_back(entry, pulled, exact=entry.exact and as_it_came and self.version == entry.version)
+
+    def _close_if_done(self, entry: Forwarded) -> None:
+        """A microbatch for which nothing is to come any more is no longer in flight."""
+        if not entry.awaited:
+            self.stash.take(entry.step)
+        self._update_if_due(entry)
 
     def _update_if_due(self, entry: Forwarded) -> None:
         if self.settings.stash == "hold":

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pipeline.messages import Activation, Payload
-from pipeline.stash import Forwarded
+from pipeline.messages import Activation, OutputError, Payload
+from pipeline.stash import Forwarded, Parts
 
 __all__ = ["StageLearner"]
 
@@ -37,20 +37,20 @@ class StageLearner(Protocol):
         """Steps in which any block was applied."""
 
     @property
-    def waits(self) -> bool:
-        """Whether every step waits for the gradient from above, because the source makes its own of it."""
+    def needs(self) -> Parts:
+        """What every step waits for, because the source makes its own gradient of it."""
+
+    @property
+    def learns_from(self) -> Parts:
+        """What the source's learning waits for."""
 
     @property
     def quality(self) -> float | None:
         """The cosine of the source's gradient with the true one when they were last compared; None: never."""
 
     @property
-    def learns_late(self) -> bool:
-        """Whether the source learns from the gradient from above."""
-
-    @property
     def learns_alone(self) -> bool:
-        """Whether the source learns without it, so at the stage's own step."""
+        """Whether the source learns and waits for nothing, so at the stage's own step."""
 
     def forward(
         self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, wanted: bool, num_due: int = 0
@@ -72,14 +72,20 @@ class StageLearner(Protocol):
     def received(self, gradient: Payload) -> Payload:
         """What came from another stage, on this one's device."""
 
+    def received_error(self, message: OutputError) -> OutputError:
+        """What came from the last stage, on this one's device."""
+
+    def output_error(self, entry: Forwarded, *, with_loss: bool) -> OutputError:
+        """What the loss says of a microbatch, before it is pulled back; for the last stage."""
+
     def backward_from_source(self, entry: Forwarded) -> Payload | None:
         """Pull back what the source says; dL/dx, or None if nothing is learned."""
 
-    def backward_from_above(self, entry: Forwarded, gradient: Payload) -> tuple[Payload | None, bool]:
-        """Pull back what came from above; dL/dx or None, and whether the gradient was used as it came."""
+    def backward_late(self, entry: Forwarded) -> tuple[Payload | None, bool]:
+        """Pull back what has come; dL/dx or None, and whether that was the gradient from above, as it came."""
 
-    def learn_source(self, entry: Forwarded, gradient: Payload | None) -> None:
-        """Let the source learn; from `gradient` if that has come."""
+    def learn_source(self, entry: Forwarded) -> None:
+        """Let the source learn from what has come."""
 
     def update(self, step: int) -> None:
         """Apply what has been accumulated."""

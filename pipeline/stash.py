@@ -14,9 +14,17 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
-from pipeline.messages import Payload
+from pipeline.messages import Gradient, OutputError, Payload
 
-__all__ = ["Forwarded", "Stash", "StashPolicy"]
+__all__ = ["GRADIENT", "NOTHING", "OUTPUT_ERROR", "Forwarded", "Part", "Parts", "Stash", "StashPolicy"]
+
+Part: TypeAlias = Literal["gradient", "error", "loss"]
+Parts: TypeAlias = frozenset[Part]
+"""What other stages send of a microbatch after its forward: dL/dh, dL/dy, and the loss of each sample."""
+GRADIENT: Parts = frozenset({"gradient"})
+OUTPUT_ERROR: Parts = frozenset({"error", "loss"})
+"""What comes in one message, from the last stage."""
+NOTHING: Parts = frozenset()
 
 StashPolicy: TypeAlias = Literal["hold", "recompute", "weights", "graph"]
 
@@ -36,7 +44,7 @@ class Forwarded:
     learns: bool
     """False: forwarded only (evaluation, or a step its update probability did not draw)."""
     held: bool
-    """True: the backward waits for the gradient from above."""
+    """True: the backward waits for the gradient from above, or for what the source makes one of."""
     graph: Payload | None = None
     """The output with its graph; None for recompute, and once nothing is to be pulled back."""
     sync: bool = False
@@ -53,10 +61,45 @@ class Forwarded:
     """The weights that the graph is over, where they are not the module's own."""
     probe: bool = False
     """True: nothing is learned from it, and its gradients are graded when they come back."""
+    awaited: Parts = GRADIENT
+    """What is still to come; the microbatch is in flight until all has."""
+    lessons: Parts = NOTHING
+    """What the source will learn from; nothing, once it has."""
+    gradient: Payload | None = None
+    """What the stage above has sent, if it has come and not as a credit."""
+    exact: bool = False
+    """Whether that is the true gradient, of the weights of today."""
+    error: Tensor | None = None
+    """What the last stage has sent: dL/dy, (N, C)."""
+    loss: Tensor | None = None
+    """What the last stage has sent: the loss of each sample, (N,)."""
+    estimate: Payload | None = None
+    """What the source has said already; the backward has yet to come."""
+
+    def answer(self, message: Gradient) -> None:
+        """The stage above has answered."""
+        self.awaited -= GRADIENT
+        if message.dropped:
+            self.awaited -= OUTPUT_ERROR  # the last stage will never see it
+        self.gradient, self.exact = message.value, message.exact
+
+    def tell(self, message: OutputError) -> None:
+        """The last stage has said what it says of this microbatch, or of a later one: then this one was dropped."""
+        self.awaited -= OUTPUT_ERROR
+        if message.step == self.step:
+            self.error, self.loss = message.value, message.loss_per_sample
+
+    def has_come(self, parts: Parts) -> bool:
+        """Whether nothing of these is still to come."""
+        return not parts & self.awaited
+
+    def has_all(self, parts: Parts) -> bool:
+        """Whether these have come, each with a value."""
+        return all(getattr(self, part) is not None for part in parts)
 
     def let_go(self) -> None:
         """Drop what only the backward needs; h stays, for the source to learn from."""
-        self.x = self.graph = self.weights = None
+        self.x = self.graph = self.weights = self.estimate = None
 
 
 class Stash:
@@ -70,7 +113,7 @@ class Stash:
         self._entries: dict[int, Forwarded] = {}
         self.policy: StashPolicy = policy
         self.num_held = 0
-        """Microbatches whose backward waits for the gradient from above."""
+        """Microbatches whose backward waits for something from another stage."""
         self.most_held = 0
         """The largest `num_held` so far: what the memory has to suffice for."""
         self._num_syncs = 0
@@ -101,10 +144,30 @@ class Stash:
         self.most_held = max(self.most_held, self.num_held)
         self._num_syncs += entry.sync and entry.held
 
-    def take(self, step: int) -> Forwarded:
-        """The microbatch that a gradient answers; it is no longer in flight."""
+    @property
+    def expects_error(self) -> bool:
+        """Whether the oldest microbatch has yet to hear from the last stage."""
+        oldest = next(iter(self._entries.values()), None)
+        return oldest is not None and bool(oldest.awaited & OUTPUT_ERROR)
+
+    def find(self, step: int) -> Forwarded:
+        """The microbatch that a gradient answers."""
         assert step in self._entries, f"a gradient answers step {step}, in flight: {sorted(self._entries)}"
-        entry = self._entries.pop(step)
+        return self._entries[step]
+
+    def find_untold(self, step: int) -> list[Forwarded]:
+        """Those up to this step that have not heard from the last stage yet, in order."""
+        return [entry for entry in self._entries.values() if entry.step <= step and entry.awaited & OUTPUT_ERROR]
+
+    def release(self, entry: Forwarded) -> None:
+        """Nothing is to be pulled back any more, or is from here on."""
         self.num_held -= entry.held
         self._num_syncs -= entry.sync and entry.held
+        entry.held = False
+
+    def take(self, step: int) -> Forwarded:
+        """The microbatch of this step; it is no longer in flight."""
+        entry = self.find(step)
+        self.release(entry)
+        del self._entries[step]
         return entry

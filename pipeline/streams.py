@@ -15,9 +15,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pipeline.messages import Activation, Gradient, Message
+from pipeline.messages import Activation, Gradient, Message, OutputError
 
 __all__ = ["arrive", "depart", "own_streams", "settle"]
+
+_WITH_TENSORS = (Activation, Gradient, OutputError)
 
 
 @contextmanager
@@ -35,14 +37,14 @@ def own_streams(device: torch.device, others: Sequence[torch.device] = ()) -> It
 
 def depart(message: Message) -> Message:
     """The message as it is sent to another thread."""
-    if isinstance(message, Activation | Gradient) and any(tensor.is_cuda for tensor in _tensors(message)):
+    if isinstance(message, _WITH_TENSORS) and any(tensor.is_cuda for tensor in _tensors(message)):
         return replace(message, ready=torch.cuda.current_stream().record_event())
     return message
 
 
 def arrive(message: Message) -> None:
     """Before the message is handled: let this thread's streams wait for it."""
-    if isinstance(message, Activation | Gradient) and message.ready is not None:
+    if isinstance(message, _WITH_TENSORS) and message.ready is not None:
         torch.cuda.current_stream().wait_event(message.ready)
         for tensor in _tensors(message):
             if tensor.is_cuda:
@@ -58,8 +60,13 @@ def settle(devices: Sequence[torch.device]) -> None:
             torch.cuda.synchronize(device)
 
 
-def _tensors(message: Activation | Gradient) -> Iterator[Tensor]:
-    payload = message.h if isinstance(message, Activation) else message.value
+def _tensors(message: Activation | Gradient | OutputError) -> Iterator[Tensor]:
+    match message:
+        case Activation(h=payload, target=beside):
+            pass
+        case Gradient(value=payload):
+            beside = None
+        case OutputError(value=payload, loss_per_sample=beside):
+            pass
     members = payload if isinstance(payload, tuple) else (payload,)
-    target = message.target if isinstance(message, Activation) else None
-    return (tensor for tensor in (*members, target) if tensor is not None)
+    return (tensor for tensor in (*members, beside) if tensor is not None)

@@ -15,17 +15,20 @@ from torch import Tensor, nn
 
 from pipeline.clock import Clock
 from pipeline.feed import Batch, Feed, FeedSettings
-from pipeline.messages import Activation, Payload
+from pipeline.learner import awaited_to_act, awaited_to_learn
+from pipeline.messages import Activation, OutputError, Payload
 from pipeline.run import Prepared, stage_settings
 from pipeline.stage import Stage
-from pipeline.stash import Forwarded, StashPolicy
+from pipeline.stash import NOTHING, Forwarded, Parts, StashPolicy
 from pipeline.trace import Recorder
 
 __all__ = ["TimedLearner", "build_timed_stage", "make_timed_feed"]
 
 _CPU = torch.device("cpu")
 _NOTHING: tuple[()] = ()
-"""The payload of every message."""
+"""The payload of every message between neighbours."""
+_NO_SAMPLES = torch.empty(0)
+"""What the last stage says of every microbatch."""
 
 
 class TimedLearner:
@@ -33,10 +36,10 @@ class TimedLearner:
 
     Args:
         recorder: takes down what is done; its clock says what that costs.
-        waits: whether every step waits for the gradient from above.
+        needs: what every step waits for.
+        learns_from: what the source's learning waits for.
         acts: whether the source gives a gradient without it.
-        learns_late: whether the source learns from the gradient from above.
-        learns_alone: whether it learns without that.
+        learns_alone: whether the source learns and waits for nothing.
         updates: whether there are parameters to update.
         stash: what a real learner would keep from a forward; "recompute" takes a second forward.
     """
@@ -48,18 +51,18 @@ class TimedLearner:
         self,
         recorder: Recorder,
         *,
-        waits: bool = False,
+        needs: Parts = NOTHING,
+        learns_from: Parts = NOTHING,
         acts: bool = True,
-        learns_late: bool = False,
         learns_alone: bool = False,
         updates: bool = True,
         stash: StashPolicy = "hold",
     ) -> None:
-        self.waits = waits
+        self.needs, self.learns_from = needs, learns_from
         self.version = 0
         self.phase = "start"
         self._recorder = recorder
-        self.learns_late, self.learns_alone = learns_late, learns_alone
+        self.learns_alone = learns_alone
         self._acts, self._updates = acts, updates
         self._recomputes = stash == "recompute"
         self._accumulated = False
@@ -123,22 +126,29 @@ class TimedLearner:
         """As it came."""
         return gradient
 
+    def received_error(self, message: OutputError) -> OutputError:
+        """As it came."""
+        return message
+
+    def output_error(self, entry: Forwarded, *, with_loss: bool) -> OutputError:
+        """It takes no time of its own."""
+        return OutputError(step=entry.step, value=_NO_SAMPLES, loss_per_sample=_NO_SAMPLES)
+
     def backward_from_source(self, entry: Forwarded) -> Payload | None:
         """Take a backward's time, if the source gives a gradient."""
         return self._backward(entry) if self._acts else None
 
-    def backward_from_above(self, entry: Forwarded, gradient: Payload) -> tuple[Payload | None, bool]:
+    def backward_late(self, entry: Forwarded) -> tuple[Payload | None, bool]:
         """Take a backward's time, and that of the forward run again if there has to be one."""
         if self._recomputes:
             self._recorder.begin()
             self._recorder.end("R", entry.step, version=self.version)
         return self._backward(entry), True
 
-    def learn_source(self, entry: Forwarded, gradient: Payload | None) -> None:
+    def learn_source(self, entry: Forwarded) -> None:
         """Take the time of the source's learning."""
-        if self.learns_late or self.learns_alone:
-            self._recorder.begin()
-            self._recorder.end("L", entry.step, version=self.version)
+        self._recorder.begin()
+        self._recorder.end("L", entry.step, version=self.version)
 
     def update(self, step: int) -> None:
         """Take an update's time, if anything has been accumulated."""
@@ -173,13 +183,13 @@ class TimedLearner:
 
 def build_timed_stage(prepared: Prepared, index: int, *, clock: Clock) -> Stage:
     """Stage `index` with a learner that only takes time."""
-    plan = prepared.plans[index]
+    plan, source = prepared.plans[index], prepared.sources[index]
     recorder = Recorder(index, clock)
     learner = TimedLearner(
         recorder,
-        waits=index < len(prepared.waits) and prepared.waits[index],
+        needs=awaited_to_act(source),
+        learns_from=awaited_to_learn(source),
         acts=plan.source_acts,
-        learns_late=prepared.learns_late[index],
         learns_alone=prepared.learns_alone[index],
         updates=plan.num_parameters > 0,
         stash=prepared.config.stash,

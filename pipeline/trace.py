@@ -5,8 +5,8 @@ that starts it, `R` a forward run again for it, `U` an update, `L` the source's 
 step that was dropped or not learned from.
 
 Beside the events stands the order in which the stage handled messages, which is all that a replay needs: `A0` an
-activation, `G0` a gradient, `X0` an activation that was dropped, `E0` one of an evaluation, `P9` a probe, `D8` a drain
-before step 8 (`s`: it saves, `f`: it finishes the run), `Z8` the stop.
+activation, `G0` a gradient, `O0` what the last stage says of a step, `X0` an activation that was dropped, `E0` one of
+an evaluation, `P9` a probe, `D8` a drain before step 8 (`s`: it saves, `f`: it finishes the run), `Z8` the stop.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.clock import Clock
-from pipeline.messages import Activation, Drain, Gradient, Message, Stop
+from pipeline.messages import Activation, Drain, Gradient, Message, OutputError, Stop
 
 __all__ = ["Event", "Recorder", "Totals", "notation"]
 
@@ -28,6 +28,8 @@ def notation(message: Message) -> str:
             return f"A{step}" if training else f"P{step}" if probe else f"E{step}"
         case Gradient(step=step):
             return f"G{step}"
+        case OutputError(step=step):
+            return f"O{step}"
         case Drain(step=step, save=save, finish=finish):
             return f"D{step}{'s' * save}{'f' * finish}"
         case Stop(step=step):

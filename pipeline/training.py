@@ -88,7 +88,8 @@ def run_simulated(
 ) -> Result:
     """Run on one thread in virtual time; see `Execute`."""
     config = prepared.config
-    costs = config.costs.with_bytes([plan.activation_bytes for plan in prepared.plans[:-1]])
+    *measured, output_bytes = [plan.activation_bytes for plan in prepared.plans]
+    costs = config.costs.with_bytes(measured, error=output_bytes)
     clock = virtual_clock(costs, num_stages=prepared.num_stages)
     device = choose_device(config.device)
     with threads(config.num_threads), undisturbed():

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import RunError
-from pipeline.messages import Activation, Drain, Gradient, Message, Payload, Stop
+from pipeline.messages import Activation, Drain, Gradient, Message, OutputError, Payload, Stop
 
 __all__ = [
     "FIRST_CAPACITY_BYTES",
     "HEADER_BYTES",
     "Header",
     "Schema",
+    "carries_parts",
     "decode",
     "encode_header",
     "parts",
@@ -42,7 +43,7 @@ HEADER_BYTES = 64
 FIRST_CAPACITY_BYTES = 4096
 """Of a receive buffer, until a schema announces more."""
 _ALIGNMENT = 64
-_KINDS = {"activation": 1, "gradient": 2, "drain": 3, "stop": 4, "schema": 5}
+_KINDS = {"activation": 1, "gradient": 2, "drain": 3, "stop": 4, "schema": 5, "error": 6}
 _KIND_NAMES = {number: name for name, number in _KINDS.items()}
 _TRAINING, _EXACT, _SAVE, _FINISH, _VALUE, _DROPPED, _PROBE = 1, 2, 4, 8, 16, 32, 64
 
@@ -80,11 +81,14 @@ class Header(NamedTuple):
 
 @dataclass(frozen=True)
 class Schema:
-    """What a payload holds: one entry per tensor, (dtype, shape without N); None for a member without a gradient."""
+    """What a payload holds: one entry per tensor, (dtype, shape without N); None for a member without a gradient.
+
+    Of an error at the output it holds two, either of which may be None: dL/dy, and the loss of each sample.
+    """
 
     members: tuple[tuple[str, tuple[int, ...]] | None, ...]
     is_tuple: bool
-    """Whether h is a tuple of tensors."""
+    """Whether what is sent is a tuple of tensors."""
     has_target: bool
     """Whether the last entry is the labels."""
 
@@ -133,6 +137,11 @@ class Schema:
         return schema, capacity
 
 
+def carries_parts(message: OutputError) -> bool:
+    """Whether the last stage has something to say, and not only that there is nothing."""
+    return message.value is not None or message.loss_per_sample is not None
+
+
 def parts(message: Message) -> tuple[list[Tensor | None], Schema, int]:
     """The tensors of a message, what they are, and N; no tensors for a message without payload."""
     target: Tensor | None = None
@@ -142,6 +151,8 @@ def parts(message: Message) -> tuple[list[Tensor | None], Schema, int]:
             target = message.target
         case Gradient(value=value):
             pass
+        case OutputError() if carries_parts(message):
+            value = (message.value, message.loss_per_sample)
         case _:
             value = None
     if value is None:
@@ -256,6 +267,9 @@ def decode(header: Header, schema: Schema | None, members: list[Tensor | None]) 
                 dropped=header.dropped,
                 quality=header.quality,
             )
+        case "error":
+            value, loss = members if header.has_value else (None, None)
+            return OutputError(step=header.step, value=value, loss_per_sample=loss)
         case "drain":
             return Drain(step=header.step, save=header.save, finish=header.finish)
         case _:

@@ -92,7 +92,7 @@ class Ends:
         edges = [edge for number, kind in enumerate(kinds) for edge in _both_ways(kind, 2 * number)]
         senders = self._connections.connect(edges, device=self._device)
         own = [edge for edge in edges if edge.ranks[0] == self._rank]
-        self._senders: dict[str, SendingEnd] = {edge.kind: senders[edge.sender, edge.receiver] for edge in own}
+        self._senders: dict[str, SendingEnd] = {edge.kind: senders[edge] for edge in own}
         self._connections.start()
 
     def measure(self, kind: str, size: int, count: int) -> Samples:

@@ -21,7 +21,10 @@ from dni import (
     ConditionalSyntheticGradient,
     Convolutional,
     ConvolutionalHead,
+    Critic,
+    DirectFeedbackAlignment,
     GradientSource,
+    Kickback,
     LocalLoss,
     LossGradient,
     LowRank,
@@ -33,8 +36,10 @@ from dni import (
     Shadow,
     ShrunkGradient,
     Signal,
+    SobolevCritic,
     SyntheticGradient,
     TrueGradient,
+    ValueMLP,
     VirtualGradient,
     ZeroGradient,
     as_tuple,
@@ -87,6 +92,12 @@ CASES = {
     "virtual-mlp": Case(VirtualGradient),
     "virtual-convolutional": Case(lambda: VirtualGradient(10, ConvolutionalHead(reduce=2)), serves=("images",)),
     "virtual-labels": Case(lambda: VirtualGradient(label_weight=1.0)),
+    "direct-feedback": Case(DirectFeedbackAlignment),
+    "kickback": Case(Kickback),
+    "critic": Case(lambda: Critic(10, ValueMLP((32,)))),
+    "critic-embedding": Case(lambda: Critic(10, ValueMLP((32,)), embedding_dim=5)),
+    "sobolev": Case(lambda: SobolevCritic(10, ValueMLP((32,)))),
+    "mixed-direct-feedback": Case(lambda: MixedGradient(DirectFeedbackAlignment(), 0.3)),
     "shadow": Case(lambda: Shadow(ConditionalSyntheticGradient(10, MLP(hidden=(32,))))),
 }
 
@@ -116,7 +127,8 @@ def h(kind: str, digits: tuple[Tensor, Tensor]) -> Members:
 @pytest.fixture
 def signal(h: Members, digits: tuple[Tensor, Tensor]) -> Signal:
     gradient = like(h, [torch.randn_like(member) for member in carriers(h)])
-    return Signal(step=0, target=digits[1][:N], gradient=gradient)
+    error, loss = torch.randn(N, 10), torch.rand(N)
+    return Signal(step=0, target=digits[1][:N], gradient=gradient, error=error, loss=loss)
 
 
 def _built(case: Case, h: Members) -> Any:
@@ -249,7 +261,7 @@ def test_a_shorter_last_batch_is_served(case: Case, h: Members, signal: Signal) 
     source = _built(case, h)
     short = tuple(member[:5] for member in as_tuple(h) if member is not None)
     gradient = like(h, [member[:5] for member in carriers(signal.gradient)])
-    end = Signal(step=1, target=signal.target[:5], gradient=gradient)
+    end = Signal(step=1, target=signal.target[:5], gradient=gradient, error=signal.error[:5], loss=signal.loss[:5])
     tail = short if isinstance(h, tuple) else short[0]
     source.learn(tail, end)
     estimate = source.estimate(tail, end)

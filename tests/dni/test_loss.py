@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dni import sum_over_samples
+from dni.loss import split_over_samples
 
 N, C = 12, 5
 
@@ -113,3 +114,33 @@ def test_an_unknown_reduction_is_refused() -> None:
     loss.reduction = "median"
     with pytest.raises(ValueError, match="got 'median'"):
         sum_over_samples(loss, *_classes())
+
+
+PER_SAMPLE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": nn.CrossEntropyLoss(),
+    "sum": nn.CrossEntropyLoss(reduction="sum"),
+    "values": nn.CrossEntropyLoss(reduction="none"),
+    "function": F.cross_entropy,
+    "function of the sum": _plain_sum,
+}
+
+
+@pytest.mark.parametrize("name", PER_SAMPLE)
+def test_loss_of_each_sample_is_that_of_the_unreduced_loss(name: str) -> None:
+    h, target = _classes()
+    split = split_over_samples(PER_SAMPLE[name], h, target)
+    torch.testing.assert_close(split(h, target), F.cross_entropy(h, target, reduction="none"))
+    assert split(h[:3], target[:3]).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [nn.MSELoss(), nn.CrossEntropyLoss(weight=torch.rand(C) + 0.1), nn.HuberLoss(delta=0.3)],
+    ids=["elements", "class weights", "huber"],
+)
+def test_losses_of_the_samples_add_up_to_the_summed_loss(loss: nn.Module) -> None:
+    h, target = _classes()
+    target = target if isinstance(loss, nn.CrossEntropyLoss) else torch.randn(N, C)
+    values = split_over_samples(loss, h, target)(h, target)
+    assert values.shape == (N,)
+    torch.testing.assert_close(values.sum(), sum_over_samples(loss, h, target)(h, target))

@@ -103,5 +103,7 @@ def test_syncs_evaluations_drains_and_stops_are_never_dropped() -> None:
     never = [activation(0, reach=3), activation(1, training=False), Drain(step=2), Stop(step=2), activation(3, reach=2)]
     for message in never:
         assert inbox.put_below(message) is None
-    assert inbox.put_below(activation(4, reach=1)) is not None, "the newest goes if nothing older may"
-    assert [message for _, message in inbox.below] == never
+    assert inbox.put_below(activation(4, reach=1)) is None, "nor is the newest, whatever it is"
+    dropped = inbox.put_below(activation(5, reach=1))
+    assert dropped is not None and dropped.step == 4
+    assert [message for _, message in inbox.below][:-1] == never

@@ -44,6 +44,16 @@ def test_every_boundary_has_an_edge_each_way_with_room_for_its_bound() -> None:
     assert str(made[0]) == "edge/0-1"
 
 
+def test_stages_that_ask_for_errors_have_an_edge_of_their_own_from_the_last() -> None:
+    choices = [Choice(kind=kind, why="") for kind in ("shared", "in process")]
+    direct = {0: Choice(kind="gloo", why=""), 1: Choice(kind="in process", why="")}
+    made = edges(choices, [0, 1, 1], [3, 5], direct=direct)[4:]
+    assert [(str(edge), edge.ranks, edge.kind, edge.num_slots) for edge in made] == [
+        ("edge/2-0/errors", (1, 0), "gloo", 7),
+        ("edge/2-1/errors", (1, 1), "in process", 9),
+    ]
+
+
 def exchange(world: World) -> tuple[list[tuple[int, int, int]], dict[str, int]]:
     """Send a message over every edge of four stages on three ranks; what came here, and what was sent over each."""
     came: queue.SimpleQueue[tuple[int, int, int]] = queue.SimpleQueue()
@@ -59,8 +69,8 @@ def exchange(world: World) -> tuple[list[tuple[int, int, int]], dict[str, int]]:
     made = edges_of(["in process", "gloo", "shared"], [0, 0, 1, 2])
     senders = connections.connect(made, device=CPU)
     connections.start()
-    for (sender, receiver), end in senders.items():
-        end.send(Activation(step=10 * sender + receiver, h=torch.ones(3, 2)))
+    for edge, end in senders.items():
+        end.send(Activation(step=10 * edge.sender + edge.receiver, h=torch.ones(3, 2)))
         end.send(Stop(step=0))
     connections.wait_stopped()
     control.close()
@@ -100,7 +110,8 @@ def lose_a_neighbour(world: World, kind: Kind) -> dict[str, Any]:
         deliver=lambda edge, message: mailbox.put((edge.sender, edge.receiver, message)),
         failed=lambda edge, error: mailbox.put(error),
     )
-    senders = connections.connect(edges_of([kind], [0, 1]), device=CPU)
+    ends = connections.connect(edges_of([kind], [0, 1]), device=CPU)
+    senders = {(edge.sender, edge.receiver): end for edge, end in ends.items()}
     connections.start()
     senders[world.rank, 1 - world.rank].send(Activation(step=0, h=torch.ones(2, 500_000)))
     mailbox.get(timeout=WAIT_S)

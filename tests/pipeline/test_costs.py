@@ -66,6 +66,7 @@ def test_bytes_take_their_time_if_there_is_a_bandwidth() -> None:
     costs = CostModel(bytes_per_s=50.0)
     assert costs.with_bytes([100, 25]).transfer_s(3).tolist() == [2.0, 0.5]
     assert CostModel(bytes_per_s=50.0, message_bytes=(5,)).with_bytes([100, 25]).transfer_s(3).tolist() == [0.1, 0.1]
+    assert [CostModel(error_bytes=own).with_bytes([1], error=80).error_bytes for own in (0, 7)] == [80, 7]
     with pytest.raises(ConfigurationError, match=r"bytes_per_s needs costs\.message_bytes"):
         costs.transfer_s(3)
 

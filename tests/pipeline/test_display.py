@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from dni import SyntheticGradient
+from dni import Critic, DirectFeedbackAlignment, SyntheticGradient
 from pipeline import Config, Data, KeyedBatches, prepare, run_simulated
 from pipeline.display import LiveDisplay, _stage_table, plan_tables, summary_table
 from pipeline.monitor import StageStatus
@@ -27,7 +27,7 @@ def _prepared(**more: Any) -> Prepared:
             model=more.pop("model", lambda: [nn.Linear(4, 5), nn.Linear(5, 3)]),
             data=lambda: Data(train=KeyedBatches(X, TARGET, batch_size=8), test=[(X, TARGET)]),
             loss=nn.CrossEntropyLoss(),
-            source=SyntheticGradient(),
+            source=more.pop("source", SyntheticGradient()),
             steps=6,
             **more,
         )
@@ -51,6 +51,15 @@ def test_plan_shows_every_stage_and_boundary(arrival: str, bound: str) -> None:
     assert "edges, if all ranks are on this host: gloo (as set)" in _printed(over_gloo)
     alone = _printed(plan_tables(_prepared(), [0, 0]))
     assert "in process" in alone and "this host" not in alone
+
+
+def test_plan_shows_what_the_last_stage_sends_straight_to_whom() -> None:
+    model = [nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3)]
+    settings = {"model": lambda: model, "source": (DirectFeedbackAlignment(3), Critic(3)), "executor": "distributed"}
+    text = _printed(plan_tables(_prepared(**settings), [0, 0, 1]))
+    assert "2-0: error at the output, 0.09 KiB (shared)" in text
+    assert "2-1: loss at the output, 0.03 KiB (shared)" in text
+    assert "told by the last stage" not in _printed(plan_tables(_prepared(), [0, 0]))
 
 
 def test_plan_shows_where_every_stage_runs(monkeypatch: pytest.MonkeyPatch) -> None:

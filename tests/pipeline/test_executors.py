@@ -20,13 +20,16 @@ from dni import (
     Always,
     Bernoulli,
     ConditionalSyntheticGradient,
+    DirectFeedbackAlignment,
     Every,
+    Kickback,
     LocalLoss,
     MixedGradient,
     Never,
     NoGradient,
     Shadow,
     ShrunkGradient,
+    SobolevCritic,
     SyncPolicy,
     SyntheticGradient,
     TrueGradient,
@@ -52,6 +55,7 @@ SOURCES = {
     "shrunk": ShrunkGradient(0.3),
     "shadow": Shadow(ConditionalSyntheticGradient(num_classes=10)),
     "local": (LocalLoss(similarity_weight=0.5), MixedGradient(SyntheticGradient(), 0.4), VirtualGradient()),
+    "asking": (DirectFeedbackAlignment(), SobolevCritic(num_classes=10), MixedGradient(Kickback())),
     "mixed": (ConditionalSyntheticGradient(num_classes=10), TrueGradient(), NoGradient()),
 }
 WAYS: dict[str, dict[str, Any]] = {
@@ -98,14 +102,14 @@ def test_run_in_fixed_order_is_the_same_as_simulated(executor: str, source: str,
 
 
 @pytest.mark.parametrize("way", LATE)
-@pytest.mark.parametrize("source", ["true", "shrunk", "mixed"])
+@pytest.mark.parametrize("source", ["true", "shrunk", "mixed", "asking"])
 @pytest.mark.parametrize("executor", each_executor("threads"))
 def test_run_with_late_gradients_is_the_same_as_simulated(executor: str, source: str, way: str, ranks: Ranks) -> None:
     case = Case(problem=WITH_DROPOUT, settings={"source": SOURCES[source], **LATE[way]}, evaluates=True)
     assert_does_what_simulate_does(executor, case, ranks)
 
 
-@pytest.mark.parametrize("source", ["conditional", "mixed"])
+@pytest.mark.parametrize("source", ["conditional", "mixed", "asking"])
 @pytest.mark.parametrize("executor", each_executor("threads", "2 ranks"))
 def test_run_with_dropout_and_everything_else_is_the_same_as_simulated(
     executor: str, source: str, ranks: Ranks
@@ -153,10 +157,13 @@ def test_run_in_ready_order_loses_nothing_and_learns(executor: str, way: str, ra
     assert latest(tmp_path / "checkpoints")[1].finished
 
 
+@pytest.mark.parametrize("source", ["conditional", "asking"])
 @pytest.mark.parametrize("policy", [{"queue": ("latest",)}, {"queue": ("drop_oldest",), "queue_size": (2,)}])
 @pytest.mark.parametrize("executor", each_executor("simulate", "threads", "2 ranks"))
-def test_run_that_may_drop_answers_every_message(executor: str, policy: dict[str, Any], ranks: Ranks) -> None:
-    settings = {"source": SOURCES["conditional"], "arrival": "ready", "max_in_flight": (6,), "sync": Every(10)}
+def test_run_that_may_drop_answers_every_message(
+    executor: str, policy: dict[str, Any], source: str, ranks: Ranks
+) -> None:
+    settings = {"source": SOURCES[source], "arrival": "ready", "max_in_flight": (6,), "sync": Every(10)}
     case = Case(problem=LONGER, settings=settings | policy, evaluates=True)
     summary = EXECUTORS[executor].run(case, ranks).summary
     assert (summary["status"], summary["steps"]) == ("finished", LONGER.steps)

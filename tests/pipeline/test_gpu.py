@@ -7,7 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dni import Bernoulli, ConditionalSyntheticGradient
+from dni import (
+    Bernoulli,
+    ConditionalSyntheticGradient,
+    DirectFeedbackAlignment,
+    Kickback,
+    MixedGradient,
+    SobolevCritic,
+)
 from pipeline import prepare, run_simulated, run_threaded
 from pipeline.control import Control, World
 from pipeline.distributed import run_rank
@@ -30,6 +37,10 @@ WAYS = {
     "synthetic gradients, syncs, dropout": {
         "source": ConditionalSyntheticGradient(num_classes=10),
         "sync": Bernoulli(0.3),
+        "delay": (3,),
+    },
+    "errors at the output": {
+        "source": (DirectFeedbackAlignment(), SobolevCritic(), MixedGradient(Kickback())),
         "delay": (3,),
     },
     "late gradients, dropout": {"stash": "recompute", "delay": (4,)},

@@ -183,7 +183,9 @@ def test_parameter_that_does_not_learn_keeps_no_gradient_and_is_not_moved_by_mom
 
 
 def test_staleness_counts_versions_between_forward_and_gradient() -> None:
-    stage = make_stage(source=Constant(1.0), max_in_flight=4)
+    source = Constant(1.0)
+    source.learns_from = Need.GRADIENT
+    stage = make_stage(source=source, max_in_flight=4)
     for step in range(3):
         stage.handle(activation(step))
     for step in range(3):

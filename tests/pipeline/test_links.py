@@ -6,10 +6,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.costs import CostModel
 from pipeline.links import Links
-from pipeline.messages import Activation, Drain, Gradient, Message
+from pipeline.messages import Activation, Drain, Gradient, Message, OutputError
 
 ACTIVATION = Activation(step=0, h=())
 GRADIENT = Gradient(step=0, value=())
@@ -40,6 +41,14 @@ def test_ways_up_and_down_do_not_hinder_each_other() -> None:
     assert links.arrival_s(ACTIVATION, sender=0, to=1, now_s=0.0) == 10.0
     assert links.arrival_s(GRADIENT, sender=1, to=0, now_s=0.0) == 10.0
     assert links.arrival_s(ACTIVATION, sender=1, to=2, now_s=0.0) == 10.0
+
+
+def test_errors_go_straight_and_hinder_no_gradient() -> None:
+    links = Links(CostModel(message_s=1.0, bytes_per_s=10.0, message_bytes=(100,), error_bytes=30), num_stages=3)
+    error = OutputError(step=0, value=torch.empty(0))
+    assert [links.arrival_s(error, sender=2, to=to, now_s=0.0) for to in (0, 1, 1)] == [4.0, 4.0, 7.0]
+    assert links.arrival_s(OutputError(step=1), sender=2, to=0, now_s=6.0) == 7.0
+    assert links.arrival_s(GRADIENT, sender=2, to=1, now_s=0.0) == 11.0
 
 
 @pytest.mark.parametrize("way", [{"sender": 0, "to": 1}, {"sender": 2, "to": 1}])

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from dni import (
     ConditionalSyntheticGradient,
+    Critic,
+    DirectFeedbackAlignment,
     GradientSource,
     LocalLoss,
     LossGradient,
@@ -184,13 +186,41 @@ class Needy(nn.Module):
         return 0.0
 
 
-@pytest.mark.parametrize("need", [Need.ERROR, Need.LOSS, Need.INPUT])
-def test_need_that_no_boundary_carries_is_refused(need: Need) -> None:
+def test_need_that_no_boundary_carries_is_refused() -> None:
     learner = Needy(Need.NONE)
-    learner.learns_from = need
-    for source in (Needy(need | Need.TARGET), learner):
-        with pytest.raises(ConfigurationError, match=rf"boundary 0-1: the source Needy of stage 0 needs .*{need.name}"):
+    learner.learns_from = Need.INPUT
+    for source in (Needy(Need.INPUT | Need.TARGET), learner):
+        with pytest.raises(ConfigurationError, match=r"boundary 0-1: the source Needy of stage 0 needs .*INPUT"):
             _survey([nn.Linear(4, 4), nn.Linear(4, 3)], source=source)
+
+
+def test_bytes_that_the_last_stage_sends_a_source_are_counted() -> None:
+    stages = [nn.Linear(4, 4), nn.Linear(4, 3)]
+    sources = (
+        SyntheticGradient(),
+        DirectFeedbackAlignment(3),
+        Critic(3),
+        Shadow(Critic(3), DirectFeedbackAlignment(3)),
+    )
+    found = [_survey(stages, source=source)[0].error_bytes for source in sources]
+    assert found == [0, 6 * 3 * 4, 6 * 4, 6 * 3 * 4 + 6 * 4]
+
+
+def test_error_of_another_width_than_a_source_was_made_for_is_refused() -> None:
+    with pytest.raises(
+        ConfigurationError,
+        match=r"source DirectFeedbackAlignment cannot take the first batch: stage 0 .*Set num_outputs to 3",
+    ):
+        _survey([nn.Linear(4, 4), nn.Linear(4, 3)], source=DirectFeedbackAlignment(5))
+
+
+@pytest.mark.parametrize("source", [DirectFeedbackAlignment(3), Critic(3)], ids=["error", "loss"])
+def test_error_of_a_network_that_does_not_end_in_one_tensor_is_refused(source: GradientSource) -> None:
+    with pytest.raises(
+        ConfigurationError,
+        match=r"boundary 0-1: the source \w+ of stage 0 needs .* must be one tensor.*tuple of 2\. Let the network end",
+    ):
+        _survey([nn.Linear(4, 3), Returning(lambda h: (h, h))], source=source)
 
 
 def test_labels_that_a_source_or_loss_needs_must_be_there() -> None:

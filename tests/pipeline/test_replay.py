@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from dni import (
     Bernoulli,
     ConditionalSyntheticGradient,
+    DirectFeedbackAlignment,
     DiscrepancyCorrection,
     Every,
     LocalLoss,
@@ -31,6 +32,7 @@ from dni import (
     Never,
     NoGradient,
     ShrunkGradient,
+    SobolevCritic,
     SyntheticGradient,
     TrueGradient,
     WeightPrediction,
@@ -69,6 +71,8 @@ SOURCES: dict[str, Callable[[], Any]] = {
     "none": NoGradient,
     "shrunk": lambda: ShrunkGradient(0.5),
     "local": lambda: LocalLoss(WIDTH),
+    "direct feedback": lambda: DirectFeedbackAlignment(WIDTH),
+    "critic": lambda: SobolevCritic(WIDTH),
 }
 SYNCS = {
     "never": Never(),

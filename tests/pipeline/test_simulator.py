@@ -16,11 +16,16 @@ from dni import (
     Always,
     Bernoulli,
     ConditionalSyntheticGradient,
+    Critic,
+    DirectFeedbackAlignment,
     Every,
+    Kickback,
     LocalLoss,
+    MixedGradient,
     Never,
     NoGradient,
     Shadow,
+    SobolevCritic,
     SyncPolicy,
     SyntheticGradient,
     TrueGradient,
@@ -47,8 +52,14 @@ SOURCES = {
     "conditional": lambda: ConditionalSyntheticGradient(WIDTH),
     "none": NoGradient,
     "shadow": lambda: Shadow(SyntheticGradient()),
+    "direct feedback": lambda: DirectFeedbackAlignment(WIDTH),
+    "mixed": lambda: MixedGradient(Kickback()),
+    "critic": lambda: Critic(WIDTH),
+    "shadow critic": lambda: Shadow(SobolevCritic(WIDTH), acting=DirectFeedbackAlignment(WIDTH)),
     "local": lambda: LocalLoss(WIDTH),
 }
+ASKING = {"direct feedback", "mixed", "critic", "shadow critic"}
+"""Sources to whose stages the last stage has to say what the loss says."""
 
 
 def _prepared(
@@ -339,11 +350,14 @@ def _runs(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore:a setting has no effect")
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(_runs())
 def test_no_combination_of_settings_deadlocks_and_every_stage_handles_every_step(run: dict[str, Any]) -> None:
     handled: list[list[str]] = [[] for _ in range(len(run["sources"]) + 1)]
     _, events, stages = _play(**run, handled=handled)
+    came_up = _steps(handled[-1], "A")
+    for source, messages in zip(run["sources"], handled, strict=False):
+        assert _steps(messages, "O") == (came_up if source in ASKING else []), "each is told once of all that came up"
     sent_on = list(range(run["steps"]))
     for stage, own, messages in zip(stages, events, handled, strict=True):
         assert sorted(_steps(messages, "AX")) == sent_on, "what came up was forwarded or dropped, once"
@@ -357,6 +371,43 @@ def test_no_combination_of_settings_deadlocks_and_every_stage_handles_every_step
         worked = [event for event in own if event.operation != "D"]  # a queue drops while its stage works
         assert all(a.end_s <= b.start_s for a, b in pairwise(worked))
         sent_on = forwarded
+
+
+@pytest.mark.parametrize("arrival", ["fixed", "ready"])
+def test_stage_hears_of_errors_in_order_though_the_last_stage_defers_some_and_skips_others(arrival: Arrival) -> None:
+    handled: list[list[str]] = [[], []]
+    _, (own, top), _ = _play(
+        ("direct feedback",),
+        steps=8,
+        bounds=(4,),
+        cadence=(4,),
+        arrival=arrival,
+        prefer="activations",
+        update_probability=(1.0, 0.5),
+        costs=CostModel(forward_s=(0.1, 1.0), message_s=0.0),
+        handled=handled,
+    )
+    assert _order(top).startswith("F0 F1 D1 F2 D2 F3 B0 B3 U3"), "steps 1 and 2 are known to be skipped before step 0"
+    assert _steps(handled[0], "O") == list(range(8))
+    assert [event.step for event in own if event.operation == "B"] == [e.step for e in top if e.operation == "B"]
+
+
+def test_stage_that_waits_for_an_error_hears_of_a_step_that_was_dropped_far_above_it() -> None:
+    """Nor may it be the newest, behind a sync that may not be dropped: nobody would come after it to tell of it."""
+    handled: list[list[str]] = [[] for _ in range(4)]
+    _, (own, *_), _ = _play(
+        ("direct feedback", "synthetic", "synthetic"),
+        steps=9,
+        bounds=(4, 4, 4),
+        cadence=(3, 1, 1, 1),
+        arrival="ready",
+        sync=Every(2, top=2),
+        queue=("block", "latest", "block"),
+        costs=CostModel(forward_s=(0.1, 0.1, 2.0, 0.1), backward_s=0.1, learn_s=0.0, update_s=0.0, message_s=0.0),
+        handled=handled,
+    )
+    assert _steps(handled[2], "X") == [4] and _steps(handled[0], "O") == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert [event.step for event in own if event.operation == "D"] == [4]
 
 
 def _steps(messages: Sequence[str], kinds: str) -> list[int]:

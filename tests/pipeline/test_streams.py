@@ -5,14 +5,25 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.messages import Activation, Drain, Gradient, Message, Stop
+from pipeline.messages import Activation, Drain, Gradient, Message, OutputError, Stop
 from pipeline.streams import arrive, depart, own_streams, settle
 from tests.pipeline.chain import activation, gradient
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("message", [activation(0), gradient(0), gradient(0, None), Drain(step=3), Stop(step=4)])
+@pytest.mark.parametrize(
+    "message",
+    [
+        activation(0),
+        gradient(0),
+        gradient(0, None),
+        OutputError(step=1, value=torch.ones(2, 3), loss_per_sample=torch.ones(2)),
+        OutputError(step=2),
+        Drain(step=3),
+        Stop(step=4),
+    ],
+)
 def test_message_on_the_cpu_passes_as_it_is(message: Message) -> None:
     with own_streams(CPU, [CPU, CPU]):
         assert depart(message) is message

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from dni import Bernoulli, Every
+from dni import Bernoulli, Critic, DirectFeedbackAlignment, Every, Kickback, MixedGradient
 from pipeline.clock import Clock
 from pipeline.config import Config, Data, Sgd
 from pipeline.costs import CostModel, virtual_clock
@@ -19,13 +19,14 @@ from pipeline.simulator import simulate
 from pipeline.stage import Stage
 from pipeline.timed import TimedLearner, build_timed_stage, make_timed_feed
 from pipeline.trace import Event, Recorder
-from tests.pipeline.chain import features, labels, linear
+from tests.pipeline.chain import WIDTH, features, labels, linear
 from tests.pipeline.timed_chain import SOURCES
 
 COSTS = CostModel(
     forward_s=(1.0, 0.5, 1.5, 1.0), learn_s=0.3, message_s=0.2, slow=((1, 1.5),), pauses=((2, 20.0, 5.0),), jitter=0.3
 )
 SLOW = ((2, 4.0),)
+ASKING = (DirectFeedbackAlignment(WIDTH), Critic(WIDTH), MixedGradient(Kickback()))
 RUNS: dict[str, dict[str, Any]] = {
     "decoupled": {},
     "syncs": {"sync": Bernoulli(0.4), "cadence": (2, 1, 3, 1)},
@@ -36,6 +37,8 @@ RUNS: dict[str, dict[str, Any]] = {
         "source": tuple(SOURCES[name]() for name in ("local", "synthetic", "local shadow")),
         "sync": Bernoulli(0.3),
     },
+    "errors at the output": {"source": ASKING, "sync": Bernoulli(0.3), "update_probability": (1.0, 1.0, 1.0, 0.7)},
+    "errors and gpipe": {"source": ASKING, "cadence": (4,), "delay": (4,), "prefer": "activations"},
     "gpipe": {"source": SOURCES["true"](), "cadence": (4,), "delay": (4,), "prefer": "activations"},
     "1f1b": {"source": SOURCES["true"](), "cadence": (4,), "delay": (4, 3, 2)},
     "replay": {"source": SOURCES["true"](), "stash": "recompute", "delay": (4, 3, 2)},

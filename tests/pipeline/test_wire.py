@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.errors import RunError
-from pipeline.messages import Activation, Drain, Gradient, Message, Payload, Stop
-from pipeline.wire import HEADER_BYTES, Header, Schema, decode, encode_header, parts, read_header
+from pipeline.messages import Activation, Drain, Gradient, Message, OutputError, Payload, Stop
+from pipeline.wire import HEADER_BYTES, Header, Schema, carries_parts, decode, encode_header, parts, read_header
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 OTHERS = (torch.int64, torch.int32, torch.uint8, torch.int8, torch.bool)
 
 
 def _header_of(message: Message, *, num_samples: int, payload_bytes: int) -> Header:
-    kind = type(message).__name__.lower()
+    kind = "error" if isinstance(message, OutputError) else type(message).__name__.lower()
     fields: dict[str, Any] = {}
     for name in ("version", "generation", "reach", "training", "exact", "save", "finish", "quality"):
         if hasattr(message, name):
@@ -36,7 +36,8 @@ def _header_of(message: Message, *, num_samples: int, payload_bytes: int) -> Hea
         num_samples=num_samples,
         payload_bytes=payload_bytes,
         schema=1,
-        has_value=isinstance(message, Gradient) and message.value is not None,
+        has_value=(isinstance(message, Gradient) and message.value is not None)
+        or (isinstance(message, OutputError) and carries_parts(message)),
         **fields,
     )
 
@@ -94,6 +95,10 @@ def _assert_same(found: Message, expected: Message) -> None:
             _assert_same_payload(found.value, expected.value)
             for name in ("step", "exact", "version", "generation", "quality"):
                 assert getattr(found, name) == getattr(expected, name)
+        case OutputError():
+            assert isinstance(found, OutputError) and found.step == expected.step
+            _assert_same_payload(found.value, expected.value)
+            _assert_same_payload(found.loss_per_sample, expected.loss_per_sample)
         case _:
             assert found == expected
 
@@ -122,7 +127,7 @@ def _payload(draw: st.DrawFn, num_samples: int, *, with_none: bool) -> Payload:
 def _messages(draw: st.DrawFn) -> Message:
     num_samples, step = draw(st.integers(1, 9)), draw(st.integers(0, 2**40))
     common = {"step": step, "version": draw(st.integers(0, 2**32)), "generation": draw(st.integers(0, 2**32 - 1))}
-    match draw(st.sampled_from(["activation", "gradient", "credit", "drain", "stop"])):
+    match draw(st.sampled_from(["activation", "gradient", "credit", "error", "drain", "stop"])):
         case "activation":
             return Activation(
                 h=draw(_payload(num_samples, with_none=False)),
@@ -137,6 +142,9 @@ def _messages(draw: st.DrawFn) -> Message:
             return Gradient(value=value, exact=draw(st.booleans()), quality=quality, **common)
         case "credit":
             return Gradient(value=None, **common)
+        case "error":
+            member = st.none() | _tensor(num_samples, FLOATS)
+            return OutputError(step=step, value=draw(member), loss_per_sample=draw(member))
         case "drain":
             return Drain(step=step, save=draw(st.booleans()), finish=draw(st.booleans()))
     return Stop(step=step)
