@@ -14,7 +14,8 @@ from pipeline.control import Control
 from pipeline.errors import ConfigurationError
 from pipeline.manifest import Manifest
 from pipeline.placement import Choice, Place, choose, choose_direct, device_of, place
-from pipeline.run import Outline, Prepared, prepare, prepare_outlined
+from pipeline.prepared import Outline, Prepared
+from pipeline.run import prepare, prepare_outlined
 
 __all__ = ["agree_on_checkpoint", "agree_on_start", "agree_on_transport", "prepare_together"]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import per_stage
 from pipeline.costs import CostModel
-from pipeline.run import Prepared
+from pipeline.prepared import Prepared
 from pipeline.timing import Timing
 
 __all__ = ["Bound", "fastest", "held_bytes", "own_seconds", "wire_bytes"]

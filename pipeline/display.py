@@ -18,7 +18,7 @@ from rich.text import Text
 from pipeline.config import Config, per_stage
 from pipeline.monitor import StageStatus
 from pipeline.placement import Choice, choose_direct, device_of, places_here, planned
-from pipeline.run import Prepared
+from pipeline.prepared import Prepared
 
 __all__ = ["LiveDisplay", "plan_tables", "summary_table"]
 

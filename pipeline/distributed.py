@@ -21,8 +21,8 @@ from pipeline.heartbeat import Heartbeat
 from pipeline.keyed import undisturbed
 from pipeline.mailbox import ConnectedMailbox, affordable_spin_s
 from pipeline.monitor import StageStatus
+from pipeline.prepared import Prepared
 from pipeline.rank import Rank
-from pipeline.run import Prepared
 from pipeline.session import on_signals, threads
 
 __all__ = ["run_rank"]

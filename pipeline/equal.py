@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.errors import ConfigurationError
 from pipeline.partition import Partition
 from pipeline.plan import StagePlan
-from pipeline.run import Prepared
+from pipeline.prepared import Prepared
 
 __all__ = ["equal_stages"]
 

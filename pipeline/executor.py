@@ -19,7 +19,7 @@ from pipeline.feed import Feed
 from pipeline.folder import write_error
 from pipeline.monitor import StageStatus
 from pipeline.partition import Partition
-from pipeline.run import Prepared
+from pipeline.prepared import Prepared
 from pipeline.session import Session
 from pipeline.summary import summarize, write_summary
 

@@ -20,7 +20,6 @@ from dni import (
     Corrector,
     GradientSource,
     LossGradient,
-    Need,
     NoGradient,
     Signal,
     carriers,
@@ -30,19 +29,18 @@ from dni import (
     map_members,
     num_samples,
 )
+from pipeline.awaited import awaited_to_act, awaited_to_learn
 from pipeline.errors import NotFinite
 from pipeline.keyed import Generators, generator
 from pipeline.messages import Activation, OutputError, Payload
 from pipeline.probe import ProbeAnswer, grade_entry
-from pipeline.stash import Forwarded, Part, Parts, StashPolicy
+from pipeline.stash import Forwarded, StashPolicy
 from pipeline.trace import Recorder
 from pipeline.updater import Updater
 from pipeline.weightless import WeightlessGraphs
 from pipeline.weights import WeightVersions
 
-__all__ = ["Learner", "awaited_to_act", "awaited_to_learn"]
-
-_PARTS: tuple[tuple[Part, Need], ...] = (("gradient", Need.GRADIENT), ("error", Need.ERROR), ("loss", Need.LOSS))
+__all__ = ["Learner"]
 
 _ALIGNMENT = 64
 """Bytes; of everything that PyTorch allocates, and of the tensors in a message between processes."""
@@ -460,16 +458,6 @@ class Learner:
     def _set_mode(self, *, training: bool) -> None:
         if self.module.training != training:
             self.module.train(training)
-
-
-def awaited_to_act(source: GradientSource) -> Parts:
-    """What has to come from other stages before the source can say anything."""
-    return frozenset(part for part, need in _PARTS if source.needs & need)
-
-
-def awaited_to_learn(source: GradientSource) -> Parts:
-    """What has to come from other stages before the source can learn."""
-    return frozenset(part for part, need in _PARTS if source.learns_from & need)
 
 
 def _signal(entry: Forwarded) -> Signal:

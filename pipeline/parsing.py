@@ -13,7 +13,7 @@ from pipeline.config import Config
 from pipeline.errors import ConfigurationError
 from pipeline.folder import RunRecord, read_record
 from pipeline.loading import BUILT_IN, find_config, fingerprint
-from pipeline.run import Prepared
+from pipeline.prepared import Prepared
 
 __all__ = ["parse_config", "record_of", "recorded_config", "split_config"]
 

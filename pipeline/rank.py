@@ -28,7 +28,8 @@ from pipeline.mailbox import ConnectedMailbox
 from pipeline.messages import Message, OutputError, Send, Stop
 from pipeline.monitor import StageStatus
 from pipeline.placement import place
-from pipeline.run import Prepared, build_stage, choose_device, make_feed, make_inbox
+from pipeline.prepared import Prepared
+from pipeline.run import build_stage, choose_device, make_feed, make_inbox
 from pipeline.session import Session
 from pipeline.stage import Stage
 from pipeline.summary import summarize, write_summary

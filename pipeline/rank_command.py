@@ -33,7 +33,7 @@ from pipeline.distributed import run_rank
 from pipeline.errors import FailureRecord, LostStore, RemoteFailure
 from pipeline.folder import choose_folder, make_folder
 from pipeline.parsing import record_of, recorded_config
-from pipeline.run import Prepared
+from pipeline.prepared import Prepared
 from pipeline.timeline import write_timeline
 
 __all__ = ["resume_as_rank", "train_as_rank"]

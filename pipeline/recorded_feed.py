@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.errors import ReplayError, blaming
 from pipeline.messages import Activation, Drain, Message, Stop
 from pipeline.order import step_of
-from pipeline.run import Prepared
+from pipeline.prepared import Prepared
 
 __all__ = ["RecordedFeed"]
 

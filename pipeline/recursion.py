@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.costs import CostModel, jitter
-from pipeline.run import Prepared
+from pipeline.prepared import Prepared
 from pipeline.timing import Timing
 from pipeline.trace import Event
 

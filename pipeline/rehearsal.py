@@ -8,8 +8,9 @@ from typing import Literal, TypeAlias
 
 from pipeline.costs import CostModel, virtual_clock
 from pipeline.keyed import undisturbed
+from pipeline.prepared import Prepared
 from pipeline.recursion import recur, why_not_recursive
-from pipeline.run import Prepared, build_stage, choose_device, make_feed, make_inbox
+from pipeline.run import build_stage, choose_device, make_feed, make_inbox
 from pipeline.session import threads
 from pipeline.simulator import simulate
 from pipeline.stage import Stage

@@ -29,8 +29,9 @@ from pipeline.messages import Activation, Message, OutputError, Send
 from pipeline.monitor import StageMonitor, StageStatus
 from pipeline.order import read_order_from, step_of
 from pipeline.partition import Partition, partition
+from pipeline.prepared import Prepared
 from pipeline.recorded_feed import RecordedFeed
-from pipeline.run import Prepared, build_stage, choose_device, prepare
+from pipeline.run import build_stage, choose_device, prepare
 from pipeline.session import threads
 from pipeline.stateful import StatefulBatches
 from pipeline.trace import notation

@@ -8,38 +8,33 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import accumulate
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dni import Corrector, GradientSource, LossGradient, Need, Periodic, Schedule, UpdateProbability
+from dni import Corrector, GradientSource, LossGradient, Periodic, Schedule, UpdateProbability
 from pipeline.arrival import Inbox
 from pipeline.checks import check_settings
 from pipeline.clock import Clock
 from pipeline.config import Config, per_stage
 from pipeline.errors import ConfigurationError
-from pipeline.feed import Batch, Batches, Feed, FeedSettings, batches
-from pipeline.keyed import Generators, Phase, seeded, undisturbed
-from pipeline.learner import Learner, awaited_to_act, awaited_to_learn
-from pipeline.messages import Activation
-from pipeline.output_errors import Listener
+from pipeline.feed import Batch, Feed, FeedSettings, batches
+from pipeline.keyed import Generators, seeded, undisturbed
+from pipeline.learner import Learner
 from pipeline.partition import Partition, partition
 from pipeline.placement import check_transport, device_of, place, planned
-from pipeline.plan import StagePlan, source_seconds, survey
+from pipeline.plan import source_seconds, survey
+from pipeline.prepared import Outline, Prepared, bounds_of, waits_of
 from pipeline.probe import make_probe
-from pipeline.stage import Stage, StageSettings
-from pipeline.stash import OUTPUT_ERROR
+from pipeline.stage import Stage
+from pipeline.stage_settings import StageSettings
 from pipeline.trace import Recorder
 from pipeline.turns import Turns
 from pipeline.updater import Updater
 
 __all__ = [
-    "Outline",
-    "Prepared",
     "build_stage",
     "choose_device",
     "make_feed",
@@ -51,96 +46,6 @@ __all__ = [
 ]
 
 _CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outline:
-    """What the ranks without the data have to know of it and of the cut; as JSON between processes."""
-
-    starts: tuple[str, ...] | None
-    """Names of the layers at which stages begin, after the first; None where the model comes in stages."""
-    modifies_input: tuple[bool, ...]
-    """Per stage, whether its module writes into its input."""
-    draws: tuple[tuple[Phase, ...], ...]
-    """Per stage, the phases in which it draws from the process-wide generators."""
-    exact_feed: bool
-    """Whether a resumed run sees the same microbatches."""
-    evaluates: bool
-    """Whether there is anything to evaluate on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A run that has passed its checks."""
-
-    config: Config
-    cut: Partition
-    sources: tuple[GradientSource, ...]
-    """One per stage, the loss last."""
-    outline: Outline
-    plans: tuple[StagePlan, ...] = ()
-    """What one real batch has shown; empty on a rank without data."""
-    train: Batches | None = None
-    """None on a rank without data."""
-    test: Sequence[Batch] = ()
-    probe: Activation | None = None
-    """What each evaluation ends with; None: the run sends no probes, or this rank has no data."""
-
-    @property
-    def num_stages(self) -> int:
-        """Stages of the network."""
-        return len(self.cut)
-
-    @property
-    def num_ranks(self) -> int:
-        """Processes of the distributed executor."""
-        return self.config.num_ranks or self.num_stages
-
-    @cached_property
-    def waits(self) -> list[bool]:
-        """Per boundary, whether every step of the stage below waits for the gradient or the error at the output."""
-        return _waits(self.sources)
-
-    def staleness(self, index: int) -> float:
-        """The intended staleness of a stage, in updates: those that its bound lets pass before a gradient comes."""
-        if index == self.num_stages - 1 or self.config.stash == "hold" or not self.waits[index]:
-            return 0.0
-        period: int = per_stage(self.config.cadence, self.num_stages, name="cadence")[index]
-        return (self.bounds[index] - 1) / period
-
-    @cached_property
-    def wants(self) -> list[bool]:
-        """Per boundary, whether its source makes anything of a gradient; if not, none is sent but at syncs."""
-        return [bool((source.needs | source.learns_from) & Need.GRADIENT) for source in self.sources[:-1]]
-
-    @cached_property
-    def learns_late(self) -> list[bool]:
-        """Per stage, whether its source learns from what comes later: the gradient, or what the last stage says."""
-        return [bool(awaited_to_learn(source)) for source in self.sources]
-
-    @cached_property
-    def learns_alone(self) -> list[bool]:
-        """Per stage, whether its source learns without that."""
-        return [bool(source.learns_from) and not awaited_to_learn(source) for source in self.sources]
-
-    @cached_property
-    def listeners(self) -> tuple[Listener, ...]:
-        """The stages whose sources ask for the error at the output, or for the loss of each sample."""
-        asked = [awaited_to_act(source) | awaited_to_learn(source) for source in self.sources[:-1]]
-        return tuple(
-            Listener(stage=index, parts=parts & OUTPUT_ERROR)
-            for index, parts in enumerate(asked)
-            if parts & OUTPUT_ERROR
-        )
-
-    @cached_property
-    def bounds(self) -> list[int]:
-        """Per boundary, the bound on the microbatches in flight.
-
-        A bound on staleness that is to be waited for is one on them: at most one version comes with each. And in fixed
-        order, a stage that answers only when it is answered must not wait for more than comes from below.
-        """
-        return _bounds(self.config, self.sources)
 
 
 def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
@@ -162,7 +67,7 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
     cut = _cut(config, model, first)
     sources = _sources(config, len(cut))
     _check_ranks(num_ranks or config.num_ranks, len(cut))
-    check_settings(config, num_stages=len(cut), waits=_waits(sources), bounds=_bounds(config, sources))
+    check_settings(config, num_stages=len(cut), waits=waits_of(sources), bounds=bounds_of(config, sources))
     _check_transport(config, len(cut), num_ranks=num_ranks)
     for name in ("cadence", "update_probability", "schedule"):
         per_stage(getattr(config, name), len(cut), name=name)
@@ -371,34 +276,6 @@ def _sources(config: Config, num_stages: int) -> tuple[GradientSource, ...]:
                 f"got {type(source).__name__}."
             )
     return (*(copy.deepcopy(source) for source in below), LossGradient(config.loss))
-
-
-def _waits(sources: Sequence[GradientSource]) -> list[bool]:
-    """Per boundary, whether every step of the stage below waits for something from above."""
-    return [bool(awaited_to_act(source)) for source in sources[:-1]]
-
-
-def _learns_late(source: GradientSource) -> bool:
-    """Whether the source still learns when the microbatch has been pulled back: an update may lie between."""
-    return not awaited_to_learn(source) <= awaited_to_act(source)
-
-
-def _bounds(config: Config, sources: Sequence[GradientSource]) -> list[int]:
-    waits = _waits(sources)
-    name = "delay" if config.arrival == "fixed" else "max_in_flight"
-    bounds: list[int] = per_stage(getattr(config, name), len(waits), name=name)
-    if config.max_staleness is not None and config.at_max_staleness == "wait":
-        bounds = [
-            bound
-            if wait and config.stash == "hold" and not _learns_late(source)
-            else min(bound, config.max_staleness + wait)
-            for bound, wait, source in zip(bounds, waits, sources, strict=False)
-        ]
-    if config.arrival == "ready":
-        return bounds
-    late_syncs = config.stash != "hold" and config.syncs
-    least = accumulate(bounds, min)
-    return [low if wait or late_syncs else bound for low, wait, bound in zip(least, waits, bounds, strict=True)]
 
 
 def _check_ranks(num_ranks: int | None, num_stages: int) -> None:

@@ -20,8 +20,9 @@ from pipeline.errors import SaveFailure, blaming
 from pipeline.manifest import Manifest, write_manifest
 from pipeline.messages import Drain
 from pipeline.monitor import StageMonitor, StageStatus
+from pipeline.prepared import Prepared
 from pipeline.retention import Retention
-from pipeline.run import Prepared, resumes_exactly
+from pipeline.run import resumes_exactly
 from pipeline.stage import Stage
 from pipeline.stateful import StatefulBatches
 

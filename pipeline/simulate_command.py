@@ -20,10 +20,11 @@ from pipeline.loading import find_config
 from pipeline.methods import MethodName, by_name
 from pipeline.parsing import split_config
 from pipeline.picture import check_picture, choose_rows, draw_timeline
+from pipeline.prepared import Prepared
 from pipeline.recursion import why_not_recursive
 from pipeline.rehearsal import Rehearsal, choose_way, rehearse
 from pipeline.rehearsal_tables import comparison_table, rehearsal_tables
-from pipeline.run import Prepared, prepare
+from pipeline.run import prepare
 from pipeline.summary import read_stages
 
 __all__ = ["simulate_command"]

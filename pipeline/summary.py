@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigurationError
-from pipeline.run import Prepared, resumes_exactly
+from pipeline.prepared import Prepared
+from pipeline.run import resumes_exactly
 
 __all__ = ["read_stages", "summarize", "write_summary"]
 

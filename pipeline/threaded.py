@@ -30,7 +30,8 @@ from pipeline.mailbox import Mailbox
 from pipeline.messages import Message, Send
 from pipeline.monitor import StageStatus
 from pipeline.placement import device_of
-from pipeline.run import Prepared, build_stage, make_feed, make_inbox
+from pipeline.prepared import Prepared
+from pipeline.run import build_stage, make_feed, make_inbox
 from pipeline.session import Session, on_signals, threads
 from pipeline.stage import Stage
 from pipeline.streams import arrive, depart, own_streams, settle

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.awaited import awaited_to_act, awaited_to_learn
 from pipeline.clock import Clock
 from pipeline.feed import Batch, Feed, FeedSettings
-from pipeline.learner import awaited_to_act, awaited_to_learn
 from pipeline.messages import Activation, OutputError, Payload
-from pipeline.run import Prepared, stage_settings
+from pipeline.prepared import Prepared
+from pipeline.run import stage_settings
 from pipeline.stage import Stage
 from pipeline.stash import NOTHING, Forwarded, Parts, StashPolicy
 from pipeline.trace import Recorder

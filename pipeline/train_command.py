@@ -24,8 +24,9 @@ from pipeline.folder import choose_folder, make_folder
 from pipeline.launch import launch, warm_up
 from pipeline.loading import fingerprint
 from pipeline.parsing import parse_config, record_of, recorded_config, split_config
+from pipeline.prepared import Prepared
 from pipeline.rank_command import resume_as_rank, train_as_rank
-from pipeline.run import Prepared, build_stage, prepare
+from pipeline.run import build_stage, prepare
 from pipeline.timeline import write_timeline
 from pipeline.training import find_executor
 

@@ -15,7 +15,8 @@ from pipeline.executor import Execute, OnStatus, Result, concluded, recording, u
 from pipeline.feed import Batch
 from pipeline.keyed import undisturbed
 from pipeline.partition import Partition, partition
-from pipeline.run import Prepared, build_stage, choose_device, make_feed, make_inbox, prepare
+from pipeline.prepared import Prepared
+from pipeline.run import build_stage, choose_device, make_feed, make_inbox, prepare
 from pipeline.session import Session, on_signals, threads
 from pipeline.simulator import simulate
 from pipeline.stage import Stage

@@ -22,7 +22,9 @@ FORBIDDEN_IN_DNI = (
     *("shutil", "tempfile", "logging"),
 )
 FORBIDDEN_CALLS_IN_DNI = ("open", "print", "input", "torch.save", "torch.load", "torch.set_num_threads")
-USERS_OF_DNI = ("stage", "learner", "probe", "plan", "run", "config", "methods", "quickstart")
+USERS_OF_DNI = (
+    *("awaited", "config", "learner", "methods", "plan", "prepared", "probe", "quickstart", "run", "stage_settings"),
+)
 WAITING_OR_TALKING = ("threading", "queue", "socket", "multiprocessing", "concurrent", "asyncio", "torch.distributed")
 EXECUTORS_AND_TRANSPORTS = (
     *("control", "display", "distributed", "failure", "heartbeat", "launch", "mailbox", "rank", "threaded", "turns"),

@@ -26,8 +26,8 @@ from experiments.machine import machine
 from pipeline import Config, StageFailure, prepare, run_simulated
 from pipeline.analysis import held_bytes
 from pipeline.errors import NotFinite
+from pipeline.prepared import Prepared
 from pipeline.rehearsal import rehearse
-from pipeline.run import Prepared
 
 __all__ = ["Job", "Options", "accuracy", "first_jobs", "further_jobs", "measure"]
 

@@ -11,7 +11,7 @@ from torch import nn
 from experiments.time_to_accuracy.curve import Point
 from pipeline.feed import Batch
 from pipeline.keyed import undisturbed
-from pipeline.run import Prepared
+from pipeline.prepared import Prepared
 from pipeline.session import threads
 
 __all__ = ["train_alone"]

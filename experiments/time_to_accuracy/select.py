@@ -28,7 +28,7 @@ from experiments.time_to_accuracy.curve import read_accuracies
 from pipeline import StageFailure, prepare, run_simulated
 from pipeline.folder import commit
 from pipeline.plan import StagePlan
-from pipeline.run import Prepared
+from pipeline.prepared import Prepared
 
 __all__ = ["RATES", "SEED", "SELECTION", "Candidate", "Job", "Options", "chosen", "jobs", "read_candidates", "validate"]
 

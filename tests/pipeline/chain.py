@@ -34,7 +34,8 @@ from pipeline.costs import CostModel
 from pipeline.learner import Learner
 from pipeline.messages import Activation, Gradient, Message, Send
 from pipeline.simulator import simulate
-from pipeline.stage import Stage, StageSettings
+from pipeline.stage import Stage
+from pipeline.stage_settings import StageSettings
 from pipeline.trace import Event, Recorder
 from pipeline.updater import Updater
 

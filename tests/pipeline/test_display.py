@@ -15,7 +15,7 @@ from dni import Critic, DirectFeedbackAlignment, SyntheticGradient
 from pipeline import Config, Data, KeyedBatches, prepare, run_simulated
 from pipeline.display import LiveDisplay, _stage_table, plan_tables, summary_table
 from pipeline.monitor import StageStatus
-from pipeline.run import Prepared
+from pipeline.prepared import Prepared
 
 X, TARGET = torch.randn(16, 4, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 3
 STATUSES = [StageStatus(stage=0, step=1234, source_loss=0.5), StageStatus(stage=1, step=1200, loss=0.25)]

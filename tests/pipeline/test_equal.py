@@ -13,7 +13,8 @@ from pipeline.config import Config, Data
 from pipeline.equal import equal_stages
 from pipeline.errors import ConfigurationError
 from pipeline.feed import KeyedBatches
-from pipeline.run import Prepared, prepare
+from pipeline.prepared import Prepared
+from pipeline.run import prepare
 from tests.pipeline.chain import features, labels
 
 

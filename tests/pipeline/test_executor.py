@@ -12,7 +12,8 @@ from pipeline import Config, Data, KeyedBatches, StageFailure, prepare, run_simu
 from pipeline.clock import WallClock
 from pipeline.errors import SaveFailure
 from pipeline.executor import concluded, recording
-from pipeline.run import Prepared, build_stage, make_feed
+from pipeline.prepared import Prepared
+from pipeline.run import build_stage, make_feed
 from pipeline.session import Session
 from tests.pipeline.chain import WIDTH, features, labels
 

@@ -29,7 +29,7 @@ from pipeline.arrival import Inbox
 from pipeline.executor import Execute
 from pipeline.messages import Activation, Drain, Message, OutputError, Send
 from pipeline.output_errors import Listener, OutputErrors
-from pipeline.run import Prepared
+from pipeline.prepared import Prepared
 from pipeline.stage import Stage
 from pipeline.stash import StashPolicy
 from tests.pipeline.chain import (

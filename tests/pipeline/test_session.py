@@ -25,8 +25,9 @@ from pipeline.manifest import find_folders, verify
 from pipeline.messages import Drain
 from pipeline.monitor import StageMonitor
 from pipeline.order import read_order
+from pipeline.prepared import Prepared
 from pipeline.retention import Retention, best
-from pipeline.run import Prepared, build_stage
+from pipeline.run import build_stage
 from pipeline.session import Session, on_signals, threads
 from pipeline.stage import Stage
 from tests.loaders import Remembering

@@ -37,7 +37,8 @@ from pipeline.costs import CostModel, virtual_clock
 from pipeline.errors import StageFailure
 from pipeline.feed import KeyedBatches
 from pipeline.messages import Activation, Drain, Message, Stop
-from pipeline.run import Prepared, build_stage, make_feed, make_inbox, prepare
+from pipeline.prepared import Prepared
+from pipeline.run import build_stage, make_feed, make_inbox, prepare
 from pipeline.simulator import simulate
 from pipeline.stage import Stage
 from pipeline.timed import build_timed_stage

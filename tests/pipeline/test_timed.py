@@ -14,7 +14,8 @@ from pipeline.clock import Clock
 from pipeline.config import Config, Data, Sgd
 from pipeline.costs import CostModel, virtual_clock
 from pipeline.feed import Feed, KeyedBatches
-from pipeline.run import Prepared, build_stage, make_feed, make_inbox, prepare
+from pipeline.prepared import Prepared
+from pipeline.run import build_stage, make_feed, make_inbox, prepare
 from pipeline.simulator import simulate
 from pipeline.stage import Stage
 from pipeline.timed import TimedLearner, build_timed_stage, make_timed_feed

@@ -14,7 +14,8 @@ from pipeline.config import Config, Data
 from pipeline.equal import equal_stages
 from pipeline.feed import KeyedBatches
 from pipeline.methods import MethodName, by_name
-from pipeline.run import Prepared, prepare
+from pipeline.prepared import Prepared
+from pipeline.run import prepare
 from tests.pipeline.chain import WIDTH, features, labels, linear
 
 SOURCES: dict[str, Callable[[], GradientSource]] = {

@@ -1,0 +1,140 @@
+"""What is a run that has passed its checks, and what follows from its settings for every stage?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+from dni import GradientSource, Need
+from pipeline.awaited import awaited_to_act, awaited_to_learn
+from pipeline.config import Config, per_stage
+from pipeline.feed import Batch, Batches
+from pipeline.keyed import Phase
+from pipeline.messages import Activation
+from pipeline.output_errors import Listener
+from pipeline.partition import Partition
+from pipeline.plan import StagePlan
+from pipeline.stash import OUTPUT_ERROR
+
+__all__ = ["Outline", "Prepared", "bounds_of", "waits_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """What the ranks without the data have to know of it and of the cut; as JSON between processes."""
+
+    starts: tuple[str, ...] | None
+    """Names of the layers at which stages begin, after the first; None where the model comes in stages."""
+    modifies_input: tuple[bool, ...]
+    """Per stage, whether its module writes into its input."""
+    draws: tuple[tuple[Phase, ...], ...]
+    """Per stage, the phases in which it draws from the process-wide generators."""
+    exact_feed: bool
+    """Whether a resumed run sees the same microbatches."""
+    evaluates: bool
+    """Whether there is anything to evaluate on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run that has passed its checks."""
+
+    config: Config
+    cut: Partition
+    sources: tuple[GradientSource, ...]
+    """One per stage, the loss last."""
+    outline: Outline
+    plans: tuple[StagePlan, ...] = ()
+    """What one real batch has shown; empty on a rank without data."""
+    train: Batches | None = None
+    """None on a rank without data."""
+    test: Sequence[Batch] = ()
+    probe: Activation | None = None
+    """What each evaluation ends with; None: the run sends no probes, or this rank has no data."""
+
+    @property
+    def num_stages(self) -> int:
+        """Stages of the network."""
+        return len(self.cut)
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes of the distributed executor."""
+        return self.config.num_ranks or self.num_stages
+
+    @cached_property
+    def waits(self) -> list[bool]:
+        """Per boundary, whether every step of the stage below waits for the gradient or the error at the output."""
+        return waits_of(self.sources)
+
+    def staleness(self, index: int) -> float:
+        """The intended staleness of a stage, in updates: those that its bound lets pass before a gradient comes."""
+        if index == self.num_stages - 1 or self.config.stash == "hold" or not self.waits[index]:
+            return 0.0
+        period: int = per_stage(self.config.cadence, self.num_stages, name="cadence")[index]
+        return (self.bounds[index] - 1) / period
+
+    @cached_property
+    def wants(self) -> list[bool]:
+        """Per boundary, whether its source makes anything of a gradient; if not, none is sent but at syncs."""
+        return [bool((source.needs | source.learns_from) & Need.GRADIENT) for source in self.sources[:-1]]
+
+    @cached_property
+    def learns_late(self) -> list[bool]:
+        """Per stage, whether its source learns from what comes later: the gradient, or what the last stage says."""
+        return [bool(awaited_to_learn(source)) for source in self.sources]
+
+    @cached_property
+    def learns_alone(self) -> list[bool]:
+        """Per stage, whether its source learns without that."""
+        return [bool(source.learns_from) and not awaited_to_learn(source) for source in self.sources]
+
+    @cached_property
+    def listeners(self) -> tuple[Listener, ...]:
+        """The stages whose sources ask for the error at the output, or for the loss of each sample."""
+        asked = [awaited_to_act(source) | awaited_to_learn(source) for source in self.sources[:-1]]
+        return tuple(
+            Listener(stage=index, parts=parts & OUTPUT_ERROR)
+            for index, parts in enumerate(asked)
+            if parts & OUTPUT_ERROR
+        )
+
+    @cached_property
+    def bounds(self) -> list[int]:
+        """Per boundary, the bound on the microbatches in flight.
+
+        A bound on staleness that is to be waited for is one on them: at most one version comes with each. And in fixed
+        order, a stage that answers only when it is answered must not wait for more than comes from below.
+        """
+        return bounds_of(self.config, self.sources)
+
+
+def waits_of(sources: Sequence[GradientSource]) -> list[bool]:
+    """Per boundary, whether every step of the stage below waits for something from above."""
+    return [bool(awaited_to_act(source)) for source in sources[:-1]]
+
+
+def _learns_late(source: GradientSource) -> bool:
+    """Whether the source still learns when the microbatch has been pulled back: an update may lie between."""
+    return not awaited_to_learn(source) <= awaited_to_act(source)
+
+
+def bounds_of(config: Config, sources: Sequence[GradientSource]) -> list[int]:
+    """Per boundary, the bound on the microbatches in flight; see `Prepared.bounds`."""
+    waits = waits_of(sources)
+    name = "delay" if config.arrival == "fixed" else "max_in_flight"
+    bounds: list[int] = per_stage(getattr(config, name), len(waits), name=name)
+    if config.max_staleness is not None and config.at_max_staleness == "wait":
+        bounds = [
+            bound
+            if wait and config.stash == "hold" and not _learns_late(source)
+            else min(bound, config.max_staleness + wait)
+            for bound, wait, source in zip(bounds, waits, sources, strict=False)
+        ]
+    if config.arrival == "ready":
+        return bounds
+    late_syncs = config.stash != "hold" and config.syncs
+    least = accumulate(bounds, min)
+    return [low if wait or late_syncs else bound for low, wait, bound in zip(least, waits, bounds, strict=True)]

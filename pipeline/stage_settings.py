@@ -1,0 +1,43 @@
+"""What is a stage told once, before its first message?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dni import Cadence, Periodic, SyncPolicy, UpdateProbability
+from pipeline.output_errors import Listener
+from pipeline.stash import StashPolicy
+
+__all__ = ["StageSettings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSettings:
+    """How one stage behaves."""
+
+    index: int
+    """Position in the network, from 0."""
+    num_stages: int
+    seed: int
+    sync: SyncPolicy
+    """Asked by the first stage only."""
+    cadence: Cadence = field(default_factory=Periodic)
+    cadences_below: tuple[Cadence, ...] = ()
+    """Of the stages below, which send nothing further while an update of theirs waits for what this stage holds."""
+    below_wants: bool = True
+    """Whether the source of the boundary below makes anything of a gradient. If not, it is sent one within reach of a
+    sync only, and a credit else."""
+    update_probability: UpdateProbability = field(default_factory=UpdateProbability)
+    max_in_flight: int = 1
+    """Bound on the microbatches sent on and not yet answered; of a last stage that defers, on those it holds."""
+    stash: StashPolicy = "hold"
+    """What is kept from a forward until its gradient comes, and so whether updates wait for it."""
+    most_staleness: int | None = None
+    """A gradient that comes after more versions than this is not used; None: all are."""
+    defers: bool = False
+    """Of the last stage: it pulls nothing back before it has forwarded up to its bound (GPipe), as if the loss were a
+    stage above it."""
+    listeners: tuple[Listener, ...] = ()
+    """Of the last stage: those that it tells what the loss says."""
+    check_every: int = 100
+    """Steps from one scan of the parameters for NaN to the next; 0: never."""
