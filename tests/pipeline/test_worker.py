@@ -169,6 +169,6 @@ def test_time_is_waiting_own_work_or_overhead() -> None:
 def test_state_of_its_stages_is_described_for_the_message_of_a_deadlock() -> None:
     bench = Bench(1, 2)
     assert bench.worker.describe() == (
-        "stage 1: in flight 0, accepts True, waiting below 0, above 0; "
-        "stage 2: in flight 0, accepts True, waiting below 0, above 0"
+        "stage 1: in flight 0, accepts True, waiting below 0, above 0, from the last stage 0; "
+        "stage 2: in flight 0, accepts True, waiting below 0, above 0, from the last stage 0"
     )
