@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -32,13 +31,12 @@ from dni import (
 from pipeline.awaited import awaited_to_act, awaited_to_learn
 from pipeline.errors import NotFinite
 from pipeline.keyed import Generators, generator
+from pipeline.late_weights import LateWeights
 from pipeline.messages import Activation, OutputError, Payload
 from pipeline.probe import ProbeAnswer, grade_entry
 from pipeline.stash import Forwarded, StashPolicy
 from pipeline.trace import Recorder
 from pipeline.updater import Updater
-from pipeline.weightless import WeightlessGraphs
-from pipeline.weights import WeightVersions
 
 __all__ = ["Learner"]
 
@@ -104,9 +102,7 @@ class Learner:
         self._modifies_input = modifies_input
         self._measure_every = measure_every
         self._stash: StashPolicy = stash
-        self._versions = WeightVersions(module)
-        self._weightless = WeightlessGraphs(module)
-        self._corrector = corrector
+        self._weights = LateWeights(module, stash=stash, corrector=corrector)
         self._built = False
         self._num_syncs = 0
 
@@ -126,13 +122,11 @@ class Learner:
         self._recorder.begin()
         self._set_mode(training=True)
         x = self._input(message.h, requires_grad=learns and wanted)
-        weights = self._weights_for_forward(num_due) if held else None
-        weightless = held and self._stash == "graph"
         with (
             torch.set_grad_enabled(self._needs_graph(learns=learns, held=held)),
-            self._weightless.forward(weights) if weightless else nullcontext(),
+            self._weights.forward(version=self.version, held=held, num_due=num_due) as weights,
         ):
-            graph = self._run(x, message.step, replaced=None if weightless else weights)
+            graph = self._run(x, message.step, replaced=weights.replaced)
         forward_s = self._recorder.end("F", message.step, version=self.version, reach=message.reach)
         h = map_members(Tensor.detach, graph)
         self._recorder.totals.num_samples += num_samples(h)
@@ -151,7 +145,7 @@ class Learner:
             asks=asks,
             wanted=wanted,
             forward_s=forward_s,
-            weights=weights if self._stash == "weights" else None,
+            weights=weights.kept,
         )
 
     def evaluate(self, message: Activation) -> Forwarded:
@@ -249,7 +243,7 @@ class Learner:
         self._recorder.begin()
         self._measure_quality(entry)
         used = self._estimate(entry, _signal(entry)) if entry.asks else entry.gradient
-        as_it_came = used is entry.gradient and self._corrector is None
+        as_it_came = used is entry.gradient and not self._weights.corrects
         return None if used is None else self._pull_back(entry, used), as_it_came
 
     def learn_source(self, entry: Forwarded) -> None:
@@ -268,12 +262,9 @@ class Learner:
         """Apply what has been accumulated, if anything has."""
         self.phase = "update"
         self._recorder.begin()
-        before = None if self._corrector is None else self._corrector.before_update()
         with self._generators.at("update", step):
-            applied = self.updater.apply(step)
+            applied = self._weights.update(lambda: self.updater.apply(step))
         if applied:
-            if self._corrector is not None and before is not None:
-                self._corrector.after_update(before)
             self.version += 1
             self._recorder.end("U", step, version=self.version)
 
@@ -290,7 +281,7 @@ class Learner:
             "updater": self.updater.state_dict(),
             "version": self.version,
             "num_syncs": self._num_syncs,
-            "velocity": self._velocity(),
+            "velocity": {self._names[name]: value for name, value in self._weights.state_dict().items()},
             "quality": self.quality,
         }
 
@@ -304,11 +295,8 @@ class Learner:
         self.version = state["version"]
         self._num_syncs = state["num_syncs"]
         self.quality = state.get("quality")  # it, and the velocity, are not in the oldest checkpoints
-        if self._corrector is not None:
-            velocity = state.get("velocity", {})
-            self._corrector.load_state_dict(
-                {own: velocity[full] for own, full in self._names.items() if full in velocity}
-            )
+        velocity = state.get("velocity", {})
+        self._weights.load_state_dict({own: velocity[full] for own, full in self._names.items() if full in velocity})
 
     def received(self, payload: Payload) -> Payload:
         """What came from another stage, on this one's device, and laid out as if it had come through a wire."""
@@ -348,25 +336,13 @@ class Learner:
         self._set_mode(training=True)
         assert entry.x is not None
         with torch.enable_grad():
-            entry.weights = behind = self._weights_behind(entry)
-            entry.graph = self._run(entry.x, entry.step, replaced=self._copied_buffers() | (behind or {}))
+            weights = dict(self._weights.forward_again(entry, version=self.version))
+            entry.graph = self._run(entry.x, entry.step, replaced=self._copied_buffers() | weights)
         self._recorder.end("R", entry.step, version=self.version)
 
     def _copied_buffers(self) -> dict[str, Tensor]:
         """For a forward in training mode that is to leave the running statistics alone."""
         return {name: buffer.clone() for name, buffer in self.module.named_buffers()}
-
-    def _weights_for_forward(self, num_due: int) -> Mapping[str, Tensor] | None:
-        """Other weights than the module's own: extrapolated ones, or a copy that updates leave alone."""
-        ahead = None if self._corrector is None else self._corrector.weights_ahead(num_due)
-        return self._versions.of(self.version) if ahead is None and self._stash == "weights" else ahead
-
-    def _weights_behind(self, entry: Forwarded) -> dict[str, Tensor] | None:
-        """Other weights than the module's own to pull a gradient back with, if there is a rule for that."""
-        return None if self._corrector is None else self._corrector.weights_behind(self.version - entry.version)
-
-    def _velocity(self) -> dict[str, Tensor]:
-        return {} if self._corrector is None else {self._names[n]: v for n, v in self._corrector.state_dict().items()}
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to(self.device)
@@ -391,11 +367,11 @@ class Learner:
         assert entry.x is not None and entry.graph is not None
         pairs = [(h, value) for h, value in zip(carriers(entry.graph), values, strict=True) if h.requires_grad]
         if pairs:  # none in a first stage that has nothing to learn
-            behind = self._weights_behind(entry) if self._stash == "graph" else None
-            with self._generators.at("backward", entry.step), self._weightless.backward(behind):
+            with (
+                self._generators.at("backward", entry.step),
+                self._weights.backward(entry, version=self.version),
+            ):
                 torch.autograd.backward([h for h, _ in pairs], [value for _, value in pairs])
-        if entry.weights is not None:
-            self._versions.move_gradients(entry.weights)
         self.updater.accumulate(num_samples(entry.h))
         x, wanted = entry.x, entry.wanted
         entry.let_go()
@@ -417,11 +393,10 @@ class Learner:
         values = compare_gradients(carriers(estimate), carriers(true))
         self.quality = torch.tensor(values["gradient_cosine"], dtype=torch.float32).item()
         if self._measure_every and (self._num_syncs - 1) % self._measure_every == 0:
-            own = entry.weights or dict(self.module.named_parameters())
-            parameters = [p for p in own.values() if p.requires_grad]
+            holders = self._weights.holders(entry)
             with self._generators.at("backward", entry.step):
                 values |= compare_parameter_gradients(
-                    carriers(entry.graph), parameters, used=carriers(estimate), true=carriers(true)
+                    carriers(entry.graph), holders, used=carriers(estimate), true=carriers(true)
                 )
         for name, value in values.items():
             self._recorder.measure(name, entry.step, value)
