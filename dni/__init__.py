@@ -9,6 +9,7 @@ from dni.exact import LossGradient, TrueGradient
 from dni.feedback import FeedbackMode, convert_to_feedback_alignment
 from dni.few_shot import FewShotClassifier, LogitSynthesizer
 from dni.heads import ConvolutionalHead, Head, LinearHead, MLPHead
+from dni.input_source import InputSource, ReceivedInput
 from dni.kickback import Kickback
 from dni.local_loss import LocalLoss
 from dni.loss import SummedLoss, sum_over_samples
@@ -43,6 +44,7 @@ from dni.source import GradientSource, Need, Signal
 from dni.sync import Alternating, Always, Bernoulli, Every, Never, Piecewise, SyncPolicy, WhenWorse
 from dni.synthesizers import MLP, Convolutional, Linear, LowRank, Synthesizer
 from dni.synthetic import ConditionalSyntheticGradient, SyntheticGradient
+from dni.synthetic_input import InputMLP, InputNetwork, SyntheticInput
 from dni.update_probability import UpdateProbability
 from dni.virtual import VirtualGradient
 from dni.window import LossOfSteps
@@ -71,6 +73,9 @@ __all__ = [
     "FewShotClassifier",
     "GradientSource",
     "Head",
+    "InputMLP",
+    "InputNetwork",
+    "InputSource",
     "Kickback",
     "LabelContext",
     "Linear",
@@ -90,6 +95,7 @@ __all__ = [
     "OptimizerFactory",
     "Periodic",
     "Piecewise",
+    "ReceivedInput",
     "RecurrentDNI",
     "Schedule",
     "Shadow",
@@ -102,6 +108,7 @@ __all__ = [
     "SyncPolicy",
     "Synthesizer",
     "SyntheticGradient",
+    "SyntheticInput",
     "TrueGradient",
     "Unrolled",
     "UpdateProbability",

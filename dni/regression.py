@@ -40,8 +40,8 @@ class Regression(nn.Module):
         self._make = make
         self._make_optimizer = optimizer
         self._schedule = schedule
-        self._templates: list[Tensor] = []
-        """A tensor of no samples per network: its shape (0, *F), dtype and device are h's."""
+        self.templates: list[Tensor] = []
+        """A tensor of no samples per network: its shape (0, *F), dtype and device are the member's."""
         self._norms: list[_BatchNorm] = []
         self._learned: list[nn.Parameter] = []
 
@@ -116,13 +116,13 @@ class Regression(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         return {
-            "members": self._templates,
+            "members": self.templates,
             "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Become ready to load the parameters: `load_state_dict` calls this before it visits the networks."""
-        if _kinds(state["members"]) != _kinds(self._templates):
+        if _kinds(state["members"]) != _kinds(self.templates):
             # Only shapes are read; what is drawn is overwritten.
             members = [template.new_zeros((1, *template.shape[1:])) for template in state["members"]]
             with _drawing_from(0, members):
@@ -135,7 +135,7 @@ class Regression(nn.Module):
     def _assemble(self, members: list[Tensor]) -> None:
         networks = [self._make(member).to(device=member.device, dtype=member.dtype) for member in members]
         self.networks = nn.ModuleList(networks).train()
-        self._templates = [member.new_empty((0, *member.shape[1:])) for member in members]
+        self.templates = [member.new_empty((0, *member.shape[1:])) for member in members]
         self._norms = [
             module
             for module in self.networks.modules()
@@ -150,7 +150,7 @@ class Regression(nn.Module):
         for index, (member, found) in enumerate(zip(carriers(h), carriers(estimate), strict=True)):
             if found.shape != member.shape:
                 raise ValueError(
-                    f"a synthesizer must return a gradient of its member's shape {tuple(member.shape)}, got "
+                    f"a synthesizer must return its member's shape {tuple(member.shape)}, got "
                     f"{tuple(found.shape)}, at floating-point member {index} of h, from "
                     f"{type(self.networks[index]).__name__}. Make its last layer end in h's shape."
                 )

@@ -33,9 +33,9 @@ def prepare_together(config: Config, control: Control) -> Prepared:
     return prepared
 
 
-def agree_on_transport(prepared: Prepared, control: Control) -> tuple[list[Choice], dict[int, Choice]]:
-    """How messages cross each boundary, and come from the last stage to each listener, by stage, now that every rank
-    can say where it is.
+def agree_on_transport(prepared: Prepared, control: Control) -> tuple[list[Choice], dict[tuple[int, int], Choice]]:
+    """How messages cross each boundary, and go beside the chain, by the stages that send and receive, now that every
+    rank can say where it is.
 
     Raises:
         ConfigurationError: on every rank, if a transport was asked for that cannot work between two of them.
@@ -45,10 +45,9 @@ def agree_on_transport(prepared: Prepared, control: Control) -> tuple[list[Choic
     control.put(f"place/{world.rank}", asdict(Place.here(device)))
     places = [Place(**found) for found in control.gather([f"place/{rank}" for rank in range(world.world_size)])]
     placement = place(prepared.num_stages, world.world_size)
-    direct = [listener.stage for listener in prepared.listeners]
     return (
         choose(config, placement, places),
-        {stage: choose_direct(config, placement, places, stage=stage) for stage in direct},
+        {ends: choose_direct(config, placement, places, sender=ends[0], receiver=ends[1]) for ends in prepared.direct},
     )
 
 

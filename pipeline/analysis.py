@@ -45,6 +45,7 @@ def own_seconds(prepared: Prepared, costs: CostModel) -> NDArray[np.float64]:
         + np.where(pulls_back, means["B"], 0.0)
         + np.where(learns, means["L"], 0.0)
         + np.where(updates, means["U"] / periods, 0.0)
+        + np.where([prepared.imagines(index) for index in range(prepared.num_stages)], means["I"] + means["N"], 0.0)
     )
     return own
 
@@ -60,7 +61,7 @@ def fastest(prepared: Prepared, costs: CostModel) -> Bound:
     slowest = Bound(period_s=float(own_seconds(prepared, costs).max()), reason="the slowest stage" + apart)
     transfer_s = float(costs.transfer_s(prepared.num_stages).max(initial=0.0))
     candidates = [slowest, Bound(period_s=transfer_s, reason="the slowest link")]
-    if prepared.waits and all(prepared.waits) and not prepared.listeners:
+    if prepared.waits and all(prepared.waits) and not (prepared.listeners or prepared.input_listeners):
         candidates += _bounds_of_waiting(prepared, costs)
     return max(candidates, key=lambda bound: bound.period_s)
 

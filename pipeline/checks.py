@@ -11,7 +11,14 @@ from pipeline.errors import ConfigurationError
 __all__ = ["check_settings"]
 
 
-def check_settings(config: Config, *, num_stages: int, waits: Sequence[bool], bounds: Sequence[int]) -> None:
+def check_settings(
+    config: Config,
+    *,
+    num_stages: int,
+    waits: Sequence[bool],
+    bounds: Sequence[int],
+    imagines: Sequence[bool],
+) -> None:
     """Refuse settings that cannot work together; warn of those without effect.
 
     Args:
@@ -19,6 +26,7 @@ def check_settings(config: Config, *, num_stages: int, waits: Sequence[bool], bo
         num_stages: stages it is cut into.
         waits: per boundary, whether the stage below it waits for the gradient at every step.
         bounds: per boundary, the bound on the microbatches in flight.
+        imagines: per boundary, whether the stage above it runs on synthetic inputs.
 
     Raises:
         ConfigurationError: they cannot work together.
@@ -28,6 +36,7 @@ def check_settings(config: Config, *, num_stages: int, waits: Sequence[bool], bo
     config.costs.check(num_stages)
     _check_staleness(config, waits, bounds)
     _check_queues(config, bounds)
+    _check_inputs(config, imagines)
     if config.stash != "hold" and not any(waits) and not config.syncs:
         _warn(f"stash is {config.stash}, but no stage ever waits for a gradient: no boundary has the true one, no sync")
     if config.correction is not None and (config.stash == "hold" or not any(waits) or max(bounds, default=1) == 1):
@@ -68,6 +77,17 @@ def _check_queues(config: Config, bounds: Sequence[int]) -> None:
         room = {"block": 0, "latest": 1, "drop_oldest": size}[policy]
         if room >= bound:
             _warn(f"boundary {lower}-{lower + 1} never drops: {room} may wait there, and only {bound} be in flight")
+
+
+def _check_inputs(config: Config, imagines: Sequence[bool]) -> None:
+    policies = per_stage(config.queue, len(imagines), name="queue")
+    highest = max((lower for lower, imagined in enumerate(imagines) if imagined), default=-1)
+    for lower, policy in enumerate(policies[: highest + 1]):
+        if policy != "block":
+            raise ConfigurationError(
+                f"boundary {lower}-{lower + 1}: queue is {policy}, but stage {highest + 1} runs on synthetic inputs "
+                "and waits for every activation that they stand for, so none may be dropped below it. Use queue block."
+            )
 
 
 def _warn(what: str) -> None:

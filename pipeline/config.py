@@ -20,8 +20,10 @@ from dni import (
     Constant,
     Correction,
     GradientSource,
+    InputSource,
     Never,
     Periodic,
+    ReceivedInput,
     Schedule,
     SyncPolicy,
     TrueGradient,
@@ -93,6 +95,9 @@ class Config:
     """Loss module or function of (output, target): a mean or a sum over samples."""
     source: tyro.conf.Suppress[GradientSource | tuple[GradientSource, ...]] = field(default_factory=TrueGradient)
     """Where each stage's gradient comes from; one for every boundary, or one per boundary from the bottom up."""
+    inputs: tyro.conf.Suppress[InputSource | tuple[InputSource, ...]] = field(default_factory=ReceivedInput)
+    """Where each stage's input comes from: the stage below, or `SyntheticInput`, so that it need not wait for that; one
+    for every boundary, or one per boundary from the bottom up."""
     name: str = ""
     """Name of the run's folder; empty: made from the configuration's name and the UTC time."""
     runs_dir: str = "runs"

@@ -36,7 +36,7 @@ _SPARE_SLOTS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Edge:
-    """One direction of a boundary, or the way of errors from the last stage straight to another."""
+    """One direction of a boundary, or a way beside the chain: of errors at the output, or of the network's input."""
 
     sender: int
     """Index of the stage that sends."""
@@ -46,11 +46,11 @@ class Edge:
     kind: Kind
     num_slots: int
     """Messages that may be on their way before the sender waits."""
-    errors: bool = False
-    """Whether it carries errors at the output: the two last stages have it beside the edge for gradients."""
+    direct: bool = False
+    """Whether it goes beside the chain; neighbours may have it besides the boundary's own."""
 
     def __str__(self) -> str:
-        return f"edge/{self.sender}-{self.receiver}" + "/errors" * self.errors
+        return f"edge/{self.sender}-{self.receiver}" + "/direct" * self.direct
 
 
 def edges(
@@ -58,7 +58,7 @@ def edges(
     placement: Sequence[int],
     bounds: Sequence[int],
     *,
-    direct: Mapping[int, Choice] = MappingProxyType({}),
+    direct: Mapping[tuple[int, int], Choice] = MappingProxyType({}),
 ) -> list[Edge]:
     """All edges of a run, in the order in which every rank makes them.
 
@@ -66,9 +66,8 @@ def edges(
         choices: of every boundary.
         placement: the rank of each stage.
         bounds: per boundary, the microbatches in flight.
-        direct: of the edges from the last stage straight to others, by stage.
+        direct: of the edges beside the chain, by the stages that send and receive.
     """
-    last = len(placement) - 1
     between_neighbours = [
         Edge(
             sender=sender,
@@ -82,14 +81,15 @@ def edges(
     ]
     return between_neighbours + [
         Edge(
-            sender=last,
-            receiver=stage,
-            ranks=(placement[last], placement[stage]),
+            sender=sender,
+            receiver=receiver,
+            ranks=(placement[sender], placement[receiver]),
             kind=choice.kind,
-            num_slots=bounds[stage] + _SPARE_SLOTS,
-            errors=True,
+            # An error goes to who has that many in flight; an input overtakes what is in flight between the two.
+            num_slots=(bounds[receiver] if sender > receiver else sum(bounds[:receiver])) + _SPARE_SLOTS,
+            direct=True,
         )
-        for stage, choice in direct.items()
+        for (sender, receiver), choice in direct.items()
     ]
 
 

@@ -21,8 +21,17 @@ from pipeline.keyed import key
 
 __all__ = ["OPERATIONS", "CostModel", "jitter", "jitters", "measured_costs", "virtual_clock"]
 
-OPERATIONS = {"F": "forward_s", "R": "forward_s", "B": "backward_s", "L": "learn_s", "U": "update_s"}
-"""What the operations of the trace cost: the field of `CostModel`. R is a forward run again."""
+OPERATIONS = {
+    "F": "forward_s",
+    "R": "forward_s",
+    "B": "backward_s",
+    "L": "learn_s",
+    "U": "update_s",
+    "I": "input_s",
+    "N": "input_s",
+}
+"""What the operations of the trace cost: the field of `CostModel`. R is a forward run again; a synthetic input is made
+(I) and learned (N)."""
 
 _BLOCK = 256
 """Draws made at once."""
@@ -34,12 +43,14 @@ class CostModel:
 
     forward_s: float | tuple[float, ...] = 1.0
     """Mean seconds of a forward, also of one run again for its backward; one number, or one per stage. So are the
-    next three."""
+    next four."""
     backward_s: float | tuple[float, ...] = 2.0
     """The estimate included."""
     learn_s: float | tuple[float, ...] = 0.5
     """The source's own learning."""
     update_s: float | tuple[float, ...] = 0.1
+    input_s: float | tuple[float, ...] = 0.5
+    """Of a synthetic input: to make it, and again to learn from the one it stands for."""
     message_s: float = 0.01
     """Latency of a message from one stage to the next."""
     bytes_per_s: float = math.inf
@@ -49,6 +60,8 @@ class CostModel:
     on the first batch."""
     error_bytes: int = 0
     """Bytes of the error at the network's output, which some sources ask for; 0: as measured on the first batch."""
+    input_bytes: int = 0
+    """Bytes of the network's input, which stages with synthetic inputs are sent; 0: as measured on the first batch."""
     slow: tuple[tuple[int, float], ...] = ()
     """Stragglers: (stage, factor of all its operations)."""
     pauses: tuple[tuple[int, float, float], ...] = ()
@@ -61,15 +74,16 @@ class CostModel:
     """Of the jitter."""
 
     def __post_init__(self) -> None:
-        for name in ("forward_s", "backward_s", "learn_s", "update_s", "message_s", "jitter", "message_jitter"):
+        for name in (*dict.fromkeys(OPERATIONS.values()), "message_s", "jitter", "message_jitter"):
             value = getattr(self, name)
             if not all(0 <= number < math.inf for number in (value if isinstance(value, tuple) else (value,))):
                 raise ConfigurationError(f"costs.{name} must be at least 0 and finite, got {value}.")
         if not self.bytes_per_s > 0:
             raise ConfigurationError(f"costs.bytes_per_s must be positive (inf: no limit), got {self.bytes_per_s}.")
-        if any(number < 0 for number in (*self.message_bytes, self.error_bytes)):
+        if any(number < 0 for number in (*self.message_bytes, self.error_bytes, self.input_bytes)):
             raise ConfigurationError(
-                f"costs.message_bytes and error_bytes must be at least 0, got {self.message_bytes}, {self.error_bytes}."
+                "costs.message_bytes, error_bytes and input_bytes must be at least 0, got "
+                f"{self.message_bytes}, {self.error_bytes}, {self.input_bytes}."
             )
         if any(not 0 < factor < math.inf for _, factor in self.slow):
             raise ConfigurationError(f"costs.slow takes (stage, factor above 0) pairs, got {self.slow}.")
@@ -90,7 +104,7 @@ class CostModel:
                     )
 
     def operation_s(self, stage: int, operation: str) -> float:
-        """Mean seconds of `F`, `R` (forward again), `B`, `L` or `U` of a stage."""
+        """Mean seconds of an operation of a stage, one of `OPERATIONS`."""
         value: float | tuple[float, ...] = getattr(self, OPERATIONS[operation])
         mean_s = value if not isinstance(value, tuple) else value[stage if len(value) > 1 else 0]
         return mean_s * math.prod(factor for slow, factor in self.slow if slow == stage)
@@ -114,10 +128,15 @@ class CostModel:
             raise ConfigurationError("costs.bytes_per_s needs costs.message_bytes: how much there is to send.")
         return _one_each(self.message_bytes, num_stages - 1, name="message_bytes", of="boundary") / self.bytes_per_s
 
-    def with_bytes(self, measured: Sequence[int], *, error: int = 0) -> CostModel:
-        """This model with the bytes of each boundary, and of the error at the output, as measured, unless it says them
-        itself."""
-        return replace(self, message_bytes=self.message_bytes or tuple(measured), error_bytes=self.error_bytes or error)
+    def with_bytes(self, measured: Sequence[int], *, error: int = 0, input: int = 0) -> CostModel:
+        """This model with the bytes of each boundary, of the error at the output and of the network's input, as
+        measured, unless it says them itself."""
+        return replace(
+            self,
+            message_bytes=self.message_bytes or tuple(measured),
+            error_bytes=self.error_bytes or error,
+            input_bytes=self.input_bytes or input,
+        )
 
 
 def virtual_clock(costs: CostModel, *, num_stages: int) -> VirtualClock:
@@ -182,7 +201,7 @@ def measured_costs(costs: CostModel, stages: Sequence[Mapping[str, Any]]) -> Cos
     if not all("operation_s" in stage for stage in stages):
         raise ConfigurationError("the run's summary does not say what operations took (operation_s); run it anew.")
     found: dict[str, Any] = {}
-    for operation in ("F", "B", "L", "U"):
+    for operation in ("F", "B", "L", "U", "I"):
         own = [stage["operation_s"].get(operation) for stage in stages]
         there = [seconds for seconds in own if seconds is not None]
         if there:

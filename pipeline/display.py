@@ -125,7 +125,7 @@ def plan_tables(prepared: Prepared, placement: Sequence[int]) -> RenderableType:
         lines.append(f"stages that draw random numbers (dropout), and take turns to: {_listed(drawing)}")
     choices = planned(config, placement)
     boundaries = _boundary_table(prepared, [choice.kind for choice in choices])
-    lines += _error_lines(prepared, placement)
+    lines += _error_lines(prepared, placement) + _input_lines(prepared, placement)
     return Group(_stage_table(prepared, placement), boundaries, *lines, *_edge_lines(choices))
 
 
@@ -189,14 +189,31 @@ def _edge_lines(choices: Sequence[Choice]) -> list[str]:
 
 def _error_lines(prepared: Prepared, placement: Sequence[int]) -> list[str]:
     """The edges from the last stage straight to those whose sources ask for what the loss says."""
-    places = places_here(prepared.config, placement)
     lines = []
     for listener in prepared.listeners:
-        kind = choose_direct(prepared.config, placement, places, stage=listener.stage).kind
+        ends = prepared.num_stages - 1, listener.stage
         kib = prepared.plans[listener.stage].error_bytes / 1024
         parts = " and ".join(sorted(listener.parts))
-        lines.append(f"{prepared.num_stages - 1}-{listener.stage}: {parts} at the output, {kib:,.2f} KiB ({kind})")
-    return ["told by the last stage", *(f"  {line}" for line in lines)] if lines else []
+        lines.append(
+            f"  {ends[0]}-{ends[1]}: {parts} at the output, {kib:,.2f} KiB ({_kind(prepared, placement, ends)})"
+        )
+    return ["told by the last stage", *lines] if lines else []
+
+
+def _input_lines(prepared: Prepared, placement: Sequence[int]) -> list[str]:
+    """The edges from the first stage straight to those with synthetic inputs, and what those add to the network."""
+    kib = prepared.plans[0].input_bytes / 1024
+    lines = [
+        f"  0-{stage}: the network's input, {kib:,.1f} KiB ({_kind(prepared, placement, (0, stage))}); "
+        f"{type(prepared.inputs[stage - 1]).__name__}, {prepared.plans[stage].input_parameters:,} parameters"
+        for stage in prepared.input_listeners
+    ]
+    return ["stages that run on synthetic inputs, told by the first stage", *lines] if lines else []
+
+
+def _kind(prepared: Prepared, placement: Sequence[int], ends: tuple[int, int]) -> str:
+    places = places_here(prepared.config, placement)
+    return choose_direct(prepared.config, placement, places, sender=ends[0], receiver=ends[1]).kind
 
 
 def _listed(values: Sequence[object]) -> str:

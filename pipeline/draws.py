@@ -6,7 +6,7 @@ the module or the source may say of itself: `draws = True`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from types import TracebackType
 from typing import Any
@@ -16,7 +16,7 @@ from torch import nn
 
 from pipeline.keyed import Phase
 
-__all__ = ["DrawWatch", "module_phases", "source_phases"]
+__all__ = ["DrawWatch", "input_phases", "module_phases", "source_phases"]
 
 _LOOKING = "get_rng_state"
 _PUTTING = ("manual_seed", "seed", "set_rng_state")
@@ -82,11 +82,18 @@ def module_phases(module: nn.Module, forward: DrawWatch) -> tuple[Phase, ...]:
 
 def source_phases(source: object, *, estimate: DrawWatch, learn: DrawWatch) -> tuple[Phase, ...]:
     """The phases in which a source draws, from what asking it and letting it learn have shown."""
+    return _drawing(source, {"estimate": estimate, "learn": learn})
+
+
+def input_phases(source: object, *, imagine: DrawWatch, learn: DrawWatch) -> tuple[Phase, ...]:
+    """The phases in which an input source draws, likewise."""
+    return _drawing(source, {"imagine": imagine, "learn input": learn})
+
+
+def _drawing(source: object, watches: Mapping[Phase, DrawWatch]) -> tuple[Phase, ...]:
     parts = source.modules() if isinstance(source, nn.Module) else ()
-    if _declares(source) or any(map(_may_draw, parts)):
-        return ("estimate", "learn")
-    watches: tuple[tuple[Phase, DrawWatch], ...] = (("estimate", estimate), ("learn", learn))
-    return tuple(phase for phase, watch in watches if watch.drew or watch.looked)
+    declared = _declares(source) or any(map(_may_draw, parts))
+    return tuple(phase for phase, watch in watches.items() if declared or watch.drew or watch.looked)
 
 
 def _declares(owner: object) -> bool:

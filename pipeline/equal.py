@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.errors import ConfigurationError
 from pipeline.partition import Partition
 from pipeline.plan import StagePlan
-from pipeline.prepared import Prepared
+from pipeline.prepared import Prepared, imagines_of
 
 __all__ = ["equal_stages"]
 
@@ -36,6 +36,8 @@ def equal_stages(prepared: Prepared, num_stages: int) -> Prepared:
     }
     if len(kinds) > 1:
         raise _differ("source", tuple(type(source).__name__ for source in prepared.sources[:-1]))
+    if len(set(imagines_of(prepared.inputs))) > 1:
+        raise _differ("inputs", tuple(type(source).__name__ for source in prepared.inputs))
     each = ("cadence", "update_probability", "delay", "max_in_flight", "queue", "queue_size")
     settings: dict[str, Any] = {name: _extended(getattr(config, name), num_stages, name=name) for name in each}
     stretched = replace(config, num_stages=num_stages, at=(), evaluate_every=0, checkpoint_every=0, **settings)
@@ -45,6 +47,7 @@ def equal_stages(prepared: Prepared, num_stages: int) -> Prepared:
         config=stretched,
         cut=Partition(stages=(nn.Identity(),) * num_stages, prefixes=((),) * num_stages),
         sources=(prepared.sources[0],) * (num_stages - 1) + prepared.sources[-1:],
+        inputs=prepared.inputs[:1] * (num_stages - 1),
         outline=replace(prepared.outline, starts=None, modifies_input=(False,) * num_stages, evaluates=False),
         plans=(
             *(replace(inner, index=index) for index in range(num_stages - 1)),

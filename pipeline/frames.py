@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import RunError
-from pipeline.messages import Activation, Drain, Gradient, Message, OutputError, Stop
+from pipeline.messages import Activation, Drain, Gradient, Input, Message, OutputError, Stop
 from pipeline.wire import (
     FIRST_CAPACITY_BYTES,
     HEADER_BYTES,
@@ -154,6 +154,14 @@ class Outgoing:
                 )
             case OutputError():
                 return Header(kind="error", has_value=carries_parts(message), **common)
+            case Input():
+                return Header(
+                    kind="input",
+                    version=message.after,
+                    reach=message.reach,
+                    has_value=message.x is not None,
+                    **common,
+                )
             case Drain():
                 return Header(kind="drain", save=message.save, finish=message.finish, **common)
             case Stop():

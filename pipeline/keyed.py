@@ -18,9 +18,10 @@ from pipeline.turns import Turns
 
 __all__ = ["Generators", "Phase", "generator", "key", "seeded", "undisturbed"]
 
-Phase: TypeAlias = Literal["forward", "evaluation", "estimate", "learn", "backward", "update"]
+Phase: TypeAlias = Literal["forward", "evaluation", "estimate", "learn", "imagine", "learn input", "backward", "update"]
 """What a stage does that may draw: its module's forward, in training (also again, for a backward) and in evaluation;
-its source's estimate and learning; a backward through its module; its optimiser's step."""
+its source's estimate and learning; a synthetic input and its learning; a backward through its module; its optimiser's
+step."""
 
 
 def key(seed: int, name: str, step: int) -> int:

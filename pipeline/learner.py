@@ -18,6 +18,7 @@ from torch.func import functional_call
 from dni import (
     Corrector,
     GradientSource,
+    InputSource,
     LossGradient,
     NoGradient,
     Signal,
@@ -30,9 +31,10 @@ from dni import (
 )
 from pipeline.awaited import awaited_to_act, awaited_to_learn
 from pipeline.errors import NotFinite
+from pipeline.input_learner import InputLearner
 from pipeline.keyed import Generators, generator
 from pipeline.late_weights import LateWeights
-from pipeline.messages import Activation, OutputError, Payload
+from pipeline.messages import Activation, Input, OutputError, Payload
 from pipeline.probe import ProbeAnswer, grade_entry
 from pipeline.stash import Forwarded, StashPolicy
 from pipeline.trace import Recorder
@@ -51,6 +53,7 @@ class Learner:
         module: the stage's part of the model, already on `device`.
         index: position of the stage in the network, from 0.
         source: where the gradient at the module's output comes from.
+        inputs: where the module's input comes from.
         updater: the optimiser of the module's parameters.
         recorder: takes down what is done.
         names: global name of every entry of the module's state dict.
@@ -69,6 +72,7 @@ class Learner:
         *,
         index: int,
         source: GradientSource,
+        inputs: InputSource,
         updater: Updater,
         recorder: Recorder,
         names: Mapping[str, str],
@@ -99,6 +103,7 @@ class Learner:
         self.device = device
         self._seed = seed
         self._generators = generators or Generators(seed=seed, stage=index, device=device)
+        self._inputs = InputLearner(inputs, index=index, seed=seed, generators=self._generators, recorder=recorder)
         self._modifies_input = modifies_input
         self._measure_every = measure_every
         self._stash: StashPolicy = stash
@@ -110,6 +115,22 @@ class Learner:
     def learns_alone(self) -> bool:
         """Whether the source learns and waits for nothing, so at the stage's own step."""
         return bool(self.source.learns_from) and not self.learns_from
+
+    @property
+    def can_imagine(self) -> bool:
+        """Whether a synthetic input can be made: not before the first one that it stands for was seen."""
+        return self._inputs.built
+
+    def imagine(self, message: Input) -> Payload:
+        """A synthetic input for the module, made of the network's."""
+        self.phase = "synthetic input"
+        assert message.x is not None
+        return self._inputs.imagine(self.received(message.x), step=message.step, version=self.version)
+
+    def learn_input(self, x: Payload, message: Activation) -> None:
+        """Let synthetic inputs learn from what the stage below has sent, which they stand for."""
+        self.phase = "learning of the synthetic input"
+        self._inputs.learn(self.received(x), self.received(message.h), step=message.step, version=self.version)
 
     def forward(
         self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, wanted: bool, num_due: int = 0
@@ -278,6 +299,7 @@ class Learner:
         return {
             "module": self.named_tensors(),
             "source": self.source.state_dict() if self._built else None,
+            "input": self._inputs.state_dict(),
             "updater": self.updater.state_dict(),
             "version": self.version,
             "num_syncs": self._num_syncs,
@@ -291,6 +313,7 @@ class Learner:
         if state["source"] is not None:
             self.source.load_state_dict(state["source"])
             self._built = True
+        self._inputs.load_state_dict(state.get("input"))  # not in the oldest checkpoints
         self.updater.load_state_dict(state["updater"])
         self.version = state["version"]
         self._num_syncs = state["num_syncs"]

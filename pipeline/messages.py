@@ -2,7 +2,8 @@
 
 Messages are values: frozen, without behaviour, read with `match`. Do not subclass them. h and gradients are a tensor
 or a tuple of tensors; N is the microbatch's number of samples. Every Activation is answered by one Gradient. An
-OutputError goes from the last stage straight to each stage whose source asks for it.
+OutputError goes from the last stage straight to each stage whose source asks for it, an Input from the first one
+straight to each stage with synthetic inputs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Activation", "Drain", "Gradient", "Message", "OutputError", "Payload", "Send", "Stop"]
+__all__ = ["Activation", "Drain", "Gradient", "Input", "Message", "OutputError", "Payload", "Send", "Stop"]
 
 Payload: TypeAlias = Tensor | tuple[Tensor | None, ...]
 """One tensor, or a tuple of tensors (None where a member carries no gradient)."""
@@ -81,6 +82,26 @@ class OutputError:
 
 
 @dataclass(frozen=True, slots=True)
+class Input:
+    """The network's input, on its way from the first stage straight to one that makes its own input of it.
+
+    It is sent before the first stage's forward, and handled before the Activation of the same step.
+    """
+
+    step: int
+    x: Payload | None
+    """The network's input, (N, ...); None: the step is to be taken as received, because a sync reaches below."""
+    target: Tensor | None = None
+    """Labels, (N, ...)."""
+    reach: int = 0
+    """As in the Activation."""
+    after: int = 0
+    """Messages that are no training steps (evaluation, drains) that the first stage has taken before this one."""
+    ready: torch.cuda.Event | None = field(default=None, compare=False)
+    """From when on its tensors may be read; None: now."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Take no further microbatch until every activation sent on has been answered."""
 
@@ -99,7 +120,7 @@ class Stop:
     step: int
 
 
-Message: TypeAlias = Activation | Gradient | OutputError | Drain | Stop
+Message: TypeAlias = Activation | Gradient | OutputError | Input | Drain | Stop
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ _TAGS = {
     "loss": "loss/train",
     "test_loss": "loss/test",
     "source_loss": "loss/source",
+    "input_loss": "loss/synthetic_input",
     "test_accuracy": "accuracy/test",
     "gradient_cosine": "cosine_at_sync/activations",
     "parameter_cosine": "cosine_at_sync/parameters",

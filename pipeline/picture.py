@@ -15,6 +15,8 @@ _LOOKS = {
     "R": ("forward again", "#66ccee"),
     "B": ("backward", "#ee6677"),
     "L": ("source learns", "#ccbb44"),
+    "I": ("synthetic input", "#aa3377"),
+    "N": ("input source learns", "#ddaa33"),
     "U": ("update", "#222222"),
 }
 _MOST_ROWS = 48

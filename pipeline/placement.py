@@ -99,13 +99,15 @@ def choose(config: Config, placement: Sequence[int], places: Sequence[Place]) ->
     ]
 
 
-def choose_direct(config: Config, placement: Sequence[int], places: Sequence[Place], *, stage: int) -> Choice:
-    """The kind of the edge from the last stage straight to `stage`, which carries errors at the output.
+def choose_direct(
+    config: Config, placement: Sequence[int], places: Sequence[Place], *, sender: int, receiver: int
+) -> Choice:
+    """The kind of an edge that joins two stages without those between them: see `Prepared.direct`.
 
     It is chosen as by `auto`, or gloo where that is set for all boundaries: what is set is said of neighbours.
     """
     wanted: Transport = "gloo" if set(config.transport) == {"gloo"} else "auto"
-    return _choose(wanted, (placement[stage], placement[-1]), places, boundary=f"{len(placement) - 1}-{stage}")
+    return _choose(wanted, (placement[sender], placement[receiver]), places, boundary=f"{sender}-{receiver}")
 
 
 def planned(config: Config, placement: Sequence[int]) -> list[Choice]:

@@ -16,8 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dni import GradientSource, LossGradient, Need, Signal, as_tuple, carriers, like, map_members, num_samples
-from pipeline.draws import DrawWatch, module_phases, source_phases
+from dni import (
+    GradientSource,
+    InputSource,
+    LossGradient,
+    Need,
+    Signal,
+    as_tuple,
+    carriers,
+    like,
+    map_members,
+    num_samples,
+)
+from pipeline.draws import DrawWatch, input_phases, module_phases, source_phases
 from pipeline.errors import ConfigurationError, PartitionError
 from pipeline.feed import Batch
 from pipeline.keyed import Phase, generator, seeded, undisturbed
@@ -51,6 +62,8 @@ class StagePlan:
     """What the source adds to the network's own parameters."""
     source_acts: bool
     """Whether it gives a gradient at all; a stage whose source does not learns at sync steps only."""
+    input_parameters: int
+    """What a synthetic input adds to the network's own parameters."""
     error_bytes: int
     """Of what the last stage sends it with one microbatch, because its source asks for it; 0: it is sent nothing."""
     modifies_input: bool
@@ -59,18 +72,21 @@ class StagePlan:
     """Phases in which module or source draws from the process-wide generators; threads then take turns."""
 
 
-def survey(cut: Partition, sources: Sequence[GradientSource], batch: Batch, *, seed: int) -> tuple[StagePlan, ...]:
+def survey(
+    cut: Partition, sources: Sequence[GradientSource], inputs: Sequence[InputSource], batch: Batch, *, seed: int
+) -> tuple[StagePlan, ...]:
     """Send one real batch through deep copies of stages and sources.
 
     Args:
         cut: the stages.
         sources: one per stage, the loss last.
+        inputs: one per boundary.
         batch: (x, target).
         seed: of the draws the copies make.
 
     Raises:
         PartitionError: the stages do not chain; names the boundary and both shapes.
-        ConfigurationError: the loss or a source cannot take the batch.
+        ConfigurationError: the loss, a source or an input source cannot take the batch.
     """
     x, target = batch
     plans, trials = [], []
@@ -86,6 +102,7 @@ def survey(cut: Partition, sources: Sequence[GradientSource], batch: Batch, *, s
             given = trials[index - 1].h if index else x
             told = _share(said, sources[index])
             source = _try_source(sources[index], index, trial.h, target=target, told=told, seed=seed)
+            imagined = _try_input(inputs[index - 1], index, x=x, h=given, seed=seed) if index else _InputTrial()
             plans.append(
                 StagePlan(
                     index=index,
@@ -100,9 +117,10 @@ def survey(cut: Partition, sources: Sequence[GradientSource], batch: Batch, *, s
                     source=type(sources[index]).__name__,
                     source_parameters=source.num_parameters,
                     source_acts=source.acts,
+                    input_parameters=imagined.num_parameters,
                     error_bytes=sum(_num_bytes(part) for part in told.values()),
                     modifies_input=trial.modifies_input,
-                    draws=(*trial.draws, *source.draws),
+                    draws=(*trial.draws, *source.draws, *imagined.draws),
                 )
             )
         _check_chain(cut, x, h, seed=seed)
@@ -301,6 +319,43 @@ def _try_source(
         num_parameters=sum(p.numel() for p in trial.parameters()) if isinstance(trial, nn.Module) else 0,
         acts=gradient is not None,
         draws=source_phases(trial, estimate=estimating, learn=learning),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _InputTrial:
+    """What a copy of the input source has shown."""
+
+    num_parameters: int = 0
+    draws: tuple[Phase, ...] = ()
+
+
+def _try_input(source: InputSource, index: int, *, x: Payload, h: Payload, seed: int) -> _InputTrial:
+    """Build a copy of the input source of stage `index`, ask it and let it learn."""
+    if not source.needs & Need.INPUT:
+        return _InputTrial()
+    where = f"boundary {index - 1}-{index}: {type(source).__name__}, the input of stage {index},"
+    trial = copy.deepcopy(source)
+    imagining, learning = DrawWatch(), DrawWatch()
+    try:
+        trial.build(x, h, generator=generator(seed, f"input/{index}", 0))
+        with imagining:
+            imagined = trial.estimate(x)
+        with learning:
+            trial.learn(x, h, step=0)
+    except Exception as error:
+        raise ConfigurationError(
+            f"{where} cannot make {', '.join(_shapes(h))} of the network's input {', '.join(_shapes(x))}: {error}"
+        ) from error
+    got, wanted = ", ".join(_shapes(imagined)), ", ".join(_shapes(h))
+    if got != wanted:
+        raise ConfigurationError(
+            f"{where} must return what stage {index - 1} sends, {wanted}, got {got}. "
+            "Make its network end in that shape and dtype."
+        )
+    return _InputTrial(
+        num_parameters=sum(p.numel() for p in trial.parameters()) if isinstance(trial, nn.Module) else 0,
+        draws=input_phases(trial, imagine=imagining, learn=learning),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
-from dni import GradientSource, Need
+from dni import GradientSource, InputSource, Need
 from pipeline.awaited import awaited_to_act, awaited_to_learn
 from pipeline.config import Config, per_stage
 from pipeline.feed import Batch, Batches
@@ -18,7 +18,7 @@ from pipeline.partition import Partition
 from pipeline.plan import StagePlan
 from pipeline.stash import OUTPUT_ERROR
 
-__all__ = ["Outline", "Prepared", "bounds_of", "waits_of"]
+__all__ = ["Outline", "Prepared", "bounds_of", "imagines_of", "waits_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,8 @@ class Prepared:
     cut: Partition
     sources: tuple[GradientSource, ...]
     """One per stage, the loss last."""
+    inputs: tuple[InputSource, ...]
+    """One per boundary."""
     outline: Outline
     plans: tuple[StagePlan, ...] = ()
     """What one real batch has shown; empty on a rank without data."""
@@ -101,6 +103,22 @@ class Prepared:
             if parts & OUTPUT_ERROR
         )
 
+    def imagines(self, index: int) -> bool:
+        """Whether a stage runs on synthetic inputs."""
+        return index > 0 and imagines_of(self.inputs)[index - 1]
+
+    @cached_property
+    def input_listeners(self) -> tuple[int, ...]:
+        """The stages that the first one sends the network's input."""
+        return tuple(index for index in range(self.num_stages) if self.imagines(index))
+
+    @property
+    def direct(self) -> list[tuple[int, int]]:
+        """The stages that send and receive beside the chain: what the loss says, from the last one; the network's
+        input, from the first."""
+        told = [(self.num_stages - 1, listener.stage) for listener in self.listeners]
+        return told + [(0, stage) for stage in self.input_listeners]
+
     @cached_property
     def bounds(self) -> list[int]:
         """Per boundary, the bound on the microbatches in flight.
@@ -114,6 +132,11 @@ class Prepared:
 def waits_of(sources: Sequence[GradientSource]) -> list[bool]:
     """Per boundary, whether every step of the stage below waits for something from above."""
     return [bool(awaited_to_act(source)) for source in sources[:-1]]
+
+
+def imagines_of(inputs: Sequence[InputSource]) -> list[bool]:
+    """Per boundary, whether the stage above runs on synthetic inputs."""
+    return [bool(source.needs & Need.INPUT) for source in inputs]
 
 
 def _learns_late(source: GradientSource) -> bool:

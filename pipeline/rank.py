@@ -25,7 +25,7 @@ from pipeline.errors import LostEdge, RunError
 from pipeline.feed import Feed
 from pipeline.heartbeat import Heartbeat
 from pipeline.mailbox import ConnectedMailbox
-from pipeline.messages import Message, OutputError, Send, Stop
+from pipeline.messages import Input, Message, OutputError, Send, Stop
 from pipeline.monitor import StageStatus
 from pipeline.placement import place
 from pipeline.prepared import Prepared
@@ -68,7 +68,7 @@ class Rank:
         self.interrupted = threading.Event()
         self._connections = Connections(control, mailbox, deliver=self._deliver, failed=self._lose)
         self._senders: dict[tuple[int, int, bool], SendingEnd] = {}
-        """By the stages that send and receive, and whether errors at the output."""
+        """By the stages that send and receive, and whether beside the chain."""
         self._stages: dict[int, Stage] = {}
         self._statuses: list[StageStatus] = []
         self._runs = self._closes = False
@@ -153,7 +153,7 @@ class Rank:
     def _gather_edges(self) -> list[dict[str, Any]]:
         found = self._control.gather([f"{edge}/statistics" for edge in self._edges])
         return [
-            {"sender": edge.sender, "receiver": edge.receiver, "errors": edge.errors, **statistics}
+            {"sender": edge.sender, "receiver": edge.receiver, "direct": edge.direct, **statistics}
             for edge, statistics in zip(self._edges, found, strict=True)
         ]
 
@@ -170,7 +170,7 @@ class Rank:
         choices, direct = agree_on_transport(self._prepared, self._control)
         self._edges = edges(choices, self._placement, self._prepared.bounds, direct=direct)
         ends = self._connections.connect(self._edges, device=device)
-        self._senders = {(edge.sender, edge.receiver, edge.errors): end for edge, end in ends.items()}
+        self._senders = {(edge.sender, edge.receiver, edge.direct): end for edge, end in ends.items()}
 
     def _collect(self, name: str, stage: int, part: Any) -> list[Any] | None:
         """Publish a stage's part of something; the rank that publishes the last one gets all of them."""
@@ -181,6 +181,8 @@ class Rank:
         return self._control.gather([f"{name}/{index}" for index in range(num_stages)])
 
     def _deliver(self, edge: Edge, message: Message) -> None:
+        if edge.direct and isinstance(message, Stop):
+            return  # closes the edge; a stage is stopped by the one below
         delivery = edge.sender, edge.receiver, message
         if edge.kind == "in process":
             self._worker.accept(delivery)
@@ -196,12 +198,12 @@ class Rank:
         self._mailbox.put(error if isinstance(error, RunError) else lost)
 
     def _route(self, sender: int, send: Send) -> None:
-        self._senders[sender, send.to, isinstance(send.message, OutputError)].send(send.message)
+        self._senders[sender, send.to, isinstance(send.message, OutputError | Input)].send(send.message)
 
     def _close_edges(self) -> None:
-        for (sender, receiver, _), down in self._senders.items():
-            if sender > receiver:
-                down.send(Stop(step=self._prepared.config.steps))
+        for (sender, receiver, direct), end in self._senders.items():
+            if sender > receiver or direct:
+                end.send(Stop(step=self._prepared.config.steps))
         self._connections.wait_stopped()
         self._worker.take_delivered()
 

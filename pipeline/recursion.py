@@ -45,6 +45,7 @@ def why_not_recursive(prepared: Prepared) -> str | None:
         "there is one stage": not waits,
         "some boundaries wait for the gradient and some do not": len(set(waits)) > 1,
         "a source asks for the error at the output": bool(prepared.listeners),
+        "a stage has synthetic inputs": bool(prepared.input_listeners),
         "it syncs": config.syncs,
         "cadences differ": len(set(config.cadence)) > 1,
         "steps are left out (update_probability)": any(p < 1.0 for p in config.update_probability),

@@ -61,7 +61,7 @@ def rehearse(
         on_step: called with the number of microbatches that have entered.
     """
     *measured, output_bytes = [plan.activation_bytes for plan in prepared.plans]
-    costs = prepared.config.costs.with_bytes(measured, error=output_bytes)
+    costs = prepared.config.costs.with_bytes(measured, error=output_bytes, input=prepared.plans[0].input_bytes)
     if way == "recursion":
         timing = recur(prepared, costs, drawn=drawn, on_step=on_step)
         return Rehearsal(prepared=prepared, costs=costs, way=way, timing=timing)

@@ -25,7 +25,7 @@ from pipeline.errors import CheckpointError, ConfigurationError, FailureRecord, 
 from pipeline.feed import Batch
 from pipeline.keyed import undisturbed
 from pipeline.manifest import checkpoint_folder, saved_steps, verify
-from pipeline.messages import Activation, Message, OutputError, Send
+from pipeline.messages import Activation, Input, Message, OutputError, Send
 from pipeline.monitor import StageMonitor, StageStatus
 from pipeline.order import read_order_from, step_of
 from pipeline.partition import Partition, partition
@@ -130,6 +130,7 @@ class Replay:
         self._below: list[deque[Message]] = [deque() for _ in self.stages]
         self._above: list[deque[Message]] = [deque() for _ in self.stages]
         self._errors: list[deque[Message]] = [deque() for _ in self.stages]
+        self._inputs: list[deque[Message]] = [deque() for _ in self.stages]
         self._feed = RecordedFeed(prepared, start=start)
         self._monitors = [
             StageMonitor(stage, folder=None, log_every=config.log_every, since=start) for stage in self.stages
@@ -214,8 +215,7 @@ class Replay:
         else:
             sends = stage.work(message)
         for send in sends:
-            came_from = self._below if send.to > index else self._above
-            (self._errors if isinstance(send.message, OutputError) else came_from)[send.to].append(send.message)
+            self._queue_for(send, sender=index).append(send.message)
         if (drain := stage.drained) is not None:
             if drain.save:
                 self.comparison.add(stage, drain.step)
@@ -223,14 +223,23 @@ class Replay:
 
     def _queue(self, index: int, line: str) -> deque[Message]:
         """Where a message waits that is written down like this."""
-        return {"G": self._above, "O": self._errors}.get(line[0], self._below)[index]
+        return {"G": self._above, "O": self._errors, "I": self._inputs}.get(line[0], self._below)[index]
+
+    def _queue_for(self, send: Send, *, sender: int) -> deque[Message]:
+        match send.message:
+            case OutputError():
+                return self._errors[send.to]
+            case Input():
+                return self._inputs[send.to]
+            case _:
+                return (self._below if send.to > sender else self._above)[send.to]
 
     def _check_ends(self, until: int | None) -> None:
         """Refuse a record in which stages wait for one another; where a neighbour's record ends, a stage may wait."""
         for index in range(len(self.stages)):
             seen, at = {index}, index
             while (line := next(iter(self._remaining[at]), None)) is not None and not _is_halted(line, until):
-                other = {"G": at + 1, "O": len(self.stages) - 1}.get(line[0], at - 1)
+                other = {"G": at + 1, "O": len(self.stages) - 1, "I": 0}.get(line[0], at - 1)
                 if other in seen or not 0 <= other < len(self.stages) or self.stages[other].stopping:
                     raise _impossible(at, f"it handles {line} next, and nobody sends that")
                 seen.add(other)
@@ -247,7 +256,7 @@ def _checkpoint(checkpoints: Path, step: int) -> Path:
 
 
 def _is_halted(line: str, until: int | None) -> bool:
-    return until is not None and line[0] == "A" and step_of(line) >= until
+    return until is not None and line[0] in "AI" and step_of(line) >= until
 
 
 def _impossible(stage: int, what: str) -> ReplayError:

@@ -14,7 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dni import Corrector, GradientSource, LossGradient, Periodic, Schedule, UpdateProbability
+from dni import (
+    Corrector,
+    GradientSource,
+    InputSource,
+    LossGradient,
+    Periodic,
+    ReceivedInput,
+    Schedule,
+    UpdateProbability,
+)
 from pipeline.arrival import Inbox
 from pipeline.checks import check_settings
 from pipeline.clock import Clock
@@ -26,7 +35,7 @@ from pipeline.learner import Learner
 from pipeline.partition import Partition, partition
 from pipeline.placement import check_transport, device_of, place, planned
 from pipeline.plan import source_seconds, survey
-from pipeline.prepared import Outline, Prepared, bounds_of, waits_of
+from pipeline.prepared import Outline, Prepared, bounds_of, imagines_of, waits_of
 from pipeline.probe import make_probe
 from pipeline.stage import Stage
 from pipeline.stage_settings import StageSettings
@@ -65,16 +74,22 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
     train = batches(data.train, seed=config.seed)
     first = train.peek()
     cut = _cut(config, model, first)
-    sources = _sources(config, len(cut))
+    sources, inputs = _sources(config, len(cut)), _inputs(config, len(cut))
     _check_ranks(num_ranks or config.num_ranks, len(cut))
-    check_settings(config, num_stages=len(cut), waits=waits_of(sources), bounds=bounds_of(config, sources))
+    check_settings(
+        config,
+        num_stages=len(cut),
+        waits=waits_of(sources),
+        bounds=bounds_of(config, sources),
+        imagines=imagines_of(inputs),
+    )
     _check_transport(config, len(cut), num_ranks=num_ranks)
     for name in ("cadence", "update_probability", "schedule"):
         per_stage(getattr(config, name), len(cut), name=name)
     probe = make_probe(data.test, num_samples=config.probe_samples)
     _check_labels(sources, data.train)
     _check_optimizers(config, len(cut))
-    plans = survey(cut, sources, first, seed=config.seed)
+    plans = survey(cut, sources, inputs, first, seed=config.seed)
     outline = Outline(
         starts=None if isinstance(model, Partition) else cut.starts,
         modifies_input=tuple(plan.modifies_input for plan in plans),
@@ -86,6 +101,7 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
         config=config,
         cut=cut,
         sources=sources,
+        inputs=inputs,
         outline=outline,
         plans=plans,
         train=train,
@@ -100,7 +116,8 @@ def prepare_outlined(config: Config, outline: Outline) -> Prepared:
     if outline.starts is not None:
         config = replace(config, at=outline.starts, num_stages=len(outline.starts) + 1)
     cut = _cut(config, model, None)
-    return Prepared(config=config, cut=cut, sources=_sources(config, len(cut)), outline=outline)
+    sources, inputs = _sources(config, len(cut)), _inputs(config, len(cut))
+    return Prepared(config=config, cut=cut, sources=sources, inputs=inputs, outline=outline)
 
 
 def build_stage(
@@ -125,6 +142,7 @@ def build_stage(
         module,
         index=index,
         source=prepared.sources[index],
+        inputs=prepared.inputs[index - 1] if index else ReceivedInput(),
         updater=updater,
         recorder=recorder,
         names=names,
@@ -170,6 +188,9 @@ def stage_settings(prepared: Prepared, index: int) -> StageSettings:
         stash=config.stash,
         most_staleness=config.max_staleness if config.at_max_staleness == "drop" else None,
         defers=defers,
+        imagines=prepared.imagines(index),
+        input_probability=prepared.inputs[index - 1].update_probability if index else UpdateProbability(),
+        input_listeners=prepared.input_listeners if index == 0 else (),
         listeners=prepared.listeners if is_last else (),
         check_every=config.check_every,
     )
@@ -276,6 +297,17 @@ def _sources(config: Config, num_stages: int) -> tuple[GradientSource, ...]:
                 f"got {type(source).__name__}."
             )
     return (*(copy.deepcopy(source) for source in below), LossGradient(config.loss))
+
+
+def _inputs(config: Config, num_stages: int) -> tuple[InputSource, ...]:
+    inputs = per_stage(config.inputs, num_stages - 1, name="inputs")
+    for source in inputs:
+        if not isinstance(source, InputSource):
+            raise ConfigurationError(
+                "an input must be an InputSource (needs, update_probability, build, estimate, learn), "
+                f"got {type(source).__name__}. Use SyntheticInput or ReceivedInput."
+            )
+    return tuple(copy.deepcopy(source) for source in inputs)
 
 
 def _check_ranks(num_ranks: int | None, num_stages: int) -> None:

@@ -15,7 +15,7 @@ from pipeline.arrival import Inbox
 from pipeline.clock import VirtualClock
 from pipeline.costs import CostModel
 from pipeline.links import Links
-from pipeline.messages import Drain, Message, Send
+from pipeline.messages import Drain, Input, Message, Send
 from pipeline.stage import Stage
 
 __all__ = ["simulate"]
@@ -108,7 +108,9 @@ class _Simulation:
             concerned.add(index)
             if message is None:
                 continue
-            if not from_below:
+            if isinstance(message, Input):
+                self._inboxes[index].put_input(message, arrived_s=now_s)
+            elif not from_below:
                 self._inboxes[index].put_above(message, arrived_s=now_s)
             elif dropped := self._inboxes[index].put_below(message, arrived_s=now_s):
                 for answer in self._stages[index].drop(dropped):

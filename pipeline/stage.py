@@ -8,6 +8,8 @@ simulation, in one process or in many. An executor may hand it
     an Activation, Drain or Stop    while `accepts_activation`
     a Gradient or OutputError       at any time
 
+(in which order a stage with synthetic inputs takes those, `pipeline.synthetic_inputs` and `pipeline.arrival` say)
+
 and, once `drained`, saves it if the Drain says so and calls `resume`.
 """
 
@@ -23,11 +25,12 @@ from torch import Tensor, nn
 from pipeline.errors import NotFinite, StageFailure
 from pipeline.evaluation import Tally
 from pipeline.keyed import generator
-from pipeline.messages import Activation, Drain, Gradient, Message, OutputError, Payload, Send, Stop
+from pipeline.messages import Activation, Drain, Gradient, Input, Message, OutputError, Payload, Send, Stop
 from pipeline.output_errors import OutputErrors
 from pipeline.stage_learner import StageLearner
 from pipeline.stage_settings import StageSettings
 from pipeline.stash import GRADIENT, NOTHING, OUTPUT_ERROR, Forwarded, Stash
+from pipeline.synthetic_inputs import SyntheticInputs, is_other
 from pipeline.trace import Recorder, notation
 
 __all__ = ["Stage"]
@@ -55,6 +58,12 @@ class Stage:
         self._update_due: int | None = None
         """The step whose update waits until nothing is held (stash hold)."""
         self._output_errors = OutputErrors(settings.listeners)
+        self.synthetic_inputs = SyntheticInputs() if settings.imagines else None
+        """What is to be paired up of the microbatches that it runs on synthetic inputs; None: it runs on none."""
+        self.newest_step = -1
+        """The last one that was forwarded."""
+        self.num_others = 0
+        """Messages from below that were no training steps; they keep their place among inputs by it."""
         self._below_waits = False
         """Whether a stage below takes nothing further before the newest microbatch, or its window, is answered."""
         self._quality_above: float | None = None
@@ -129,8 +138,13 @@ class Stage:
             StageFailure: whatever went wrong, with stage, step and phase; the cause is chained.
         """
         self.recorder.handles(notation(message))
+        self.num_others += is_other(message)
         try:
             match message:
+                case Input():
+                    yield from self._imagine(message)
+                case Activation(training=True) if self.synthetic_inputs is not None:
+                    yield from self._received(message, self.synthetic_inputs)
                 case Activation(training=True):
                     yield from self._train(message)
                 case Activation(probe=False):
@@ -195,10 +209,48 @@ class Stage:
     def _failure(self, step: int, cause: Exception) -> StageFailure:
         return StageFailure(stage=self.index, step=step, phase=self.learner.phase, cause=cause)
 
+    def _imagine(self, message: Input) -> Iterator[Send]:
+        """Run a step on a synthetic input; or wait for what comes from below, where that is the only way."""
+        assert self.synthetic_inputs is not None
+        if message.x is None or not self.learner.can_imagine:
+            self.synthetic_inputs.wait(message)
+            return
+        self.synthetic_inputs.imagine(message)
+        h = self.learner.imagine(message)
+        yield from self._train(Activation(step=message.step, h=h, target=message.target, reach=message.reach))
+
+    def _received(self, message: Activation, inputs: SyntheticInputs) -> Iterator[Send]:
+        """Take what a synthetic input stands for: answer it if its step was run already, else run it; learn from it."""
+        imagined = inputs.pair(message) if inputs.is_pair(message) else None
+        x = inputs.received(message) if imagined is None else imagined.x
+        if imagined is None:
+            yield from self._train(message)
+        elif imagined.answer is not None:
+            yield Send(self.index - 1, imagined.answer)
+        rate = self.settings.input_probability
+        if x is not None and rate.draws(generator(self.settings.seed, f"input/{self.index}", message.step)):
+            self.learner.learn_input(x, message)
+
+    def _share_input(self, message: Activation) -> Iterator[Send]:
+        """The network's input on its way to those that run on it; nothing of it where a sync reaches below them."""
+        for stage in self.settings.input_listeners:
+            below = message.reach > self.settings.num_stages - stage
+            yield Send(
+                stage,
+                Input(
+                    step=message.step,
+                    x=None if below else message.h,
+                    target=None if below else message.target,
+                    reach=message.reach,
+                    after=self.num_others,
+                ),
+            )
+
     def _train(self, message: Activation) -> Iterator[Send]:
         if self.index == 0:
             message = self._with_reach(message)
-        step = message.step
+            yield from self._share_input(message)
+        self.newest_step = step = message.step
         learns = self._draws_update(step)
         within_reach = not self.is_last and message.reach >= self.settings.num_stages - self.index
         needs, learns_from = self.learner.needs, self.learner.learns_from
@@ -428,6 +480,8 @@ class Stage:
             dropped=dropped,
             quality=self._lowest_quality(),
         )
+        if self.synthetic_inputs is not None and self.synthetic_inputs.keep(answer):
+            return []
         return [Send(self.index - 1, answer)]
 
     def _pass_on(self, message: Drain | Stop) -> list[Send]:

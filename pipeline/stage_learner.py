@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pipeline.messages import Activation, OutputError, Payload
+from pipeline.messages import Activation, Input, OutputError, Payload
 from pipeline.stash import Forwarded, Parts
 
 __all__ = ["StageLearner"]
@@ -51,6 +51,16 @@ class StageLearner(Protocol):
     @property
     def learns_alone(self) -> bool:
         """Whether the source learns and waits for nothing, so at the stage's own step."""
+
+    @property
+    def can_imagine(self) -> bool:
+        """Whether a synthetic input can be made."""
+
+    def imagine(self, message: Input) -> Payload:
+        """A synthetic input for the stage, made of the network's."""
+
+    def learn_input(self, x: Payload, message: Activation) -> None:
+        """Let synthetic inputs learn from what the stage below has sent, which they stand for."""
 
     def forward(
         self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, wanted: bool, num_due: int = 0

@@ -37,6 +37,12 @@ class StageSettings:
     defers: bool = False
     """Of the last stage: it pulls nothing back before it has forwarded up to its bound (GPipe), as if the loss were a
     stage above it."""
+    imagines: bool = False
+    """Whether it runs on synthetic inputs."""
+    input_probability: UpdateProbability = field(default_factory=UpdateProbability)
+    """Draws the steps that its input source learns from."""
+    input_listeners: tuple[int, ...] = ()
+    """Of the first stage: those that it sends the network's input."""
     listeners: tuple[Listener, ...] = ()
     """Of the last stage: those that it tells what the loss says."""
     check_every: int = 100

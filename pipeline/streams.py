@@ -15,11 +15,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pipeline.messages import Activation, Gradient, Message, OutputError
+from pipeline.messages import Activation, Gradient, Input, Message, OutputError
 
 __all__ = ["arrive", "depart", "own_streams", "settle"]
 
-_WITH_TENSORS = (Activation, Gradient, OutputError)
+_WITH_TENSORS = (Activation, Gradient, OutputError, Input)
 
 
 @contextmanager
@@ -60,9 +60,9 @@ def settle(devices: Sequence[torch.device]) -> None:
             torch.cuda.synchronize(device)
 
 
-def _tensors(message: Activation | Gradient | OutputError) -> Iterator[Tensor]:
+def _tensors(message: Activation | Gradient | OutputError | Input) -> Iterator[Tensor]:
     match message:
-        case Activation(h=payload, target=beside):
+        case Activation(h=payload, target=beside) | Input(x=payload, target=beside):
             pass
         case Gradient(value=payload):
             beside = None

@@ -89,7 +89,7 @@ class _Crew:
         self._devices = [stage.device for stage in stages]
         self._mailboxes: list[Mailbox] = [queue.SimpleQueue() for _ in stages]
         ends = [(stage.index, stage.index + way) for stage in stages for way in (-1, 1)]
-        ends += [(stages[-1].index, listener.stage) for listener in prepared.listeners]
+        ends += prepared.direct
         self._num_sent = dict.fromkeys(ends, 0)
         """Messages by (from stage, to stage); each entry is written by one thread."""
         self._ended: queue.SimpleQueue[tuple[int, BaseException | None]] = queue.SimpleQueue()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pipeline.awaited import awaited_to_act, awaited_to_learn
 from pipeline.clock import Clock
 from pipeline.feed import Batch, Feed, FeedSettings
-from pipeline.messages import Activation, OutputError, Payload
+from pipeline.messages import Activation, Input, OutputError, Payload
 from pipeline.prepared import Prepared
 from pipeline.run import stage_settings
 from pipeline.stage import Stage
@@ -47,6 +47,7 @@ class TimedLearner:
 
     device = _CPU
     quality = None
+    can_imagine = True
 
     def __init__(
         self,
@@ -72,6 +73,17 @@ class TimedLearner:
     def module(self) -> nn.Module:
         """Nothing."""
         return nn.Identity()
+
+    def imagine(self, message: Input) -> Payload:
+        """Take the time of making a synthetic input."""
+        self._recorder.begin()
+        self._recorder.end("I", message.step, version=self.version)
+        return _NOTHING
+
+    def learn_input(self, x: Payload, message: Activation) -> None:
+        """Take the time of learning to."""
+        self._recorder.begin()
+        self._recorder.end("N", message.step, version=self.version)
 
     def forward(
         self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, wanted: bool, num_due: int = 0

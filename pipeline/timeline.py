@@ -9,8 +9,17 @@ from typing import Any
 
 __all__ = ["write_timeline"]
 
-_COLORS = {"F": "good", "B": "bad", "L": "yellow", "U": "grey"}
-_NAMES = {"F": "forward", "B": "backward", "L": "source learns", "U": "update", "S": "sync", "D": "not learned from"}
+_COLORS = {"F": "good", "B": "bad", "L": "yellow", "U": "grey", "I": "olive", "N": "olive"}
+_NAMES = {
+    "F": "forward",
+    "B": "backward",
+    "L": "source learns",
+    "U": "update",
+    "S": "sync",
+    "D": "not learned from",
+    "I": "synthetic input",
+    "N": "input source learns",
+}
 _MOST_EVENTS = 200_000
 
 

@@ -1,12 +1,13 @@
 """What did a stage do, in order, and what did it measure?
 
 Events are written in the pipeline notation: `2F0` is stage 2, forward, step 0; `B` is the backward with the estimate
-that starts it, `R` a forward run again for it, `U` an update, `L` the source's learning, `S` marks a sync step, `D` a
-step that was dropped or not learned from.
+that starts it, `R` a forward run again for it, `U` an update, `L` the source's learning, `I` a synthetic input being
+made, `N` its network's learning, `S` marks a sync step, `D` a step that was dropped or not learned from.
 
 Beside the events stands the order in which the stage handled messages, which is all that a replay needs: `A0` an
-activation, `G0` a gradient, `O0` what the last stage says of a step, `X0` an activation that was dropped, `E0` one of
-an evaluation, `P9` a probe, `D8` a drain before step 8 (`s`: it saves, `f`: it finishes the run), `Z8` the stop.
+activation, `G0` a gradient, `O0` what the last stage says of a step, `I0` the network's input of a step, `X0` an
+activation that was dropped, `E0` one of an evaluation, `P9` a probe, `D8` a drain before step 8 (`s`: it saves, `f`: it
+finishes the run), `Z8` the stop.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.clock import Clock
-from pipeline.messages import Activation, Drain, Gradient, Message, OutputError, Stop
+from pipeline.messages import Activation, Drain, Gradient, Input, Message, OutputError, Stop
 
 __all__ = ["Event", "Recorder", "Totals", "notation"]
 
@@ -30,6 +31,8 @@ def notation(message: Message) -> str:
             return f"G{step}"
         case OutputError(step=step):
             return f"O{step}"
+        case Input(step=step):
+            return f"I{step}"
         case Drain(step=step, save=save, finish=finish):
             return f"D{step}{'s' * save}{'f' * finish}"
         case Stop(step=step):

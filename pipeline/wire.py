@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import RunError
-from pipeline.messages import Activation, Drain, Gradient, Message, OutputError, Payload, Stop
+from pipeline.messages import Activation, Drain, Gradient, Input, Message, OutputError, Payload, Stop
 
 __all__ = [
     "FIRST_CAPACITY_BYTES",
@@ -43,7 +43,7 @@ HEADER_BYTES = 64
 FIRST_CAPACITY_BYTES = 4096
 """Of a receive buffer, until a schema announces more."""
 _ALIGNMENT = 64
-_KINDS = {"activation": 1, "gradient": 2, "drain": 3, "stop": 4, "schema": 5, "error": 6}
+_KINDS = {"activation": 1, "gradient": 2, "drain": 3, "stop": 4, "schema": 5, "error": 6, "input": 7}
 _KIND_NAMES = {number: name for name, number in _KINDS.items()}
 _TRAINING, _EXACT, _SAVE, _FINISH, _VALUE, _DROPPED, _PROBE = 1, 2, 4, 8, 16, 32, 64
 
@@ -58,6 +58,7 @@ class Header(NamedTuple):
     """Messages before this one on its edge."""
     step: int = 0
     version: int = 0
+    """Of an input: the messages before it that are no training steps."""
     generation: int = 0
     reach: int = 0
     num_samples: int = 0
@@ -148,6 +149,8 @@ def parts(message: Message) -> tuple[list[Tensor | None], Schema, int]:
     match message:
         case Activation(h=h):
             value: Payload | None = h
+            target = message.target
+        case Input(x=value):
             target = message.target
         case Gradient(value=value):
             pass
@@ -270,6 +273,12 @@ def decode(header: Header, schema: Schema | None, members: list[Tensor | None]) 
         case "error":
             value, loss = members if header.has_value else (None, None)
             return OutputError(step=header.step, value=value, loss_per_sample=loss)
+        case "input":
+            x = target = None
+            if header.has_value and schema is not None:
+                target = members.pop() if schema.has_target else None
+                x = _value(members, schema)
+            return Input(step=header.step, x=x, target=target, reach=header.reach, after=header.version)
         case "drain":
             return Drain(step=header.step, save=header.save, finish=header.finish)
         case _:

@@ -13,7 +13,7 @@ from pipeline.activity import Activity
 from pipeline.arrival import Inbox
 from pipeline.clock import Clock
 from pipeline.mailbox import Delivery, Mailbox
-from pipeline.messages import Message, Send, Stop
+from pipeline.messages import Input, Message, Send, Stop
 from pipeline.session import Session
 from pipeline.stage import Stage
 
@@ -134,7 +134,9 @@ class Worker:
             self._route(sender, send)
 
     def _put(self, sender: int, receiver: int, message: Message) -> None:
-        if sender >= receiver:
+        if isinstance(message, Input):
+            self._inboxes[receiver].put_input(message)
+        elif sender >= receiver:
             self._inboxes[receiver].put_above(message)
         elif dropped := self._inboxes[receiver].put_below(message):
             for answer in self._stages[receiver].drop(dropped):

@@ -22,6 +22,7 @@ from dni import (
     Never,
     NoGradient,
     Periodic,
+    ReceivedInput,
     Signal,
     SyncPolicy,
     SyntheticGradient,
@@ -101,6 +102,7 @@ def make_stage(
         module,
         index=index,
         source=source,
+        inputs=ReceivedInput(),
         updater=Updater(
             {own[name]: parameter for name, parameter in module.named_parameters()},
             optimizer=optimizer,

@@ -44,13 +44,15 @@ def test_every_boundary_has_an_edge_each_way_with_room_for_its_bound() -> None:
     assert str(made[0]) == "edge/0-1"
 
 
-def test_stages_that_ask_for_errors_have_an_edge_of_their_own_from_the_last() -> None:
+def test_errors_and_inputs_have_edges_of_their_own_beside_the_chain() -> None:
     choices = [Choice(kind=kind, why="") for kind in ("shared", "in process")]
-    direct = {0: Choice(kind="gloo", why=""), 1: Choice(kind="in process", why="")}
+    in_process = Choice(kind="in process", why="")
+    direct = {(2, 0): Choice(kind="gloo", why=""), (2, 1): in_process, (0, 2): in_process}
     made = edges(choices, [0, 1, 1], [3, 5], direct=direct)[4:]
     assert [(str(edge), edge.ranks, edge.kind, edge.num_slots) for edge in made] == [
-        ("edge/2-0/errors", (1, 0), "gloo", 7),
-        ("edge/2-1/errors", (1, 1), "in process", 9),
+        ("edge/2-0/direct", (1, 0), "gloo", 7),
+        ("edge/2-1/direct", (1, 1), "in process", 9),
+        ("edge/0-2/direct", (0, 1), "in process", 12),
     ]
 
 

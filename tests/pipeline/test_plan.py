@@ -22,6 +22,7 @@ from dni import (
     MixedGradient,
     Need,
     NoGradient,
+    ReceivedInput,
     Shadow,
     ShrunkGradient,
     Signal,
@@ -49,7 +50,8 @@ def _survey(
 ) -> tuple[StagePlan, ...]:
     cut = partition(modules, num_stages)
     below = [source or NoGradient()] * (len(cut) - 1)
-    return survey(cut, [*below, LossGradient(loss or nn.CrossEntropyLoss())], (x, target), seed=0)
+    inputs = [ReceivedInput()] * (len(cut) - 1)
+    return survey(cut, [*below, LossGradient(loss or nn.CrossEntropyLoss())], inputs, (x, target), seed=0)
 
 
 class _Widening(nn.Linear):

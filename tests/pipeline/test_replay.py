@@ -31,9 +31,11 @@ from dni import (
     NesterovLookahead,
     Never,
     NoGradient,
+    ReceivedInput,
     ShrunkGradient,
     SobolevCritic,
     SyntheticGradient,
+    SyntheticInput,
     TrueGradient,
     WeightPrediction,
     WhenWorse,
@@ -81,6 +83,7 @@ SYNCS = {
     "top two": Bernoulli(0.5, top=2),
     "reported": WhenWorse(0.0, probe_every=3),
 }
+INPUTS = [ReceivedInput(), SyntheticInput(), SyntheticInput(update_probability=0.5)]
 CORRECTIONS = [None, WeightPrediction(), DiscrepancyCorrection(anneal=6), NesterovLookahead(momentum=0.5)]
 
 
@@ -106,6 +109,7 @@ def configs(draw: st.DrawFn) -> Config:
 
     seconds = st.sampled_from([0.0, 0.3, 1.0, 2.7])
     arrival = draw(st.sampled_from(["ready", "ready", "ready", "fixed"]))
+    inputs = each(st.sampled_from(INPUTS), boundaries)
     policies = ["block", "latest", "drop_oldest"] if arrival == "ready" else ["block"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -114,6 +118,7 @@ def configs(draw: st.DrawFn) -> Config:
             data=data,
             loss=nn.CrossEntropyLoss(),
             source=tuple(SOURCES[name]() for name in each(st.sampled_from(sorted(SOURCES)), boundaries)),
+            inputs=inputs,
             sync=SYNCS[draw(st.sampled_from(sorted(SYNCS)))],
             steps=draw(st.integers(4, 12)),
             cadence=each(st.integers(1, 3), num_stages),
@@ -125,9 +130,14 @@ def configs(draw: st.DrawFn) -> Config:
             correction=draw(st.sampled_from(CORRECTIONS)),
             max_staleness=draw(st.sampled_from([None, None, 1, 2])),
             at_max_staleness=draw(st.sampled_from(["wait", "drop"])),
-            queue=each(st.sampled_from(policies), boundaries),
+            queue=tuple(
+                "block" if any(isinstance(above, SyntheticInput) for above in inputs[lower:]) else policy
+                for lower, policy in enumerate(each(st.sampled_from(policies), boundaries))
+            ),
             queue_size=each(st.integers(1, 2), boundaries),
-            costs=CostModel(**{f"{name}_s": draw(seconds) for name in ("forward", "backward", "learn", "message")}),
+            costs=CostModel(
+                **{f"{name}_s": draw(seconds) for name in ("forward", "backward", "learn", "input", "message")}
+            ),
             evaluate_every=draw(st.sampled_from([0, 3])),
             checkpoint_every=draw(st.sampled_from([0, 2, 3])),
             keep_last=100,

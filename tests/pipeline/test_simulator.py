@@ -24,10 +24,12 @@ from dni import (
     MixedGradient,
     Never,
     NoGradient,
+    ReceivedInput,
     Shadow,
     SobolevCritic,
     SyncPolicy,
     SyntheticGradient,
+    SyntheticInput,
     TrueGradient,
 )
 from pipeline.arrival import Arrival
@@ -332,13 +334,16 @@ def _runs(draw: st.DrawFn) -> dict[str, Any]:
     num_stages = draw(st.integers(1, 4))
     per_boundary = {"min_size": num_stages - 1, "max_size": num_stages - 1}
     per_stage = {"min_size": num_stages, "max_size": num_stages}
+    order = draw(st.sampled_from(ORDERS))
+    inputs = [ReceivedInput(), SyntheticInput()] if "queue" not in order else [ReceivedInput()]
     return {
         "sources": draw(st.lists(st.sampled_from(sorted(SOURCES)), **per_boundary)),
         "bounds": draw(st.lists(st.integers(1, 5), **per_boundary)),
         "cadence": tuple(draw(st.lists(st.integers(1, 4), **per_stage))),
         "update_probability": tuple(draw(st.lists(st.sampled_from([0.0, 0.5, 1.0, 1.0]), **per_stage))),
         "sync": draw(SYNCS),
-        **draw(st.sampled_from(ORDERS)),
+        **order,
+        "inputs": tuple(draw(st.lists(st.sampled_from(inputs), **per_boundary))) or ReceivedInput(),
         "stash": draw(st.sampled_from(["hold", "hold", "recompute", "weights", "graph"])),
         "max_staleness": draw(st.sampled_from([None, None, 1, 2])),
         "at_max_staleness": draw(st.sampled_from(["wait", "drop"])),
