@@ -1,7 +1,8 @@
 """Which runs stand beside the MNIST table of Jaderberg et al. 2017? One function per row.
 
 A name is method_layers: `cdni_5` is the network of 5 layers (output layer counted) with conditional synthetic
-gradients after each of its 4 hidden layers. A `p020` at the end: each stage learns from 20 % of the steps.
+gradients after each of its 4 hidden layers. A `p020` at the end: each stage learns from 20 % of the steps. `unlocked`:
+every stage but the first runs on synthetic inputs.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from dni import (
     Bernoulli,
     ConditionalSyntheticGradient,
     GradientSource,
+    InputMLP,
     NoGradient,
     Synthesizer,
     SyntheticGradient,
+    SyntheticInput,
     TrueGradient,
 )
 from experiments.datasets import mnist
@@ -144,6 +147,25 @@ def cdni_4_p020() -> Config:
 
 def cdni_4_p050() -> Config:
     return _sometimes(cdni_4(), 0.5)
+
+
+def cdni_4_unlocked() -> Config:
+    return _unlocked(cdni_4())
+
+
+def cdni_4_unlocked_p020() -> Config:
+    return _unlocked(_sometimes(cdni_4(), 0.2))
+
+
+def dni_4_unlocked() -> Config:
+    return _unlocked(dni_4())
+
+
+def _unlocked(config: Config) -> Config:
+    """No stage waits for the ones below it either; its input's network learns as often as the stage."""
+    (probability,) = config.update_probability
+    inputs = SyntheticInput(InputMLP(hidden=(WIDTH,)), update_probability=probability, optimizer=Adam(lr=1e-3))
+    return replace(config, inputs=inputs)
 
 
 def _sometimes(config: Config, probability: float) -> Config:

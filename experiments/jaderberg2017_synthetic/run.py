@@ -104,7 +104,7 @@ def measure(job: Job, advance: Callable[[int], None] = lambda num_steps: None) -
         train_loss=summary["train_loss"],
         wall_s=summary["wall_s"],
         num_parameters=sum(plan.num_parameters for plan in prepared.plans),
-        synthesizer_parameters=sum(plan.source_parameters for plan in prepared.plans),
+        synthesizer_parameters=sum(plan.source_parameters + plan.input_parameters for plan in prepared.plans),
         training_flops_per_sample=training_flops(prepared.plans, config) // rows_module.BATCH_SIZE,
         commit=commit() or "none",
         cpu=_cpu(),
@@ -117,14 +117,16 @@ def training_flops(plans: Iterable[StagePlan], config: Config) -> int:
     """Expected FLOPs of a step, in matrix products only.
 
     Stages: the forward once, the backward twice that, at the steps that are learned from. A dense synthesizer has
-    two FLOPs for each parameter and sample, once to predict and three times to learn.
+    two FLOPs for each parameter and sample, once to predict and three times to learn; so has a synthetic input, which
+    is made at every step.
     """
     (probability,) = config.update_probability
     total = 0.0
     for plan in plans:
         learns = 0.0 if plan.source == "NoGradient" else probability
         predicting = 2 * plan.source_parameters * rows_module.BATCH_SIZE
-        total += plan.forward_flops * (1 + 2 * learns) + 4 * learns * predicting
+        imagining = 2 * plan.input_parameters * rows_module.BATCH_SIZE
+        total += plan.forward_flops * (1 + 2 * learns) + 4 * learns * predicting + (1 + 3 * learns) * imagining
     return round(total)
 
 
