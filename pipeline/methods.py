@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
-from dni import GradientSource, Need, Never, SyncPolicy, SyntheticGradient, TrueGradient
+from dni import GradientSource, Need, Never, ReceivedInput, SyncPolicy, SyntheticGradient, TrueGradient
 from pipeline.config import Config
 from pipeline.errors import ConfigurationError
 from pipeline.keyed import undisturbed
@@ -93,7 +93,8 @@ def decoupled(
     source: GradientSource | tuple[GradientSource, ...] | None = None,
     sync: SyncPolicy | None = None,
 ) -> Config:
-    """Stages that learn at once from what their own source says, and wait for no gradient.
+    """Stages that learn at once from what their own source says, and wait for no gradient; with synthetic inputs, if the
+    configuration has them, for no input either.
 
     Source: Jaderberg et al. 2017 (DNI).
 
@@ -113,7 +114,9 @@ def decoupled(
             f"a decoupled run needs sources that do not wait for the gradient from above, got {_names(chosen)}. "
             "Use a synthetic gradient, a local loss or none."
         )
-    return _with_method(config, source=chosen, sync=Never() if sync is None else sync, bounds=(delay,))
+    return _with_method(
+        config, source=chosen, inputs=config.inputs, sync=Never() if sync is None else sync, bounds=(delay,)
+    )
 
 
 def by_name(name: MethodName, config: Config, *, num_microbatches: int = 8, num_stages: int | None = None) -> Config:
@@ -144,6 +147,7 @@ def _true(config: Config, *, bounds: tuple[int, ...], num_microbatches: int, **m
 def _with_method(config: Config, *, bounds: tuple[int, ...], **settings: Any) -> Config:
     """`config` with all that makes a method replaced, so that nothing of another one is left."""
     plain: dict[str, Any] = {
+        "inputs": ReceivedInput(),
         "cadence": (1,),
         "update_probability": (1.0,),
         "prefer": "gradients",
