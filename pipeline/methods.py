@@ -93,7 +93,7 @@ def decoupled(
     source: GradientSource | tuple[GradientSource, ...] | None = None,
     sync: SyncPolicy | None = None,
 ) -> Config:
-    """Stages that learn at once from what their own source says, and wait for no gradient; with synthetic inputs, if the
+    """Stages that learn at once from what their own source says, and wait for no gradient; on synthetic inputs, if the
     configuration has them, for no input either.
 
     Source: Jaderberg et al. 2017 (DNI).
