@@ -29,6 +29,7 @@ from dni import (
     num_samples,
 )
 from pipeline.awaited import awaited_to_act, awaited_to_learn
+from pipeline.carried_states import CarriedStates
 from pipeline.errors import NotFinite
 from pipeline.keyed import Generators, generator
 from pipeline.late_weights import LateWeights
@@ -103,6 +104,7 @@ class Learner:
         self._measure_every = measure_every
         self._stash: StashPolicy = stash
         self._weights = LateWeights(module, stash=stash, corrector=corrector)
+        self._carried = CarriedStates(module)
         self._built = False
         self._num_syncs = 0
 
@@ -125,6 +127,7 @@ class Learner:
         with (
             torch.set_grad_enabled(self._needs_graph(learns=learns, held=held)),
             self._weights.forward(version=self.version, held=held, num_due=num_due) as weights,
+            self._carried.training(message.step) as began_with,
         ):
             graph = self._run(x, message.step, replaced=weights.replaced)
         forward_s = self._recorder.end("F", message.step, version=self.version, reach=message.reach)
@@ -146,6 +149,7 @@ class Learner:
             wanted=wanted,
             forward_s=forward_s,
             weights=weights.kept,
+            began_with=began_with,
         )
 
     def evaluate(self, message: Activation) -> Forwarded:
@@ -154,7 +158,11 @@ class Learner:
         self._recorder.begin()
         self._set_mode(training=False)
         x = self._input(message.h, requires_grad=False)
-        with torch.no_grad(), self._generators.at("evaluation", message.step):
+        with (
+            torch.no_grad(),
+            self._generators.at("evaluation", message.step),
+            self._carried.evaluation(message.step),
+        ):
             h = self._apply(x)
         self._recorder.end_untraced("evaluation")
         return Forwarded(
@@ -189,7 +197,7 @@ class Learner:
         self._recorder.begin()
         self._set_mode(training=True)
         x = self._input(message.h, requires_grad=self._index > 0)
-        with torch.enable_grad():
+        with torch.enable_grad(), self._carried.again({}, message.step):
             graph = self._run(x, message.step, replaced=self._copied_buffers())
         self._recorder.end_untraced("probe")
         return Forwarded(
@@ -283,6 +291,7 @@ class Learner:
             "num_syncs": self._num_syncs,
             "velocity": {self._names[name]: value for name, value in self._weights.state_dict().items()},
             "quality": self.quality,
+            "carried": self._carried.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -294,7 +303,8 @@ class Learner:
         self.updater.load_state_dict(state["updater"])
         self.version = state["version"]
         self._num_syncs = state["num_syncs"]
-        self.quality = state.get("quality")  # it, and the velocity, are not in the oldest checkpoints
+        self.quality = state.get("quality")  # this and the following are not in the oldest checkpoints
+        self._carried.load_state_dict(state.get("carried", {}))
         velocity = state.get("velocity", {})
         self._weights.load_state_dict({own: velocity[full] for own, full in self._names.items() if full in velocity})
 
@@ -335,7 +345,7 @@ class Learner:
         self._recorder.begin()
         self._set_mode(training=True)
         assert entry.x is not None
-        with torch.enable_grad():
+        with torch.enable_grad(), self._carried.again(entry.began_with, entry.step):
             weights = dict(self._weights.forward_again(entry, version=self.version))
             entry.graph = self._run(entry.x, entry.step, replaced=self._copied_buffers() | weights)
         self._recorder.end("R", entry.step, version=self.version)

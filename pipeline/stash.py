@@ -9,11 +9,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from torch import Tensor
 
+from pipeline.carried_states import States
 from pipeline.messages import Gradient, OutputError, Payload
 
 __all__ = ["GRADIENT", "NOTHING", "OUTPUT_ERROR", "Forwarded", "Part", "Parts", "Stash", "StashPolicy"]
@@ -59,6 +60,8 @@ class Forwarded:
     """What the forward cost."""
     weights: Mapping[str, Tensor] | None = None
     """The weights that the graph is over, where they are not the module's own."""
+    began_with: States = field(default_factory=dict)
+    """What its layers that carry state had kept of the microbatch before."""
     probe: bool = False
     """True: nothing is learned from it, and its gradients are graded when they come back."""
     awaited: Parts = GRADIENT
@@ -100,6 +103,7 @@ class Forwarded:
     def let_go(self) -> None:
         """Drop what only the backward needs; h stays, for the source to learn from."""
         self.x = self.graph = self.weights = self.estimate = None
+        self.began_with = {}
 
 
 class Stash:

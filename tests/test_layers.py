@@ -25,6 +25,7 @@ FORBIDDEN_CALLS_IN_DNI = ("open", "print", "input", "torch.save", "torch.load", 
 USERS_OF_DNI = (
     *(
         "awaited",
+        "carrying",
         "config",
         "late_weights",
         "learner",
