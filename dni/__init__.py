@@ -40,6 +40,7 @@ from dni.schedule import Constant, Cosine, CosineRestarts, Schedule, Steps, doub
 from dni.shadow import Shadow
 from dni.shrunk import ShrunkGradient
 from dni.source import GradientSource, Need, Signal
+from dni.sum import Sum, local_parts
 from dni.sync import Alternating, Always, Bernoulli, Every, Never, Piecewise, SyncPolicy, WhenWorse
 from dni.synthesizers import MLP, Convolutional, Linear, LowRank, Synthesizer
 from dni.synthetic import ConditionalSyntheticGradient, SyntheticGradient
@@ -98,6 +99,7 @@ __all__ = [
     "SobolevCritic",
     "Span",
     "Steps",
+    "Sum",
     "SummedLoss",
     "SyncPolicy",
     "Synthesizer",
@@ -125,6 +127,7 @@ __all__ = [
     "grade_source",
     "like",
     "linear_probe_accuracy",
+    "local_parts",
     "map_members",
     "mean_pairwise_cosine",
     "num_samples",

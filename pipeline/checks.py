@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 
 from pipeline.config import Config, per_stage
 from pipeline.errors import ConfigurationError
 
-__all__ = ["check_settings"]
+__all__ = ["check_evaluation", "check_settings"]
 
 
 def check_settings(config: Config, *, num_stages: int, waits: Sequence[bool], bounds: Sequence[int]) -> None:
@@ -23,7 +24,7 @@ def check_settings(config: Config, *, num_stages: int, waits: Sequence[bool], bo
     Raises:
         ConfigurationError: they cannot work together.
     """
-    for name in ("queue", "queue_size", "transport"):
+    for name in ("queue", "queue_size", "transport", "send_every"):
         per_stage(getattr(config, name), num_stages - 1, name=name)
     config.costs.check(num_stages)
     _check_staleness(config, waits, bounds)
@@ -41,16 +42,29 @@ def check_settings(config: Config, *, num_stages: int, waits: Sequence[bool], bo
         _warn("dead_after_s counts with the distributed executor only, whose ranks watch one another")
 
 
+def check_evaluation(config: Config, *, num_stages: int, num_batches: int) -> None:
+    """Warn where no evaluation batch comes to the last stage, whose clock is slower than the feed's."""
+    every = math.prod(per_stage(config.send_every, num_stages - 1, name="send_every"))
+    if 0 < num_batches < every:
+        _warn(
+            f"the test data hold {num_batches} batch(es), and the last stage gets one in {every} (send_every): nothing "
+            "is evaluated"
+        )
+
+
 def _check_staleness(config: Config, waits: Sequence[bool], bounds: Sequence[int]) -> None:
     if config.max_staleness is None:
         if config.at_max_staleness != "wait":
             _warn("at_max_staleness is drop, but there is no max_staleness")
         return
-    for lower, (wait, bound) in enumerate(zip(waits, bounds, strict=True)):
+    sent = per_stage(config.send_every, len(bounds), name="send_every")
+    for lower, (wait, bound, every) in enumerate(zip(waits, bounds, sent, strict=True)):
         if bound < 1 and not wait:
+            least = every if config.max_staleness else 1
             raise ConfigurationError(
-                f"max_staleness is 0, but stage {lower} learns before its gradient comes, so its source learns one "
-                "version late at least. Set max_staleness to 1 or more, or at_max_staleness to drop."
+                f"max_staleness is {config.max_staleness}, but stage {lower} learns before its gradient comes, so its "
+                f"source learns {least} version(s) late at least. Set max_staleness to {least} or more, or "
+                "at_max_staleness to drop."
             )
 
 

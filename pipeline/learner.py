@@ -21,10 +21,12 @@ from dni import (
     LossGradient,
     NoGradient,
     Signal,
+    Sum,
     carriers,
     compare_gradients,
     compare_parameter_gradients,
     like,
+    local_parts,
     map_members,
     num_samples,
 )
@@ -62,6 +64,7 @@ class Learner:
         measure_every: one in this many sync steps also compares parameter gradients; 0: none.
         stash: what is kept from a forward until its gradient comes.
         corrector: what is done about gradients that come late; None: nothing.
+        takes_every: the stage gets one in so many steps of the feed.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Learner:
         measure_every: int,
         stash: StashPolicy = "hold",
         corrector: Corrector | None = None,
+        takes_every: int = 1,
     ) -> None:
         self.module = module
         self.source = source
@@ -87,6 +91,10 @@ class Learner:
         """What every step waits for, because the source makes its own gradient of it."""
         self.learns_from = awaited_to_learn(source)
         """What the source's learning waits for."""
+        self.acts_apart = bool(local_parts(source))
+        """Whether something of the source never asks for anything from above."""
+        self.learns_apart = any(part.learns_from for part in local_parts(source))
+        """Whether something of that learns."""
         self.updater = updater
         self.version = 0
         """Steps in which any block was applied."""
@@ -104,7 +112,7 @@ class Learner:
         self._measure_every = measure_every
         self._stash: StashPolicy = stash
         self._weights = LateWeights(module, stash=stash, corrector=corrector)
-        self._carried = CarriedStates(module)
+        self._carried = CarriedStates(module, every=takes_every)
         self._built = False
         self._num_syncs = 0
 
@@ -250,7 +258,7 @@ class Learner:
             self._forward_again(entry)
         self._recorder.begin()
         self._measure_quality(entry)
-        used = self._estimate(entry, _signal(entry)) if entry.asks else entry.gradient
+        used = self._estimate(entry, _signal(entry)) if entry.asks else self._true(entry)
         as_it_came = used is entry.gradient and not self._weights.corrects
         return None if used is None else self._pull_back(entry, used), as_it_came
 
@@ -362,6 +370,14 @@ class Learner:
         with self._generators.at("estimate", entry.step):
             return self.source.estimate(entry.h, signal)
 
+    def _true(self, entry: Forwarded) -> Payload | None:
+        """The gradient from above, and where the stage has losses of its own, theirs added."""
+        if entry.gradient is None or not isinstance(self.source, Sum):
+            return entry.gradient
+        self._build_source(entry.h)
+        with self._generators.at("estimate", entry.step):
+            return self.source.with_true(entry.h, _signal(entry))
+
     def _begin_backward(self, entry: Forwarded) -> None:
         """Ask the source what to pull back, which is the beginning of the backward."""
         self.phase = "backward"
@@ -394,7 +410,7 @@ class Learner:
         """At a sync step, set what the source would have said beside the truth. Training is not disturbed."""
         if not entry.sync or not self._built or not self.source.learns_from or not entry.has_all(self.needs):
             return
-        true = entry.gradient
+        true = self._true(entry)
         assert entry.graph is not None and true is not None
         estimate = self._estimate(entry, _signal(entry))
         self._num_syncs += 1
@@ -447,7 +463,14 @@ class Learner:
 
 def _signal(entry: Forwarded) -> Signal:
     """What is known of a microbatch by now."""
-    return Signal(step=entry.step, target=entry.target, gradient=entry.gradient, error=entry.error, loss=entry.loss)
+    return Signal(
+        step=entry.step,
+        target=entry.target,
+        gradient=entry.gradient,
+        error=entry.error,
+        loss=entry.loss,
+        goes_on=entry.goes_on,
+    )
 
 
 def _packed(tensor: Tensor) -> Tensor:

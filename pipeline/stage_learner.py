@@ -52,6 +52,15 @@ class StageLearner(Protocol):
     def learns_alone(self) -> bool:
         """Whether the source learns and waits for nothing, so at the stage's own step."""
 
+    @property
+    def acts_apart(self) -> bool:
+        """Whether something of the source never asks for anything from above, so at every step, also one that does not
+        go on, it may give a gradient."""
+
+    @property
+    def learns_apart(self) -> bool:
+        """Whether something of the source learns and never asks for anything from above."""
+
     def forward(
         self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, wanted: bool, num_due: int = 0
     ) -> Forwarded:

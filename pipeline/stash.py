@@ -54,6 +54,8 @@ class Forwarded:
     """True: what arrives from above is the source's to make a gradient of; False: it is used as it is."""
     wanted: bool = True
     """Whether the stage below makes anything of dL/dx; False: it gets a credit, and dL/dx is not computed."""
+    goes_on: bool = True
+    """False: the stages above, which are on a slower clock, do not get it."""
     update_due: bool = False
     """True: an update is due right after this step (with stash hold, the stage waits for it)."""
     forward_s: float = 0.0
