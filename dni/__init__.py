@@ -15,6 +15,7 @@ from dni.loss import SummedLoss, sum_over_samples
 from dni.members import Members, as_tuple, carriers, like, map_members, num_samples
 from dni.mixture import MixedGradient
 from dni.none import NoGradient
+from dni.own_labels import OwnLabels
 from dni.probe import grade_source, pull_back
 from dni.quality import (
     agreement,
@@ -89,6 +90,7 @@ __all__ = [
     "Never",
     "NoGradient",
     "OptimizerFactory",
+    "OwnLabels",
     "Periodic",
     "Piecewise",
     "RecurrentDNI",

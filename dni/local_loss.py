@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -20,10 +19,6 @@ __all__ = ["LocalLoss"]
 
 _ADAM: OptimizerFactory = partial(torch.optim.Adam, lr=1e-3)
 _CONSTANT = Constant()
-
-
-def _all(target: Tensor) -> Tensor:
-    return target
 
 
 class LocalLoss(nn.Module):
@@ -46,8 +41,6 @@ class LocalLoss(nn.Module):
         similarity_weight: β in [0, 1].
         optimizer: makes the optimiser of head and f from an iterable of parameters.
         schedule: factor of the optimiser's learning rates, as a function of the step.
-        labels: what of the microbatch's target, (N, ...), are the labels of this loss, where the stage has a task of
-            its own, as `lambda target: target[..., 0]`; by default all of it.
 
     Raises:
         ValueError: β lies outside [0, 1]; at build, if the head cannot serve h; at each step, if the labels are
@@ -65,13 +58,11 @@ class LocalLoss(nn.Module):
         similarity_weight: float = 0.0,
         optimizer: OptimizerFactory = _ADAM,
         schedule: Schedule = _CONSTANT,
-        labels: Callable[[Tensor], Tensor] = _all,
     ) -> None:
         super().__init__()
         if not 0.0 <= similarity_weight <= 1.0:
             raise ValueError(f"similarity_weight must lie in [0, 1], got {similarity_weight}. predsim has 0.99.")
         self.num_classes = num_classes
-        self.labels = labels
         make = partial(_Local, head, num_classes=num_classes, similarity_weight=similarity_weight)
         self.regression = Regression(make, optimizer=optimizer, schedule=schedule)
 
@@ -79,10 +70,10 @@ class LocalLoss(nn.Module):
         self.regression.build(h, any_labels(h), generator=generator)
 
     def estimate(self, h: Members, signal: Signal) -> Members | None:
-        return self.regression.estimate(h, self.labels(target_of(signal, self)))
+        return self.regression.estimate(h, target_of(signal, self))
 
     def learn(self, h: Members, signal: Signal) -> float:
-        target = self.labels(target_of(signal, self))
+        target = target_of(signal, self)
 
         def loss() -> Tensor:
             return self.regression.total(h, lambda local, member: local.loss(member, target)) / num_samples(h)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dni import Corrector, GradientSource, LocalLoss, LossGradient, Periodic, Schedule, Sum, UpdateProbability
+from dni import Corrector, GradientSource, LossGradient, OwnLabels, Periodic, Schedule, Sum, UpdateProbability
 from pipeline.arrival import Inbox
 from pipeline.checks import check_evaluation, check_settings
 from pipeline.clock import Clock
@@ -315,10 +315,10 @@ def _check_labels(sources: Sequence[GradientSource], train: object) -> None:
     if not isinstance(target, Tensor) or target.is_floating_point():
         return
     for index, source in enumerate(sources):
-        for part in map(_declaring, source.sources if isinstance(source, Sum) else (source,)):
-            if part is None:
+        for held in source.sources if isinstance(source, Sum) else (source,):
+            if (part := _declaring(held)) is None:
                 continue
-            own = part.labels(target) if isinstance(part, LocalLoss) else target
+            own = held.labels(target) if isinstance(held, OwnLabels) else target
             if not 0 <= int(own.min()) <= int(own.max()) < part.num_classes:
                 raise ConfigurationError(
                     f"boundary {index}-{index + 1}: the source {type(source).__name__} of stage {index} declares "

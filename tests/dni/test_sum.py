@@ -93,16 +93,3 @@ def test_local_is_what_asks_for_nothing_from_above_neither_to_act_nor_to_learn()
     assert local_parts(own) == (own,)
     assert local_parts(SyntheticGradient()) == () == local_parts(Shadow(SyntheticGradient(), acting=LocalLoss(3)))
     assert local_parts(Sum(SyntheticGradient(), own)) == (own,)
-
-
-def test_losses_with_labels_of_their_own_equal_losses_on_those_labels() -> None:
-    both = torch.stack([TARGET, 2 - TARGET], dim=1)
-    picked = built(LocalLoss(3, labels=lambda target: target if target.dim() == 1 else target[:, 1]))
-    plain = LocalLoss(3)
-    plain.build(H, generator=torch.Generator().manual_seed(2))
-    for _ in range(3):
-        plain.learn(H, WHOLE)
-    signals = Signal(step=3, target=both), Signal(step=3, target=2 - TARGET)
-    assert picked.learn(H, signals[0]) == plain.learn(H, signals[1])
-    found, expected = picked.estimate(H, signals[0]), plain.estimate(H, signals[1])
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
