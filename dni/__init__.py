@@ -16,6 +16,7 @@ from dni.loss import SummedLoss, sum_over_samples
 from dni.members import Members, as_tuple, carriers, like, map_members, num_samples
 from dni.mixture import MixedGradient
 from dni.none import NoGradient
+from dni.own_labels import OwnLabels
 from dni.probe import grade_source, pull_back
 from dni.quality import (
     agreement,
@@ -41,6 +42,7 @@ from dni.schedule import Constant, Cosine, CosineRestarts, Schedule, Steps, doub
 from dni.shadow import Shadow
 from dni.shrunk import ShrunkGradient
 from dni.source import GradientSource, Need, Signal
+from dni.sum import Sum, local_parts
 from dni.sync import Alternating, Always, Bernoulli, Every, Never, Piecewise, SyncPolicy, WhenWorse
 from dni.synthesizers import MLP, Convolutional, Linear, LowRank, Synthesizer
 from dni.synthetic import ConditionalSyntheticGradient, SyntheticGradient
@@ -93,6 +95,7 @@ __all__ = [
     "Never",
     "NoGradient",
     "OptimizerFactory",
+    "OwnLabels",
     "Periodic",
     "Piecewise",
     "ReceivedInput",
@@ -104,6 +107,7 @@ __all__ = [
     "SobolevCritic",
     "Span",
     "Steps",
+    "Sum",
     "SummedLoss",
     "SyncPolicy",
     "Synthesizer",
@@ -132,6 +136,7 @@ __all__ = [
     "grade_source",
     "like",
     "linear_probe_accuracy",
+    "local_parts",
     "map_members",
     "mean_pairwise_cosine",
     "num_samples",

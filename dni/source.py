@@ -50,6 +50,9 @@ class Signal:
     """The loss of each sample, (N,)."""
     input: Tensor | None = None
     """The input of the whole network, (N, ...)."""
+    goes_on: bool = True
+    """Whether the stages above get this microbatch. Those on a slower clock do not get every one; then nothing will
+    come from there, and only what never asks for anything of theirs may act and learn (`dni.local_parts`)."""
 
 
 @runtime_checkable

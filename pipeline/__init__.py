@@ -1,5 +1,6 @@
 """The runtime: what crosses between stages, who drives them, what is kept."""
 
+from pipeline.carrying import Carrying
 from pipeline.config import Adam, Config, Data, Sgd
 from pipeline.costs import CostModel
 from pipeline.errors import (
@@ -21,12 +22,14 @@ from pipeline.keyed import generator
 from pipeline.partition import Partition, partition
 from pipeline.replay import Replay, replay
 from pipeline.run import prepare
+from pipeline.stream_batches import StreamBatches
 from pipeline.threaded import run_threaded
 from pipeline.training import run_simulated, train
 
 __all__ = [
     "Adam",
     "Batches",
+    "Carrying",
     "CheckpointError",
     "Config",
     "ConfigurationError",
@@ -47,6 +50,7 @@ __all__ = [
     "SaveFailure",
     "Sgd",
     "StageFailure",
+    "StreamBatches",
     "generator",
     "partition",
     "prepare",

@@ -23,31 +23,51 @@ class Bound:
     """What no run of a method can beat on the average, with messages that take no time on the way."""
 
     period_s: float
-    """Seconds per microbatch."""
+    """Seconds per microbatch of the feed."""
     reason: str
     """Why."""
 
 
 def own_seconds(prepared: Prepared, costs: CostModel) -> NDArray[np.float64]:
-    """(S,): what a microbatch costs each stage, its share of an update included."""
+    """(S,): what a microbatch of the feed costs each stage, its share of an update included.
+
+    A stage on a slower clock takes a share of them, and what waits for the stages above happens at those that go on.
+    """
     means = costs.means(prepared.num_stages)
     held = np.array([*prepared.waits, False])
-    pulls_back = held | [plan.source_acts for plan in prepared.plans]
-    answered = np.append(pulls_back[1:] & prepared.wants, False)
+    takes, pulls = 1.0 / np.array(prepared.takes_every), _pulls_back(prepared)
     told = np.isin(np.arange(prepared.num_stages), [listener.stage for listener in prepared.listeners])
-    learns = ((answered | told) & prepared.learns_late) | prepared.learns_alone
-    updates = pulls_back & [plan.num_parameters > 0 for plan in prepared.plans]
+    answered = np.append(pulls[1:] * prepared.wants, 0.0)
+    late = np.where(prepared.learns_apart, takes, np.maximum(answered, told * takes[-1]))
+    learns = np.where(prepared.learns_alone, takes, np.where(prepared.learns_late, late, 0.0))
+    updates = pulls * [plan.num_parameters > 0 for plan in prepared.plans]
     periods = np.array(per_stage(prepared.config.cadence, prepared.num_stages, name="cadence"))
     again = held & (prepared.config.stash == "recompute")
     own: NDArray[np.float64] = (
-        means["F"]
-        + np.where(again, means["R"], 0.0)
-        + np.where(pulls_back, means["B"], 0.0)
-        + np.where(learns, means["L"], 0.0)
-        + np.where(updates, means["U"] / periods, 0.0)
+        means["F"] * takes
+        + np.where(again, means["R"] * pulls, 0.0)
+        + means["B"] * pulls
+        + means["L"] * learns
+        + means["U"] * np.minimum(updates, takes / periods)
         + np.where([prepared.imagines(index) for index in range(prepared.num_stages)], means["I"] + means["N"], 0.0)
     )
     return own
+
+
+def _pulls_back(prepared: Prepared) -> NDArray[np.float64]:
+    """(S,): of the feed's microbatches, the share that each stage pulls back."""
+    takes, last = [1.0 / every for every in prepared.takes_every], prepared.num_stages - 1
+    pulls = np.zeros(prepared.num_stages)
+    for index in range(last, -1, -1):
+        if index == last or prepared.acts_apart[index]:
+            acts = takes[index]
+        elif prepared.waits[index]:
+            acts = pulls[index + 1] if prepared.wants[index] else takes[-1]
+        else:
+            acts = takes[index + 1]
+        waits = index < last and prepared.waits[index]
+        pulls[index] = acts if waits or prepared.plans[index].source_acts else 0.0
+    return pulls
 
 
 def fastest(prepared: Prepared, costs: CostModel) -> Bound:
@@ -59,9 +79,11 @@ def fastest(prepared: Prepared, costs: CostModel) -> Bound:
     """
     apart = ", syncs apart" if prepared.config.syncs else ""
     slowest = Bound(period_s=float(own_seconds(prepared, costs).max()), reason="the slowest stage" + apart)
-    transfer_s = float(costs.transfer_s(prepared.num_stages).max(initial=0.0))
+    takes = prepared.takes_every
+    transfer_s = float((costs.transfer_s(prepared.num_stages) / takes[1:]).max(initial=0.0))
     candidates = [slowest, Bound(period_s=transfer_s, reason="the slowest link")]
-    if prepared.waits and all(prepared.waits) and not (prepared.listeners or prepared.input_listeners):
+    beside = prepared.listeners or prepared.input_listeners
+    if prepared.waits and all(prepared.waits) and not beside and takes[-1] == 1:
         candidates += _bounds_of_waiting(prepared, costs)
     return max(candidates, key=lambda bound: bound.period_s)
 
@@ -121,6 +143,8 @@ def held_bytes(prepared: Prepared, timing: Timing) -> NDArray[np.float64]:
 def wire_bytes(prepared: Prepared, costs: CostModel, timing: Timing) -> NDArray[np.float64]:
     """(S - 1,): bytes over each boundary, both ways, in the whole run: activations up, and gradients down where the
     boundary's source makes anything of them (those that only syncs ask for are not counted)."""
-    messages = timing.forwards[:-1] + timing.backwards[1:] * np.array(prepared.wants, dtype=np.int64)
+    takes = np.array(prepared.takes_every)
+    sent = timing.forwards[:-1] * takes[:-1] // takes[1:]
+    messages = sent + timing.backwards[1:] * np.array(prepared.wants, dtype=np.int64)
     total: NDArray[np.float64] = messages.astype(np.float64) * np.asarray(costs.message_bytes)
     return total

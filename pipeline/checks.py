@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 
 from pipeline.config import Config, per_stage
 from pipeline.errors import ConfigurationError
 
-__all__ = ["check_settings"]
+__all__ = ["check_evaluation", "check_settings"]
 
 
 def check_settings(
@@ -31,7 +32,7 @@ def check_settings(
     Raises:
         ConfigurationError: they cannot work together.
     """
-    for name in ("queue", "queue_size", "transport"):
+    for name in ("queue", "queue_size", "transport", "send_every"):
         per_stage(getattr(config, name), num_stages - 1, name=name)
     config.costs.check(num_stages)
     _check_staleness(config, waits, bounds)
@@ -50,16 +51,29 @@ def check_settings(
         _warn("dead_after_s counts with the distributed executor only, whose ranks watch one another")
 
 
+def check_evaluation(config: Config, *, num_stages: int, num_batches: int) -> None:
+    """Warn where no evaluation batch comes to the last stage, whose clock is slower than the feed's."""
+    every = math.prod(per_stage(config.send_every, num_stages - 1, name="send_every"))
+    if 0 < num_batches < every:
+        _warn(
+            f"the test data hold {num_batches} batch(es), and the last stage gets one in {every} (send_every): nothing "
+            "is evaluated"
+        )
+
+
 def _check_staleness(config: Config, waits: Sequence[bool], bounds: Sequence[int]) -> None:
     if config.max_staleness is None:
         if config.at_max_staleness != "wait":
             _warn("at_max_staleness is drop, but there is no max_staleness")
         return
-    for lower, (wait, bound) in enumerate(zip(waits, bounds, strict=True)):
+    sent = per_stage(config.send_every, len(bounds), name="send_every")
+    for lower, (wait, bound, every) in enumerate(zip(waits, bounds, sent, strict=True)):
         if bound < 1 and not wait:
+            least = every if config.max_staleness else 1
             raise ConfigurationError(
-                f"max_staleness is 0, but stage {lower} learns before its gradient comes, so its source learns one "
-                "version late at least. Set max_staleness to 1 or more, or at_max_staleness to drop."
+                f"max_staleness is {config.max_staleness}, but stage {lower} learns before its gradient comes, so its "
+                f"source learns {least} version(s) late at least. Set max_staleness to {least} or more, or "
+                "at_max_staleness to drop."
             )
 
 
@@ -81,12 +95,18 @@ def _check_queues(config: Config, bounds: Sequence[int]) -> None:
 
 def _check_inputs(config: Config, imagines: Sequence[bool]) -> None:
     policies = per_stage(config.queue, len(imagines), name="queue")
+    sent = per_stage(config.send_every, len(imagines), name="send_every")
     highest = max((lower for lower, imagined in enumerate(imagines) if imagined), default=-1)
-    for lower, policy in enumerate(policies[: highest + 1]):
+    for lower, (policy, every) in enumerate(zip(policies[: highest + 1], sent, strict=False)):
         if policy != "block":
             raise ConfigurationError(
                 f"boundary {lower}-{lower + 1}: queue is {policy}, but stage {highest + 1} runs on synthetic inputs "
                 "and waits for every activation that they stand for, so none may be dropped below it. Use queue block."
+            )
+        if every > 1:
+            raise ConfigurationError(
+                f"boundary {lower}-{lower + 1}: send_every is {every}, but stage {highest + 1}, above it, runs on "
+                "synthetic inputs, which are made at every step of the feed. Use ReceivedInput there, or send_every 1."
             )
 
 

@@ -126,6 +126,11 @@ class Config:
     """Largest norm of a stage's averaged gradient; inf: no clipping."""
     cadence: tuple[int, ...] = (1,)
     """Steps from one update to the next; one number for all stages, or one per stage."""
+    send_every: tuple[int, ...] = (1,)
+    """Above 1, the stages above a boundary are on a slower clock: of so many microbatches that the stage below it
+    takes, the last is sent on, and at the others that stage learns from what asks for nothing from above, if it has
+    such a source (LocalLoss, or a Sum with one). Cadences count the microbatches that a stage gets. One, or one per
+    boundary."""
     update_probability: tuple[float, ...] = (1.0,)
     """Probability that a stage learns from a step; one number for all stages, or one per stage."""
 
@@ -226,6 +231,7 @@ _LEAST = {
     "num_stages": 1,
     "num_ranks": 1,
     "delay": 1,
+    "send_every": 1,
     "max_in_flight": 1,
     "queue_size": 1,
     "max_staleness": 0,

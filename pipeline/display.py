@@ -123,6 +123,8 @@ def plan_tables(prepared: Prepared, placement: Sequence[int]) -> RenderableType:
     drawing = [plan.index for plan in prepared.plans if plan.draws]
     if config.executor == "threads" and drawing:
         lines.append(f"stages that draw random numbers (dropout), and take turns to: {_listed(drawing)}")
+    if prepared.takes_every[-1] > 1:
+        lines.append(f"clocks: of so many steps a stage takes the last: {_listed(prepared.takes_every)}")
     choices = planned(config, placement)
     boundaries = _boundary_table(prepared, [choice.kind for choice in choices])
     lines += _error_lines(prepared, placement) + _input_lines(prepared, placement)

@@ -39,6 +39,11 @@ def equal_stages(prepared: Prepared, num_stages: int) -> Prepared:
     if len(set(imagines_of(prepared.inputs))) > 1:
         raise _differ("inputs", tuple(type(source).__name__ for source in prepared.inputs))
     each = ("cadence", "update_probability", "delay", "max_in_flight", "queue", "queue_size")
+    if any(every > 1 for every in config.send_every):
+        raise ConfigurationError(
+            f"a chain of equal stages has one clock, but send_every is {', '.join(map(str, config.send_every))}. "
+            "Set it to 1."
+        )
     settings: dict[str, Any] = {name: _extended(getattr(config, name), num_stages, name=name) for name in each}
     stretched = replace(config, num_stages=num_stages, at=(), evaluate_every=0, checkpoint_every=0, **settings)
     stretched.costs.check(num_stages)

@@ -53,6 +53,7 @@ class KeyedBatches:
     """
 
     exact = True
+    draws = False
 
     def __init__(
         self, x: Tensor, target: Tensor, *, batch_size: int, seed: int | None = None, drop_last: bool = False
@@ -204,8 +205,8 @@ class Feed:
 
     @property
     def draws(self) -> bool:
-        """Whether reading may draw from the process-wide generators; our own order has a generator of its own."""
-        return not isinstance(self._train, KeyedBatches)
+        """Whether reading may draw from the process-wide generators; microbatches of tensors in memory do not."""
+        return getattr(self._train, "draws", True)
 
     def interrupt(self) -> None:
         """Drain, save and stop at the next step; safe to call from a signal handler."""

@@ -22,14 +22,17 @@ from dni import (
     LossGradient,
     NoGradient,
     Signal,
+    Sum,
     carriers,
     compare_gradients,
     compare_parameter_gradients,
     like,
+    local_parts,
     map_members,
     num_samples,
 )
 from pipeline.awaited import awaited_to_act, awaited_to_learn
+from pipeline.carried_states import CarriedStates
 from pipeline.errors import NotFinite
 from pipeline.input_learner import InputLearner
 from pipeline.keyed import Generators, generator
@@ -64,6 +67,7 @@ class Learner:
         measure_every: one in this many sync steps also compares parameter gradients; 0: none.
         stash: what is kept from a forward until its gradient comes.
         corrector: what is done about gradients that come late; None: nothing.
+        takes_every: the stage gets one in so many steps of the feed.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Learner:
         measure_every: int,
         stash: StashPolicy = "hold",
         corrector: Corrector | None = None,
+        takes_every: int = 1,
     ) -> None:
         self.module = module
         self.source = source
@@ -90,6 +95,10 @@ class Learner:
         """What every step waits for, because the source makes its own gradient of it."""
         self.learns_from = awaited_to_learn(source)
         """What the source's learning waits for."""
+        self.acts_apart = bool(local_parts(source))
+        """Whether something of the source never asks for anything from above."""
+        self.learns_apart = any(part.learns_from for part in local_parts(source))
+        """Whether something of that learns."""
         self.updater = updater
         self.version = 0
         """Steps in which any block was applied."""
@@ -108,6 +117,7 @@ class Learner:
         self._measure_every = measure_every
         self._stash: StashPolicy = stash
         self._weights = LateWeights(module, stash=stash, corrector=corrector)
+        self._carried = CarriedStates(module, every=takes_every)
         self._built = False
         self._num_syncs = 0
 
@@ -146,6 +156,7 @@ class Learner:
         with (
             torch.set_grad_enabled(self._needs_graph(learns=learns, held=held)),
             self._weights.forward(version=self.version, held=held, num_due=num_due) as weights,
+            self._carried.training(message.step) as began_with,
         ):
             graph = self._run(x, message.step, replaced=weights.replaced)
         forward_s = self._recorder.end("F", message.step, version=self.version, reach=message.reach)
@@ -167,6 +178,7 @@ class Learner:
             wanted=wanted,
             forward_s=forward_s,
             weights=weights.kept,
+            began_with=began_with,
         )
 
     def evaluate(self, message: Activation) -> Forwarded:
@@ -175,7 +187,11 @@ class Learner:
         self._recorder.begin()
         self._set_mode(training=False)
         x = self._input(message.h, requires_grad=False)
-        with torch.no_grad(), self._generators.at("evaluation", message.step):
+        with (
+            torch.no_grad(),
+            self._generators.at("evaluation", message.step),
+            self._carried.evaluation(message.step),
+        ):
             h = self._apply(x)
         self._recorder.end_untraced("evaluation")
         return Forwarded(
@@ -210,7 +226,7 @@ class Learner:
         self._recorder.begin()
         self._set_mode(training=True)
         x = self._input(message.h, requires_grad=self._index > 0)
-        with torch.enable_grad():
+        with torch.enable_grad(), self._carried.again({}, message.step):
             graph = self._run(x, message.step, replaced=self._copied_buffers())
         self._recorder.end_untraced("probe")
         return Forwarded(
@@ -263,7 +279,7 @@ class Learner:
             self._forward_again(entry)
         self._recorder.begin()
         self._measure_quality(entry)
-        used = self._estimate(entry, _signal(entry)) if entry.asks else entry.gradient
+        used = self._estimate(entry, _signal(entry)) if entry.asks else self._true(entry)
         as_it_came = used is entry.gradient and not self._weights.corrects
         return None if used is None else self._pull_back(entry, used), as_it_came
 
@@ -305,6 +321,7 @@ class Learner:
             "num_syncs": self._num_syncs,
             "velocity": {self._names[name]: value for name, value in self._weights.state_dict().items()},
             "quality": self.quality,
+            "carried": self._carried.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -317,7 +334,8 @@ class Learner:
         self.updater.load_state_dict(state["updater"])
         self.version = state["version"]
         self._num_syncs = state["num_syncs"]
-        self.quality = state.get("quality")  # it, and the velocity, are not in the oldest checkpoints
+        self.quality = state.get("quality")  # this and the following are not in the oldest checkpoints
+        self._carried.load_state_dict(state.get("carried", {}))
         velocity = state.get("velocity", {})
         self._weights.load_state_dict({own: velocity[full] for own, full in self._names.items() if full in velocity})
 
@@ -358,7 +376,7 @@ class Learner:
         self._recorder.begin()
         self._set_mode(training=True)
         assert entry.x is not None
-        with torch.enable_grad():
+        with torch.enable_grad(), self._carried.again(entry.began_with, entry.step):
             weights = dict(self._weights.forward_again(entry, version=self.version))
             entry.graph = self._run(entry.x, entry.step, replaced=self._copied_buffers() | weights)
         self._recorder.end("R", entry.step, version=self.version)
@@ -374,6 +392,14 @@ class Learner:
         self._build_source(entry.h)
         with self._generators.at("estimate", entry.step):
             return self.source.estimate(entry.h, signal)
+
+    def _true(self, entry: Forwarded) -> Payload | None:
+        """The gradient from above, and where the stage has losses of its own, theirs added."""
+        if entry.gradient is None or not isinstance(self.source, Sum):
+            return entry.gradient
+        self._build_source(entry.h)
+        with self._generators.at("estimate", entry.step):
+            return self.source.with_true(entry.h, _signal(entry))
 
     def _begin_backward(self, entry: Forwarded) -> None:
         """Ask the source what to pull back, which is the beginning of the backward."""
@@ -407,7 +433,7 @@ class Learner:
         """At a sync step, set what the source would have said beside the truth. Training is not disturbed."""
         if not entry.sync or not self._built or not self.source.learns_from or not entry.has_all(self.needs):
             return
-        true = entry.gradient
+        true = self._true(entry)
         assert entry.graph is not None and true is not None
         estimate = self._estimate(entry, _signal(entry))
         self._num_syncs += 1
@@ -460,7 +486,14 @@ class Learner:
 
 def _signal(entry: Forwarded) -> Signal:
     """What is known of a microbatch by now."""
-    return Signal(step=entry.step, target=entry.target, gradient=entry.gradient, error=entry.error, loss=entry.loss)
+    return Signal(
+        step=entry.step,
+        target=entry.target,
+        gradient=entry.gradient,
+        error=entry.error,
+        loss=entry.loss,
+        goes_on=entry.goes_on,
+    )
 
 
 def _packed(tensor: Tensor) -> Tensor:

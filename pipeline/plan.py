@@ -298,7 +298,7 @@ def _try_source(
     trial = copy.deepcopy(source)
     estimating, learning = DrawWatch(), DrawWatch()
     truth = like(h, [torch.zeros_like(member) for member in carriers(h)])
-    signal = Signal(step=0, target=target, gradient=truth, **told)
+    signal = Signal(step=0, target=target, gradient=truth, error=told.get("error"), loss=told.get("loss"))
     try:
         trial.build(h, generator=generator(seed, f"source/{index}", 0))
         with estimating:

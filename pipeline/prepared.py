@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from operator import mul
 
-from dni import GradientSource, InputSource, Need
+from dni import GradientSource, InputSource, Need, local_parts
 from pipeline.awaited import awaited_to_act, awaited_to_learn
 from pipeline.config import Config, per_stage
 from pipeline.feed import Batch, Batches
@@ -76,7 +77,9 @@ class Prepared:
         if index == self.num_stages - 1 or self.config.stash == "hold" or not self.waits[index]:
             return 0.0
         period: int = per_stage(self.config.cadence, self.num_stages, name="cadence")[index]
-        return (self.bounds[index] - 1) / period
+        every: int = per_stage(self.config.send_every, self.num_stages - 1, name="send_every")[index]
+        updates = every / period if self.acts_apart[index] else min(1.0, every / period)
+        return (self.bounds[index] - 1) * updates
 
     @cached_property
     def wants(self) -> list[bool]:
@@ -92,6 +95,22 @@ class Prepared:
     def learns_alone(self) -> list[bool]:
         """Per stage, whether its source learns without that."""
         return [bool(source.learns_from) and not awaited_to_learn(source) for source in self.sources]
+
+    @cached_property
+    def acts_apart(self) -> list[bool]:
+        """Per stage, whether something of its source acts at steps, too, that do not go on to the stages above."""
+        return [bool(local_parts(source)) for source in self.sources]
+
+    @cached_property
+    def learns_apart(self) -> list[bool]:
+        """Per stage, whether something of its source learns at such steps."""
+        return [any(part.learns_from for part in local_parts(source)) for source in self.sources]
+
+    @cached_property
+    def takes_every(self) -> list[int]:
+        """Per stage, of how many steps of the feed it gets the last."""
+        sent = per_stage(self.config.send_every, self.num_stages - 1, name="send_every")
+        return list(accumulate(sent, mul, initial=1))
 
     @cached_property
     def listeners(self) -> tuple[Listener, ...]:
@@ -144,17 +163,24 @@ def _learns_late(source: GradientSource) -> bool:
     return not awaited_to_learn(source) <= awaited_to_act(source)
 
 
+def _moves_between(config: Config, source: GradientSource) -> bool:
+    """Whether steps that do not go on to the stages above bring versions, too, while a gradient is waited for."""
+    waits = bool(awaited_to_act(source) | awaited_to_learn(source)) or config.syncs
+    return waits and bool(local_parts(source))
+
+
 def bounds_of(config: Config, sources: Sequence[GradientSource]) -> list[int]:
     """Per boundary, the bound on the microbatches in flight; see `Prepared.bounds`."""
     waits = waits_of(sources)
     name = "delay" if config.arrival == "fixed" else "max_in_flight"
     bounds: list[int] = per_stage(getattr(config, name), len(waits), name=name)
+    sent = per_stage(config.send_every, len(waits), name="send_every")
     if config.max_staleness is not None and config.at_max_staleness == "wait":
         bounds = [
             bound
             if wait and config.stash == "hold" and not _learns_late(source)
-            else min(bound, config.max_staleness + wait)
-            for bound, wait, source in zip(bounds, waits, sources, strict=False)
+            else min(bound, config.max_staleness // (every if _moves_between(config, source) else 1) + wait)
+            for bound, wait, source, every in zip(bounds, waits, sources, sent, strict=False)
         ]
     if config.arrival == "ready":
         return bounds

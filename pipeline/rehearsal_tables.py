@@ -97,7 +97,8 @@ def _table(rehearsal: Rehearsal, headings: Sequence[str]) -> Table:
 
 def _lines(rehearsal: Rehearsal) -> list[str]:
     timing, prepared = rehearsal.timing, rehearsal.prepared
-    bound, period_s, whole_s = fastest(prepared, rehearsal.costs), _steady_s(rehearsal), timing.period_s()
+    bound, period_s = fastest(prepared, rehearsal.costs), _steady_s(rehearsal)
+    whole_s = timing.period_s() / prepared.takes_every[-1]
     kept = held_bytes(prepared, timing)
     sent = wire_bytes(prepared, rehearsal.costs, timing).sum() / prepared.config.steps
     lines = [
@@ -115,10 +116,10 @@ def _lines(rehearsal: Rehearsal) -> list[str]:
 
 
 def _steady_s(rehearsal: Rehearsal) -> float:
-    """Seconds per microbatch in the second half, counted in whole windows of the longest cadence."""
+    """Seconds per microbatch of the feed in the second half, counted in whole windows of the longest cadence."""
     prepared = rehearsal.prepared
     window = max(per_stage(prepared.config.cadence, prepared.num_stages, name="cadence"))
-    return rehearsal.timing.steady_period_s(window)
+    return rehearsal.timing.steady_period_s(window) / prepared.takes_every[-1]
 
 
 def _size(num_bytes: float) -> str:

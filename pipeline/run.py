@@ -19,13 +19,15 @@ from dni import (
     GradientSource,
     InputSource,
     LossGradient,
+    OwnLabels,
     Periodic,
     ReceivedInput,
     Schedule,
+    Sum,
     UpdateProbability,
 )
 from pipeline.arrival import Inbox
-from pipeline.checks import check_settings
+from pipeline.checks import check_evaluation, check_settings
 from pipeline.clock import Clock
 from pipeline.config import Config, per_stage
 from pipeline.errors import ConfigurationError
@@ -86,6 +88,7 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
     _check_transport(config, len(cut), num_ranks=num_ranks)
     for name in ("cadence", "update_probability", "schedule"):
         per_stage(getattr(config, name), len(cut), name=name)
+    check_evaluation(config, num_stages=len(cut), num_batches=len(data.test))
     probe = make_probe(data.test, num_samples=config.probe_samples)
     _check_labels(sources, data.train)
     _check_optimizers(config, len(cut))
@@ -161,6 +164,7 @@ def build_stage(
         measure_every=config.measure_every,
         stash=config.stash,
         corrector=_corrector(prepared, index, module),
+        takes_every=prepared.takes_every[index],
     )
     return Stage(learner, settings=stage_settings(prepared, index), recorder=recorder)
 
@@ -171,6 +175,8 @@ def stage_settings(prepared: Prepared, index: int) -> StageSettings:
     defers = config.prefer == "activations" and config.stash == "hold"
     periods = per_stage(config.cadence, num_stages, name="cadence")
     probabilities = per_stage(config.update_probability, num_stages, name="update_probability")
+    takes_every = prepared.takes_every
+    updates = [period * every for period, every in zip(periods, takes_every, strict=True)]
     is_last = index == num_stages - 1
     bound = bounds[min(index, len(bounds) - 1)] if bounds and (defers or not is_last) else 1
     if is_last and config.arrival == "fixed":  # a listener sends no more before it is told
@@ -180,8 +186,11 @@ def stage_settings(prepared: Prepared, index: int) -> StageSettings:
         num_stages=num_stages,
         seed=config.seed,
         sync=config.sync,
-        cadence=Periodic(periods[index]),
-        cadences_below=tuple(map(Periodic, dict.fromkeys(periods[:index]))) if config.stash == "hold" else (),
+        cadence=Periodic(updates[index]),
+        takes_every=takes_every[index],
+        sends_every=takes_every[min(index + 1, num_stages - 1)],
+        top_takes_every=takes_every[-1],
+        cadences_below=tuple(map(Periodic, dict.fromkeys(updates[:index]))) if config.stash == "hold" else (),
         below_wants=index > 0 and prepared.wants[index - 1],
         update_probability=UpdateProbability(probabilities[index]),
         max_in_flight=bound,
@@ -340,12 +349,19 @@ def _check_labels(sources: Sequence[GradientSource], train: object) -> None:
     if not isinstance(target, Tensor) or target.is_floating_point():
         return
     for index, source in enumerate(sources):
-        # A Shadow holds the source that declares them.
-        parts: Iterable[Any] = source.modules() if isinstance(source, nn.Module) else (source,)
-        num_classes = next((part.num_classes for part in parts if hasattr(part, "num_classes")), None)
-        if num_classes is not None and not 0 <= int(target.min()) <= int(target.max()) < num_classes:
-            raise ConfigurationError(
-                f"boundary {index}-{index + 1}: the source {type(source).__name__} of stage {index} declares "
-                f"{num_classes} classes (0 to {num_classes - 1}), the labels run from {int(target.min())} to "
-                f"{int(target.max())}. Set num_classes to {int(target.max()) + 1}."
-            )
+        for held in source.sources if isinstance(source, Sum) else (source,):
+            if (part := _declaring(held)) is None:
+                continue
+            own = held.labels(target) if isinstance(held, OwnLabels) else target
+            if not 0 <= int(own.min()) <= int(own.max()) < part.num_classes:
+                raise ConfigurationError(
+                    f"boundary {index}-{index + 1}: the source {type(source).__name__} of stage {index} declares "
+                    f"{part.num_classes} classes (0 to {part.num_classes - 1}), the labels run from {int(own.min())} "
+                    f"to {int(own.max())}. Set num_classes to {int(own.max()) + 1}."
+                )
+
+
+def _declaring(source: object) -> Any:
+    """The source, or what it holds (as a Shadow does), that says how many classes there are."""
+    parts: Iterable[Any] = source.modules() if isinstance(source, nn.Module) else (source,)
+    return next((part for part in parts if hasattr(part, "num_classes")), None)

@@ -251,9 +251,10 @@ class Stage:
             message = self._with_reach(message)
             yield from self._share_input(message)
         self.newest_step = step = message.step
-        learns = self._draws_update(step)
-        within_reach = not self.is_last and message.reach >= self.settings.num_stages - self.index
-        needs, learns_from = self.learner.needs, self.learner.learns_from
+        goes_on = self._goes_on(step)
+        learns = self._draws_update(step) and (goes_on or self.learner.acts_apart)
+        within_reach = goes_on and not self.is_last and message.reach >= self.settings.num_stages - self.index
+        needs, learns_from = (self.learner.needs, self.learner.learns_from) if goes_on else (NOTHING, NOTHING)
         entry = self.learner.forward(
             message,
             learns=learns,
@@ -263,14 +264,17 @@ class Stage:
             num_due=self.stash.num_due,
             wanted=self._is_wanted(message),
         )
-        entry.lessons = learns_from
-        entry.awaited |= (needs | learns_from) & OUTPUT_ERROR
-        if not self.is_last or entry.held:
+        entry.goes_on, entry.lessons = goes_on, learns_from
+        if (
+            step + 1
+        ) % self.settings.top_takes_every == 0:  # else it ends below the last stage, which says nothing of it
+            entry.awaited |= (needs | learns_from) & OUTPUT_ERROR
+        if entry.held or (goes_on and not self.is_last):
             self.stash.put(entry)
         self._note_what_waits(message, entry)
         if self.is_last:
             self._output_errors.expect(step)
-        else:
+        elif goes_on:
             yield self._send_on(message, entry)
         if entry.held:
             if self.is_last:  # its turn comes again, as if the loss had answered from above
@@ -278,6 +282,10 @@ class Stage:
             return
         yield from self._learn_now(entry)
         self._update_if_due(entry)
+
+    def _goes_on(self, step: int) -> bool:
+        """Whether the stage above gets this microbatch; at the last stage all are."""
+        return self.is_last or (step + 1) % self.settings.sends_every == 0
 
     def _is_wanted(self, message: Activation) -> bool:
         """Whether the stage below makes anything of this step's gradient: by its source, or as a sync reaches it."""
@@ -293,8 +301,10 @@ class Stage:
             return
         if due:
             self._update_due = step
+        # An update below may fall due at a step that does not come up here, before the next one that does.
+        until_next = range(step, step + settings.takes_every)
         self._below_waits = message.reach > settings.num_stages - self.index or any(
-            cadence.due(step) for cadence in settings.cadences_below
+            cadence.due(each) for cadence in settings.cadences_below for each in until_next
         )
 
     def _with_reach(self, message: Activation) -> Activation:
@@ -342,7 +352,7 @@ class Stage:
             yield from self._not_learned(entry)
         else:
             yield from self._pulled_back(entry, pulled, exact=self.is_last)
-        if entry.learns and self.learner.learns_alone:
+        if entry.learns and (self.learner.learns_alone if entry.goes_on else self.learner.learns_apart):
             self.learner.learn_source(entry)
         if not entry.lessons:
             entry.h = ()  # what comes back teaches nothing
@@ -389,7 +399,9 @@ class Stage:
         pulls = entry.held and entry.has_come(needed)
         # Also at a step that this stage did not draw: the source regresses what the stage above made of it.
         learns = bool(lessons) and entry.has_come(lessons)
-        can_pull, can_learn = pulls and entry.has_all(needed), learns and entry.has_all(lessons)
+        # Where something asks for nothing from above, it does what it can without.
+        can_pull = pulls and (entry.has_all(needed) or (entry.asks and self.learner.acts_apart))
+        can_learn = learns and (entry.has_all(lessons) or self.learner.learns_apart)
         if (can_pull or can_learn) and self._too_stale(entry):
             can_pull = can_learn = False
         if pulls:
@@ -438,13 +450,13 @@ class Stage:
 
     def _evaluate(self, message: Activation) -> Iterator[Send]:
         entry = self.learner.evaluate(message)
-        if not self.is_last:
+        if self.is_last:
+            self._tally = self._tally or Tally()
+            self._tally.add(entry.h, entry.target, loss_sum=self.learner.loss_sum(entry))
+        elif self._goes_on(message.step):  # an evaluation has the clocks of training, and counts its own steps
             self.stash.put(entry)
             yield self._send_on(message, entry)
             entry.h = ()  # nothing will be learned from it
-        else:
-            self._tally = self._tally or Tally()
-            self._tally.add(entry.h, entry.target, loss_sum=self.learner.loss_sum(entry))
         yield from self._answer(message.step, None, exact=False)
 
     def _pulled_back(self, entry: Forwarded, pulled: Payload, *, exact: bool) -> list[Send]:

@@ -62,6 +62,15 @@ class StageLearner(Protocol):
     def learn_input(self, x: Payload, message: Activation) -> None:
         """Let synthetic inputs learn from what the stage below has sent, which they stand for."""
 
+    @property
+    def acts_apart(self) -> bool:
+        """Whether something of the source never asks for anything from above, so at every step, also one that does not
+        go on, it may give a gradient."""
+
+    @property
+    def learns_apart(self) -> bool:
+        """Whether something of the source learns and never asks for anything from above."""
+
     def forward(
         self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, wanted: bool, num_due: int = 0
     ) -> Forwarded:

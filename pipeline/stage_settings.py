@@ -22,6 +22,13 @@ class StageSettings:
     sync: SyncPolicy
     """Asked by the first stage only."""
     cadence: Cadence = field(default_factory=Periodic)
+    """When an update is due, in steps of the feed."""
+    takes_every: int = 1
+    """Of so many steps of the feed it gets the last: those for which (step + 1) is a multiple of it."""
+    sends_every: int = 1
+    """Of so many steps of the feed it sends the last on; a multiple of `takes_every`."""
+    top_takes_every: int = 1
+    """What `takes_every` is of the last stage."""
     cadences_below: tuple[Cadence, ...] = ()
     """Of the stages below, which send nothing further while an update of theirs waits for what this stage holds."""
     below_wants: bool = True

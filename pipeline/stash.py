@@ -9,11 +9,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from torch import Tensor
 
+from pipeline.carried_states import States
 from pipeline.messages import Gradient, OutputError, Payload
 
 __all__ = ["GRADIENT", "NOTHING", "OUTPUT_ERROR", "Forwarded", "Part", "Parts", "Stash", "StashPolicy"]
@@ -53,12 +54,16 @@ class Forwarded:
     """True: what arrives from above is the source's to make a gradient of; False: it is used as it is."""
     wanted: bool = True
     """Whether the stage below makes anything of dL/dx; False: it gets a credit, and dL/dx is not computed."""
+    goes_on: bool = True
+    """False: the stages above, which are on a slower clock, do not get it."""
     update_due: bool = False
     """True: an update is due right after this step (with stash hold, the stage waits for it)."""
     forward_s: float = 0.0
     """What the forward cost."""
     weights: Mapping[str, Tensor] | None = None
     """The weights that the graph is over, where they are not the module's own."""
+    began_with: States = field(default_factory=dict)
+    """What its layers that carry state had kept of the microbatch before."""
     probe: bool = False
     """True: nothing is learned from it, and its gradients are graded when they come back."""
     awaited: Parts = GRADIENT
@@ -100,6 +105,7 @@ class Forwarded:
     def let_go(self) -> None:
         """Drop what only the backward needs; h stays, for the source to learn from."""
         self.x = self.graph = self.weights = self.estimate = None
+        self.began_with = {}
 
 
 class Stash:

@@ -41,6 +41,8 @@ class TimedLearner:
         learns_from: what the source's learning waits for.
         acts: whether the source gives a gradient without it.
         learns_alone: whether the source learns and waits for nothing.
+        acts_apart: whether something of the source never asks for anything from above.
+        learns_apart: whether something of that learns.
         updates: whether there are parameters to update.
         stash: what a real learner would keep from a forward; "recompute" takes a second forward.
     """
@@ -57,6 +59,8 @@ class TimedLearner:
         learns_from: Parts = NOTHING,
         acts: bool = True,
         learns_alone: bool = False,
+        acts_apart: bool = False,
+        learns_apart: bool = False,
         updates: bool = True,
         stash: StashPolicy = "hold",
     ) -> None:
@@ -65,6 +69,7 @@ class TimedLearner:
         self.phase = "start"
         self._recorder = recorder
         self.learns_alone = learns_alone
+        self.acts_apart, self.learns_apart = acts_apart, learns_apart
         self._acts, self._updates = acts, updates
         self._recomputes = stash == "recompute"
         self._accumulated = False
@@ -204,6 +209,8 @@ def build_timed_stage(prepared: Prepared, index: int, *, clock: Clock) -> Stage:
         learns_from=awaited_to_learn(source),
         acts=plan.source_acts,
         learns_alone=prepared.learns_alone[index],
+        acts_apart=prepared.acts_apart[index],
+        learns_apart=prepared.learns_apart[index],
         updates=plan.num_parameters > 0,
         stash=prepared.config.stash,
     )

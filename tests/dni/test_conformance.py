@@ -33,10 +33,12 @@ from dni import (
     MLPHead,
     Need,
     NoGradient,
+    OwnLabels,
     Shadow,
     ShrunkGradient,
     Signal,
     SobolevCritic,
+    Sum,
     SyntheticGradient,
     TrueGradient,
     ValueMLP,
@@ -98,6 +100,9 @@ CASES = {
     "critic-embedding": Case(lambda: Critic(10, ValueMLP((32,)), embedding_dim=5)),
     "sobolev": Case(lambda: SobolevCritic(10, ValueMLP((32,)))),
     "mixed-direct-feedback": Case(lambda: MixedGradient(DirectFeedbackAlignment(), 0.3)),
+    "own-labels": Case(lambda: OwnLabels(LocalLoss(5), lambda target: target // 2)),
+    "sum": Case(lambda: Sum(LocalLoss(), ConditionalSyntheticGradient(10, MLP(hidden=(32,))))),
+    "sum-true": Case(lambda: Sum(LocalLoss(), TrueGradient(), NoGradient())),
     "shadow": Case(lambda: Shadow(ConditionalSyntheticGradient(10, MLP(hidden=(32,))))),
 }
 

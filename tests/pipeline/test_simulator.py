@@ -27,6 +27,7 @@ from dni import (
     ReceivedInput,
     Shadow,
     SobolevCritic,
+    Sum,
     SyncPolicy,
     SyntheticGradient,
     SyntheticInput,
@@ -60,8 +61,11 @@ SOURCES = {
     "critic": lambda: Critic(WIDTH),
     "shadow critic": lambda: Shadow(SobolevCritic(WIDTH), acting=DirectFeedbackAlignment(WIDTH)),
     "local": lambda: LocalLoss(WIDTH),
+    "own task": lambda: Sum(LocalLoss(WIDTH), SyntheticGradient()),
+    "own task, true": lambda: Sum(LocalLoss(WIDTH), TrueGradient()),
+    "own task, asking": lambda: Sum(LocalLoss(WIDTH), DirectFeedbackAlignment(WIDTH)),
 }
-ASKING = {"direct feedback", "mixed", "critic", "shadow critic"}
+ASKING = {"direct feedback", "mixed", "critic", "shadow critic", "own task, asking"}
 """Sources to whose stages the last stage has to say what the loss says."""
 
 
@@ -249,6 +253,14 @@ def test_stage_does_not_wait_for_microbatches_that_wait_for_it(
         assert [stage.recorder.totals.operations["F"] for stage in stages] == [9] * len(stages)
 
 
+@pytest.mark.filterwarnings("ignore:a setting has no effect")
+def test_stage_on_a_slower_clock_does_not_wait_behind_an_update_that_falls_due_at_a_step_it_does_not_get() -> None:
+    """Stage 0 holds step 1, which stage 1 has; its update is due at step 2, which stage 1 does not get."""
+    _, events, _ = _play(("true", "true"), steps=9, bounds=(2, 2), cadence=(3, 4, 4), send_every=(2, 1))
+    assert _order(events[0]) == "F0 D0 F1 F2 D2 B1 U2 F3 F4 D4 F5 B3 B5 U5 F6 D6 F7 F8 D8 B7 U8"
+    assert _order(events[1]) == "F1 B1 F3 F5 B3 B5 F7 B7 U7"
+
+
 @pytest.mark.parametrize("arrival", ["ready", "fixed"])
 def test_bound_holds_at_every_moment(arrival: Arrival) -> None:
     most = [0, 0, 0, 0]
@@ -335,19 +347,22 @@ def _runs(draw: st.DrawFn) -> dict[str, Any]:
     per_boundary = {"min_size": num_stages - 1, "max_size": num_stages - 1}
     per_stage = {"min_size": num_stages, "max_size": num_stages}
     order = draw(st.sampled_from(ORDERS))
-    inputs = [ReceivedInput(), SyntheticInput()] if "queue" not in order else [ReceivedInput()]
+    send_every = tuple(draw(st.lists(st.sampled_from([1, 1, 1, 2, 3]), **per_boundary))) or (1,)
+    imagines = "queue" not in order and set(send_every) == {1}
+    inputs = [ReceivedInput(), SyntheticInput()] if imagines else [ReceivedInput()]
     return {
         "sources": draw(st.lists(st.sampled_from(sorted(SOURCES)), **per_boundary)),
         "bounds": draw(st.lists(st.integers(1, 5), **per_boundary)),
+        "send_every": send_every,
         "cadence": tuple(draw(st.lists(st.integers(1, 4), **per_stage))),
         "update_probability": tuple(draw(st.lists(st.sampled_from([0.0, 0.5, 1.0, 1.0]), **per_stage))),
         "sync": draw(SYNCS),
         **order,
         "inputs": tuple(draw(st.lists(st.sampled_from(inputs), **per_boundary))) or ReceivedInput(),
         "stash": draw(st.sampled_from(["hold", "hold", "recompute", "weights", "graph"])),
-        "max_staleness": draw(st.sampled_from([None, None, 1, 2])),
+        "max_staleness": draw(st.sampled_from([None, None, 1, 2] if max(send_every) == 1 else [None, 3, 7])),
         "at_max_staleness": draw(st.sampled_from(["wait", "drop"])),
-        "steps": draw(st.integers(1, 7)),
+        "steps": draw(st.integers(1, 9)),
         "evaluate_every": draw(st.integers(0, 3)),
         "checkpoint_every": draw(st.integers(0, 3)),
         "costs": draw(st.sampled_from([COSTS, CostModel(message_s=5.0), CostModel(forward_s=0.0, backward_s=0.0)])),
@@ -356,7 +371,7 @@ def _runs(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore:a setting has no effect")
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(_runs())
 def test_no_combination_of_settings_deadlocks_and_every_stage_handles_every_step(run: dict[str, Any]) -> None:
     handled: list[list[str]] = [[] for _ in range(len(run["sources"]) + 1)]
@@ -364,8 +379,8 @@ def test_no_combination_of_settings_deadlocks_and_every_stage_handles_every_step
     came_up = _steps(handled[-1], "A")
     for source, messages in zip(run["sources"], handled, strict=False):
         assert _steps(messages, "O") == (came_up if source in ASKING else []), "each is told once of all that came up"
-    sent_on = list(range(run["steps"]))
-    for stage, own, messages in zip(stages, events, handled, strict=True):
+    sent_on, every = list(range(run["steps"])), 1
+    for stage, own, messages, next_every in zip(stages, events, handled, [*run["send_every"], 1], strict=False):
         assert sorted(_steps(messages, "AX")) == sent_on, "what came up was forwarded or dropped, once"
         forwarded = _steps(messages, "A")
         assert forwarded == sorted(forwarded)
@@ -376,7 +391,8 @@ def test_no_combination_of_settings_deadlocks_and_every_stage_handles_every_step
         assert stage.finished and stage.learner.updater.num_samples == 0
         worked = [event for event in own if event.operation != "D"]  # a queue drops while its stage works
         assert all(a.end_s <= b.start_s for a, b in pairwise(worked))
-        sent_on = forwarded
+        every *= next_every
+        sent_on = [step for step in forwarded if (step + 1) % every == 0]
 
 
 @pytest.mark.parametrize("arrival", ["fixed", "ready"])
