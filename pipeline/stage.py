@@ -24,8 +24,10 @@ from torch import Tensor, nn
 
 from pipeline.errors import NotFinite, StageFailure
 from pipeline.evaluation import Tally
+from pipeline.gate import Gate
 from pipeline.keyed import generator
 from pipeline.messages import Activation, Drain, Gradient, Input, Message, OutputError, Payload, Send, Stop
+from pipeline.outbox import Outbox
 from pipeline.output_errors import OutputErrors
 from pipeline.stage_learner import StageLearner
 from pipeline.stage_settings import StageSettings
@@ -50,13 +52,10 @@ class Stage:
         self.settings = settings
         self.index = settings.index
         """Position in the network, from 0."""
-        self.is_last = settings.index == settings.num_stages - 1
+        self.is_last = settings.is_last
         """Whether the loss is this stage's source."""
         self.recorder = recorder
-        self.stopping = False
         self.stash = Stash(settings.stash)
-        self._update_due: int | None = None
-        """The step whose update waits until nothing is held (stash hold)."""
         self._output_errors = OutputErrors(settings.listeners)
         self.synthetic_inputs = SyntheticInputs() if settings.imagines else None
         """What is to be paired up of the microbatches that it runs on synthetic inputs; None: it runs on none."""
@@ -64,14 +63,9 @@ class Stage:
         """The last one that was forwarded."""
         self.num_others = 0
         """Messages from below that were no training steps; they keep their place among inputs by it."""
-        self._below_waits = False
-        """Whether a stage below takes nothing further before the newest microbatch, or its window, is answered."""
-        self._quality_above: float | None = None
-        """What the stage above reported last of the sources there."""
-        self._drain: Drain | None = None
+        self._gate = Gate(settings, self.stash)
+        self._outbox = Outbox(learner, settings=settings, synthetic_inputs=self.synthetic_inputs)
         self._tally: Tally | None = None
-        self._probing = False
-        """Whether a probe has not come back; no stage takes anything more before it has."""
         self._grades: dict[str, float] = {}
 
     @property
@@ -96,21 +90,13 @@ class Stage:
 
     @property
     def accepts_activation(self) -> bool:
-        """Whether what comes from below may be handled now.
+        """Whether what comes from below may be handled now (`Gate.is_open`)."""
+        return self._gate.is_open
 
-        Not while a sync step waits for its gradient (a sync step is exact), while an update is due (the next window is
-        forwarded with the new weights), while a stage below waits for what this one holds (nothing would come), while
-        draining or while a probe is on its way, or with `max_in_flight` microbatches unanswered.
-        """
-        return (
-            not self.stopping
-            and self._drain is None
-            and not self._probing
-            and self._update_due is None
-            and not self.stash.holds_sync
-            and not (self._below_waits and self.stash.num_held)
-            and self.in_flight < self.settings.max_in_flight
-        )
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing follows."""
+        return self._gate.stopping
 
     @property
     def expects_error(self) -> bool:
@@ -120,7 +106,7 @@ class Stage:
     @property
     def drained(self) -> Drain | None:
         """The Drain that has been carried out; the executor answers with `resume`."""
-        return self._drain if self.in_flight == 0 else None
+        return self._gate.drain if self.in_flight == 0 else None
 
     @property
     def finished(self) -> bool:
@@ -156,11 +142,11 @@ class Stage:
                 case OutputError():
                     yield from self._told(message)
                 case Drain():
-                    self._drain = message
-                    yield from self._pass_on(message)
+                    self._gate.drain = message
+                    yield from self._outbox.pass_on(message)
                 case Stop():
-                    self.stopping = True
-                    yield from self._pass_on(message)
+                    self._gate.stopping = True
+                    yield from self._outbox.pass_on(message)
         except Exception as error:
             raise self._failure(message.step, error) from error
 
@@ -169,12 +155,12 @@ class Stage:
         self.recorder.handles(f"X{message.step}")
         self.recorder.mark("D", message.step, version=self.version)
         self.recorder.totals.dropped += 1
-        return self._answer(message.step, None, exact=False, dropped=True)
+        return self._outbox.answer(message.step, None, dropped=True)
 
     def resume(self) -> None:
         """Go on after a drain that was carried out (and saved, if it asked for that)."""
-        assert self._drain is not None and self.in_flight == 0
-        drain, self._drain = self._drain, None
+        assert self._gate.drain is not None and self.in_flight == 0
+        drain, self._gate.drain = self._gate.drain, None
         if self._tally is not None:
             for name, value in self._tally.scalars().items():
                 self.recorder.measure(name, drain.step, value)
@@ -196,15 +182,16 @@ class Stage:
         """Everything that outlives a drain, under global names."""
         assert self.in_flight == 0, "a stage is saved only when drained"
         try:
-            return {**self.learner.state_dict(), "quality_above": self._quality_above}
+            return {**self.learner.state_dict(), "quality_above": self._outbox.quality_above}
         except NotFinite as error:
-            step = 0 if self._drain is None else self._drain.step
+            drain = self._gate.drain
+            step = 0 if drain is None else drain.step
             raise StageFailure(stage=self.index, step=step, phase="checkpoint", cause=error) from error
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the stage that `state` was taken from."""
         self.learner.load_state_dict(state)
-        self._quality_above = state.get("quality_above")  # not in the oldest checkpoints
+        self._outbox.quality_above = state.get("quality_above")  # not in the oldest checkpoints
 
     def _failure(self, step: int, cause: Exception) -> StageFailure:
         return StageFailure(stage=self.index, step=step, phase=self.learner.phase, cause=cause)
@@ -231,29 +218,14 @@ class Stage:
         if x is not None and rate.draws(generator(self.settings.seed, f"input/{self.index}", message.step)):
             self.learner.learn_input(x, message)
 
-    def _share_input(self, message: Activation) -> Iterator[Send]:
-        """The network's input on its way to those that run on it; nothing of it where a sync reaches below them."""
-        for stage in self.settings.input_listeners:
-            below = message.reach > self.settings.num_stages - stage
-            yield Send(
-                stage,
-                Input(
-                    step=message.step,
-                    x=None if below else message.h,
-                    target=None if below else message.target,
-                    reach=message.reach,
-                    after=self.num_others,
-                ),
-            )
-
     def _train(self, message: Activation) -> Iterator[Send]:
         if self.index == 0:
             message = self._with_reach(message)
-            yield from self._share_input(message)
+            yield from self._outbox.share_input(message, after=self.num_others)
         self.newest_step = step = message.step
-        goes_on = self._goes_on(step)
+        goes_on = self.settings.goes_on(step)
         learns = self._draws_update(step) and (goes_on or self.learner.acts_apart)
-        within_reach = goes_on and not self.is_last and message.reach >= self.settings.num_stages - self.index
+        within_reach = goes_on and self.settings.is_within(message.reach)
         needs, learns_from = (self.learner.needs, self.learner.learns_from) if goes_on else (NOTHING, NOTHING)
         entry = self.learner.forward(
             message,
@@ -262,20 +234,18 @@ class Stage:
             sync=learns and within_reach and "gradient" not in needs,
             asks=bool(needs) and not within_reach,
             num_due=self.stash.num_due,
-            wanted=self._is_wanted(message),
+            wanted=self.index > 0 and (self.settings.below_wants or self.settings.is_true_below(message.reach)),
         )
         entry.goes_on, entry.lessons = goes_on, learns_from
-        if (
-            step + 1
-        ) % self.settings.top_takes_every == 0:  # else it ends below the last stage, which says nothing of it
+        if self.settings.comes_to_top(step):  # else it ends below the last stage, which says nothing of it
             entry.awaited |= (needs | learns_from) & OUTPUT_ERROR
         if entry.held or (goes_on and not self.is_last):
             self.stash.put(entry)
-        self._note_what_waits(message, entry)
+        self._gate.note(message, entry)
         if self.is_last:
             self._output_errors.expect(step)
         elif goes_on:
-            yield self._send_on(message, entry)
+            yield self._outbox.send_on(message, entry)
         if entry.held:
             if self.is_last:  # its turn comes again, as if the loss had answered from above
                 yield Send(self.index, Gradient(step=step, value=None))
@@ -283,62 +253,19 @@ class Stage:
         yield from self._learn_now(entry)
         self._update_if_due(entry)
 
-    def _goes_on(self, step: int) -> bool:
-        """Whether the stage above gets this microbatch; at the last stage all are."""
-        return self.is_last or (step + 1) % self.settings.sends_every == 0
-
-    def _is_wanted(self, message: Activation) -> bool:
-        """Whether the stage below makes anything of this step's gradient: by its source, or as a sync reaches it."""
-        settings = self.settings
-        return self.index > 0 and (settings.below_wants or message.reach > settings.num_stages - self.index)
-
-    def _note_what_waits(self, message: Activation, entry: Forwarded) -> None:
-        """An update that is due at this step; and whether a stage below waits for what this one holds."""
-        settings, step = self.settings, message.step
-        due = settings.cadence.due(step)
-        if settings.stash != "hold":
-            entry.update_due = due
-            return
-        if due:
-            self._update_due = step
-        # An update below may fall due at a step that does not come up here, before the next one that does.
-        until_next = range(step, step + settings.takes_every)
-        self._below_waits = message.reach > settings.num_stages - self.index or any(
-            cadence.due(each) for cadence in settings.cadences_below for each in until_next
-        )
-
     def _with_reach(self, message: Activation) -> Activation:
         settings = self.settings
         reach = settings.sync.reach(
             message.step,
             num_stages=settings.num_stages,
             generator=generator(settings.seed, "sync", message.step),
-            quality=self._lowest_quality(),
+            quality=self._outbox.lowest_quality,
         )
         return Activation(step=message.step, h=message.h, target=message.target, reach=reach)
-
-    def _lowest_quality(self) -> float | None:
-        """Of this stage's source and of those above, as reported so far; None: none has been compared."""
-        known = [quality for quality in (self.learner.quality, self._quality_above) if quality is not None]
-        return min(known, default=None)
 
     def _draws_update(self, step: int) -> bool:
         rate = self.settings.update_probability
         return rate.probability >= 1.0 or rate.draws(generator(self.settings.seed, f"update/{self.index}", step))
-
-    def _send_on(self, message: Activation, entry: Forwarded) -> Send:
-        return Send(
-            self.index + 1,
-            Activation(
-                step=message.step,
-                h=entry.h,
-                target=message.target,
-                reach=message.reach,
-                version=self.version,
-                training=message.training,
-                probe=message.probe,
-            ),
-        )
 
     def _learn_now(self, entry: Forwarded) -> Iterator[Send]:
         """Backward at once, from the stage's own source, and the learning of a source that waits for nothing.
@@ -351,7 +278,7 @@ class Stage:
         if pulled is None:
             yield from self._not_learned(entry)
         else:
-            yield from self._pulled_back(entry, pulled, exact=self.is_last)
+            yield from self._outbox.pulled_back(entry, pulled, exact=self.is_last)
         if entry.learns and (self.learner.learns_alone if entry.goes_on else self.learner.learns_apart):
             self.learner.learn_source(entry)
         if not entry.lessons:
@@ -366,7 +293,7 @@ class Stage:
     def _not_learned(self, entry: Forwarded) -> list[Send]:
         entry.let_go()
         self.recorder.mark("D", entry.step, version=self.version)
-        return self._answer(entry.step, None, exact=False)
+        return self._outbox.answer(entry.step, None)
 
     def _answered(self, message: Gradient) -> Iterator[Send]:
         entry = self.stash.find(message.step)
@@ -374,7 +301,7 @@ class Stage:
             self.stash.take(message.step)
             yield from self._graded(entry, None if message.value is None else self.learner.received(message.value))
             return
-        self._quality_above = message.quality
+        self._outbox.quality_above = message.quality
         if message.dropped:
             self.recorder.totals.dropped_s += entry.forward_s
         if message.value is not None:
@@ -426,7 +353,9 @@ class Stage:
         pulled, as_it_came = self.learner.backward_late(entry)
         if pulled is None:
             return self._not_learned(entry)
-        return self._pulled_back(entry, pulled, exact=entry.exact and as_it_came and self.version == entry.version)
+        return self._outbox.pulled_back(
+            entry, pulled, exact=entry.exact and as_it_came and self.version == entry.version
+        )
 
     def _close_if_done(self, entry: Forwarded) -> None:
         """A microbatch for which nothing is to come any more is no longer in flight."""
@@ -435,14 +364,8 @@ class Stage:
         self._update_if_due(entry)
 
     def _update_if_due(self, entry: Forwarded) -> None:
-        if self.settings.stash == "hold":
-            step = self._update_due
-            if step is None or self.stash.num_held:
-                return
-            self._update_due = None
-        elif entry.update_due:
-            step, entry.update_due = entry.step, False
-        else:
+        step = self._gate.take_update(entry)
+        if step is None:
             return
         self.learner.update(step)
         if self.settings.check_every and (step + 1) % self.settings.check_every == 0:
@@ -453,17 +376,11 @@ class Stage:
         if self.is_last:
             self._tally = self._tally or Tally()
             self._tally.add(entry.h, entry.target, loss_sum=self.learner.loss_sum(entry))
-        elif self._goes_on(message.step):  # an evaluation has the clocks of training, and counts its own steps
+        elif self.settings.goes_on(message.step):  # an evaluation has the clocks of training, and counts its own steps
             self.stash.put(entry)
-            yield self._send_on(message, entry)
+            yield self._outbox.send_on(message, entry)
             entry.h = ()  # nothing will be learned from it
-        yield from self._answer(message.step, None, exact=False)
-
-    def _pulled_back(self, entry: Forwarded, pulled: Payload, *, exact: bool) -> list[Send]:
-        """dL/dx on its way down, or a credit where it would be for nothing."""
-        if not entry.wanted:
-            return self._answer(entry.step, None, exact=False)
-        return self._answer(entry.step, pulled, exact=exact)
+        yield from self._outbox.answer(message.step, None)
 
     def _probe(self, message: Activation) -> Iterator[Send]:
         entry = self.learner.probe(message)
@@ -471,30 +388,11 @@ class Stage:
             yield from self._graded(entry, None)
             return
         self.stash.put(entry)
-        self._probing = True
-        yield self._send_on(message, entry)
+        self._gate.probing = True
+        yield self._outbox.send_on(message, entry)
 
     def _graded(self, entry: Forwarded, answer: Payload | None) -> Iterator[Send]:
         """A probe has come back; at the last stage it turns."""
         below, self._grades = self.learner.grade_probe(entry, answer)
-        self._probing = False
-        yield from self._answer(entry.step, below, exact=False)
-
-    def _answer(self, step: int, value: Payload | None, *, exact: bool, dropped: bool = False) -> list[Send]:
-        """What the stage below waits for; the feed below the first stage waits for nothing."""
-        if self.index == 0:
-            return []
-        answer = Gradient(
-            step=step,
-            value=value,
-            exact=exact,
-            version=self.version,
-            dropped=dropped,
-            quality=self._lowest_quality(),
-        )
-        if self.synthetic_inputs is not None and self.synthetic_inputs.keep(answer):
-            return []
-        return [Send(self.index - 1, answer)]
-
-    def _pass_on(self, message: Drain | Stop) -> list[Send]:
-        return [] if self.is_last else [Send(self.index + 1, message)]
+        self._gate.probing = False
+        yield from self._outbox.answer(entry.step, below)

@@ -54,3 +54,24 @@ class StageSettings:
     """Of the last stage: those that it tells what the loss says."""
     check_every: int = 100
     """Steps from one scan of the parameters for NaN to the next; 0: never."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the loss is this stage's source."""
+        return self.index == self.num_stages - 1
+
+    def goes_on(self, step: int) -> bool:
+        """Whether the stage above gets the microbatch of this step; of the last stage: it is the loss's."""
+        return self.is_last or (step + 1) % self.sends_every == 0
+
+    def comes_to_top(self, step: int) -> bool:
+        """Whether the last stage gets it."""
+        return (step + 1) % self.top_takes_every == 0
+
+    def is_within(self, reach: int) -> bool:
+        """Whether a sync of this reach has the stage use the gradient from above."""
+        return not self.is_last and reach >= self.num_stages - self.index
+
+    def is_true_below(self, reach: int, *, stage: int | None = None) -> bool:
+        """Whether it has the stage below (this one, or `stage`) use the gradient from here."""
+        return reach > self.num_stages - (self.index if stage is None else stage)
