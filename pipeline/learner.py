@@ -21,25 +21,20 @@ from dni import (
     InputSource,
     LossGradient,
     NoGradient,
-    Signal,
-    Sum,
     carriers,
-    compare_gradients,
-    compare_parameter_gradients,
     like,
-    local_parts,
     map_members,
     num_samples,
 )
-from pipeline.awaited import awaited_to_act, awaited_to_learn
 from pipeline.carried_states import CarriedStates
 from pipeline.errors import NotFinite
 from pipeline.input_learner import InputLearner
-from pipeline.keyed import Generators, generator
+from pipeline.keyed import Generators
 from pipeline.late_weights import LateWeights
 from pipeline.messages import Activation, Input, OutputError, Payload
 from pipeline.probe import ProbeAnswer, grade_entry
-from pipeline.stash import Forwarded, StashPolicy
+from pipeline.source_learner import SourceLearner
+from pipeline.stash import Forwarded, Parts, StashPolicy
 from pipeline.trace import Recorder
 from pipeline.updater import Updater
 
@@ -90,41 +85,65 @@ class Learner:
         takes_every: int = 1,
     ) -> None:
         self.module = module
-        self.source = source
-        self.needs = awaited_to_act(source)
-        """What every step waits for, because the source makes its own gradient of it."""
-        self.learns_from = awaited_to_learn(source)
-        """What the source's learning waits for."""
-        self.acts_apart = bool(local_parts(source))
-        """Whether something of the source never asks for anything from above."""
-        self.learns_apart = any(part.learns_from for part in local_parts(source))
-        """Whether something of that learns."""
         self.updater = updater
         self.version = 0
         """Steps in which any block was applied."""
         self.phase = "start"
         """What is being done, for the message of a failure."""
-        self.quality: float | None = None
-        """The cosine of the source's gradient with the true one when last compared, in 32 bits; None: never."""
         self._index = index
         self._recorder = recorder
         self._names = dict(names)
         self.device = device
         self._seed = seed
         self._generators = generators or Generators(seed=seed, stage=index, device=device)
+        self._source = SourceLearner(
+            source,
+            index=index,
+            seed=seed,
+            generators=self._generators,
+            recorder=recorder,
+            measure_every=measure_every,
+        )
         self._inputs = InputLearner(inputs, index=index, seed=seed, generators=self._generators, recorder=recorder)
         self._modifies_input = modifies_input
-        self._measure_every = measure_every
         self._stash: StashPolicy = stash
         self._weights = LateWeights(module, stash=stash, corrector=corrector)
         self._carried = CarriedStates(module, every=takes_every)
-        self._built = False
-        self._num_syncs = 0
+
+    @property
+    def source(self) -> GradientSource:
+        """Where the gradient at the module's output comes from."""
+        return self._source.source
+
+    @property
+    def needs(self) -> Parts:
+        """What every step waits for, because the source makes its own gradient of it."""
+        return self._source.needs
+
+    @property
+    def learns_from(self) -> Parts:
+        """What the source's learning waits for."""
+        return self._source.learns_from
 
     @property
     def learns_alone(self) -> bool:
         """Whether the source learns and waits for nothing, so at the stage's own step."""
-        return bool(self.source.learns_from) and not self.learns_from
+        return self._source.learns_alone
+
+    @property
+    def acts_apart(self) -> bool:
+        """Whether something of the source never asks for anything from above."""
+        return self._source.acts_apart
+
+    @property
+    def learns_apart(self) -> bool:
+        """Whether something of that learns."""
+        return self._source.learns_apart
+
+    @property
+    def quality(self) -> float | None:
+        """The cosine of the source's gradient with the true one when last compared, in 32 bits; None: never."""
+        return self._source.quality
 
     @property
     def can_imagine(self) -> bool:
@@ -252,7 +271,7 @@ class Learner:
         below, grades = grade_entry(
             entry,
             None if answer is None else ProbeAnswer.unpack(answer),
-            source=self.source if self._built or answer is None else None,
+            source=self.source if self._source.built or answer is None else None,
             parameters=[p for p in self.module.parameters() if p.requires_grad],
             generators=self._generators,
             answers=self._index > 0,
@@ -278,22 +297,15 @@ class Learner:
         if self._stash == "recompute":
             self._forward_again(entry)
         self._recorder.begin()
-        self._measure_quality(entry)
-        used = self._estimate(entry, _signal(entry)) if entry.asks else self._true(entry)
+        self._source.compare(entry, holders=self._weights.holders(entry))
+        used = self._source.estimate(entry) if entry.asks else self._source.true(entry)
         as_it_came = used is entry.gradient and not self._weights.corrects
         return None if used is None else self._pull_back(entry, used), as_it_came
 
     def learn_source(self, entry: Forwarded) -> None:
         """Let the source learn from what has come."""
         self.phase = "source learning"
-        self._recorder.begin()
-        self._build_source(entry.h)
-        with self._generators.at("learn", entry.step):
-            loss = self.source.learn(entry.h, _signal(entry))
-        self._recorder.end("L", entry.step, version=self.version)
-        self._recorder.measure("source_loss", entry.step, loss)
-        if not math.isfinite(loss):
-            raise NotFinite(f"the loss of the source of stage {self._index} is {loss} at step {entry.step}.")
+        self._source.learn(entry, version=self.version)
 
     def update(self, step: int) -> None:
         """Apply what has been accumulated, if anything has."""
@@ -314,28 +326,22 @@ class Learner:
         self.updater.check_finite()
         return {
             "module": self.named_tensors(),
-            "source": self.source.state_dict() if self._built else None,
+            **self._source.state_dict(),
             "input": self._inputs.state_dict(),
             "updater": self.updater.state_dict(),
             "version": self.version,
-            "num_syncs": self._num_syncs,
             "velocity": {self._names[name]: value for name, value in self._weights.state_dict().items()},
-            "quality": self.quality,
             "carried": self._carried.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the learner that `state` was taken from; its tensors are already on the right device."""
         self.module.load_state_dict({name: state["module"][full] for name, full in self._names.items()})
-        if state["source"] is not None:
-            self.source.load_state_dict(state["source"])
-            self._built = True
+        self._source.load_state_dict(state)
         self._inputs.load_state_dict(state.get("input"))  # not in the oldest checkpoints
         self.updater.load_state_dict(state["updater"])
         self.version = state["version"]
-        self._num_syncs = state["num_syncs"]
-        self.quality = state.get("quality")  # this and the following are not in the oldest checkpoints
-        self._carried.load_state_dict(state.get("carried", {}))
+        self._carried.load_state_dict(state.get("carried", {}))  # nor are this and the following
         velocity = state.get("velocity", {})
         self._weights.load_state_dict({own: velocity[full] for own, full in self._names.items() if full in velocity})
 
@@ -388,26 +394,11 @@ class Learner:
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to(self.device)
 
-    def _estimate(self, entry: Forwarded, signal: Signal) -> Payload | None:
-        self._build_source(entry.h)
-        with self._generators.at("estimate", entry.step):
-            return self.source.estimate(entry.h, signal)
-
-    def _true(self, entry: Forwarded) -> Payload | None:
-        """The gradient from above, and where the stage has losses of its own, theirs added."""
-        if entry.gradient is None or not isinstance(self.source, Sum):
-            return entry.gradient
-        self._build_source(entry.h)
-        with self._generators.at("estimate", entry.step):
-            return self.source.with_true(entry.h, _signal(entry))
-
     def _begin_backward(self, entry: Forwarded) -> None:
         """Ask the source what to pull back, which is the beginning of the backward."""
         self.phase = "backward"
         self._recorder.begin()
-        entry.estimate = self._estimate(entry, _signal(entry))
-        if isinstance(self.source, LossGradient):
-            self._record_loss(entry.step)
+        entry.estimate = self._source.estimate(entry)
 
     def _pull_back(self, entry: Forwarded, gradient: Payload) -> Payload:
         """dL/dx, or nothing in it if nobody wants that; parameter gradients add up. The operation is already open."""
@@ -429,45 +420,11 @@ class Learner:
             return ()
         return like(x, [torch.zeros_like(m) if m.grad is None else m.grad for m in carriers(x)])
 
-    def _measure_quality(self, entry: Forwarded) -> None:
-        """At a sync step, set what the source would have said beside the truth. Training is not disturbed."""
-        if not entry.sync or not self._built or not self.source.learns_from or not entry.has_all(self.needs):
-            return
-        true = self._true(entry)
-        assert entry.graph is not None and true is not None
-        estimate = self._estimate(entry, _signal(entry))
-        self._num_syncs += 1
-        if estimate is None:
-            return
-        values = compare_gradients(carriers(estimate), carriers(true))
-        self.quality = torch.tensor(values["gradient_cosine"], dtype=torch.float32).item()
-        if self._measure_every and (self._num_syncs - 1) % self._measure_every == 0:
-            holders = self._weights.holders(entry)
-            with self._generators.at("backward", entry.step):
-                values |= compare_parameter_gradients(
-                    carriers(entry.graph), holders, used=carriers(estimate), true=carriers(true)
-                )
-        for name, value in values.items():
-            self._recorder.measure(name, entry.step, value)
-
-    def _record_loss(self, step: int) -> None:
-        assert isinstance(self.source, LossGradient) and self.source.latest is not None
-        loss = self.source.latest
-        if not math.isfinite(loss):
-            raise NotFinite(f"the loss is {loss}. Lower the learning rate or clip (clip_norm).")
-        self._recorder.measure("loss", step, loss)
-
     def _check_finite(self, values: list[Tensor]) -> None:
         for value in values:
             # One reduction is cheap; it misses nothing, and a finite sum that overflows is looked at again.
             if not math.isfinite(value.sum().item()) and not torch.isfinite(value).all():
                 raise NotFinite(f"the gradient at the output of stage {self._index} holds NaN or infinity.")
-
-    def _build_source(self, h: Payload) -> None:
-        if not self._built:
-            with self._generators.forked():
-                self.source.build(h, generator=generator(self._seed, f"source/{self._index}", 0))
-            self._built = True
 
     def _input(self, h: Payload, *, requires_grad: bool) -> Payload:
         x = map_members(self._to_device, h) if self._index == 0 else self.received(h)
@@ -482,18 +439,6 @@ class Learner:
     def _set_mode(self, *, training: bool) -> None:
         if self.module.training != training:
             self.module.train(training)
-
-
-def _signal(entry: Forwarded) -> Signal:
-    """What is known of a microbatch by now."""
-    return Signal(
-        step=entry.step,
-        target=entry.target,
-        gradient=entry.gradient,
-        error=entry.error,
-        loss=entry.loss,
-        goes_on=entry.goes_on,
-    )
 
 
 def _packed(tensor: Tensor) -> Tensor:
