@@ -38,8 +38,10 @@ def own_seconds(prepared: Prepared, costs: CostModel) -> NDArray[np.float64]:
     takes, pulls = 1.0 / np.array(prepared.takes_every), _pulls_back(prepared)
     told = np.isin(np.arange(prepared.num_stages), [listener.stage for listener in prepared.listeners])
     answered = np.append(pulls[1:] * prepared.wants, 0.0)
-    late = np.where(prepared.learns_apart, takes, np.maximum(answered, told * takes[-1]))
-    learns = np.where(prepared.learns_alone, takes, np.where(prepared.learns_late, late, 0.0))
+    apart = [awaited.learns_apart for awaited in prepared.awaited]
+    late = np.where(apart, takes, np.maximum(answered, told * takes[-1]))
+    late = np.where([bool(awaited.to_learn) for awaited in prepared.awaited], late, 0.0)
+    learns = np.where([awaited.learns_alone for awaited in prepared.awaited], takes, late)
     updates = pulls * [plan.num_parameters > 0 for plan in prepared.plans]
     periods = np.array(per_stage(prepared.config.cadence, prepared.num_stages, name="cadence"))
     again = held & (prepared.config.stash == "recompute")
@@ -59,7 +61,7 @@ def _pulls_back(prepared: Prepared) -> NDArray[np.float64]:
     takes, last = [1.0 / every for every in prepared.takes_every], prepared.num_stages - 1
     pulls = np.zeros(prepared.num_stages)
     for index in range(last, -1, -1):
-        if index == last or prepared.acts_apart[index]:
+        if index == last or prepared.awaited[index].acts_apart:
             acts = takes[index]
         elif prepared.waits[index]:
             acts = pulls[index + 1] if prepared.wants[index] else takes[-1]
@@ -118,10 +120,8 @@ def held_bytes(prepared: Prepared, timing: Timing) -> NDArray[np.float64]:
     graphs = np.array([plan.held_bytes for plan in plans], dtype=np.float64)
     waiting = np.zeros(len(plans))
     waiting[:-1] = [
-        bound * plan.activation_bytes * (late and not waits)
-        for bound, plan, late, waits in zip(
-            prepared.bounds, plans[:-1], prepared.learns_late[:-1], prepared.waits, strict=True
-        )
+        bound * plan.activation_bytes * bool(awaited.to_learn and not awaited.to_act)
+        for bound, plan, awaited in zip(prepared.bounds, plans[:-1], prepared.awaited[:-1], strict=True)
     ]
     weights = np.array([plan.parameter_bytes for plan in plans], dtype=np.float64)
     rule, staleness = prepared.config.correction, [prepared.staleness(index) for index in range(len(plans))]

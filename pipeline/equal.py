@@ -28,12 +28,7 @@ def equal_stages(prepared: Prepared, num_stages: int) -> Prepared:
     config, plans = prepared.config, prepared.plans
     if len(plans) < 2:
         raise ConfigurationError("a chain of equal stages is made from at least two; the configuration has one.")
-    kinds = {
-        (waits, plan.source_acts, late, alone)
-        for waits, plan, late, alone in zip(
-            prepared.waits, plans[:-1], prepared.learns_late[:-1], prepared.learns_alone[:-1], strict=True
-        )
-    }
+    kinds = {(awaited, plan.source_acts) for awaited, plan in zip(prepared.awaited[:-1], plans[:-1], strict=True)}
     if len(kinds) > 1:
         raise _differ("source", tuple(type(source).__name__ for source in prepared.sources[:-1]))
     if len(set(imagines_of(prepared.inputs))) > 1:

@@ -26,6 +26,7 @@ from dni import (
     map_members,
     num_samples,
 )
+from pipeline.awaited import Awaited
 from pipeline.carried_states import CarriedStates
 from pipeline.errors import NotFinite
 from pipeline.input_learner import InputLearner
@@ -34,7 +35,7 @@ from pipeline.late_weights import LateWeights
 from pipeline.messages import Activation, Input, OutputError, Payload
 from pipeline.probe import ProbeAnswer, grade_entry
 from pipeline.source_learner import SourceLearner
-from pipeline.stash import Forwarded, Parts, StashPolicy
+from pipeline.stash import Forwarded, StashPolicy
 from pipeline.trace import Recorder
 from pipeline.updater import Updater
 
@@ -116,29 +117,9 @@ class Learner:
         return self._source.source
 
     @property
-    def needs(self) -> Parts:
-        """What every step waits for, because the source makes its own gradient of it."""
-        return self._source.needs
-
-    @property
-    def learns_from(self) -> Parts:
-        """What the source's learning waits for."""
-        return self._source.learns_from
-
-    @property
-    def learns_alone(self) -> bool:
-        """Whether the source learns and waits for nothing, so at the stage's own step."""
-        return self._source.learns_alone
-
-    @property
-    def acts_apart(self) -> bool:
-        """Whether something of the source never asks for anything from above."""
-        return self._source.acts_apart
-
-    @property
-    def learns_apart(self) -> bool:
-        """Whether something of that learns."""
-        return self._source.learns_apart
+    def awaited(self) -> Awaited:
+        """What the source waits for."""
+        return self._source.awaited
 
     @property
     def quality(self) -> float | None:

@@ -8,8 +8,8 @@ from functools import cached_property
 from itertools import accumulate
 from operator import mul
 
-from dni import GradientSource, InputSource, Need, local_parts
-from pipeline.awaited import awaited_to_act, awaited_to_learn
+from dni import GradientSource, InputSource, Need
+from pipeline.awaited import Awaited
 from pipeline.config import Config, per_stage
 from pipeline.feed import Batch, Batches
 from pipeline.keyed import Phase
@@ -78,7 +78,7 @@ class Prepared:
             return 0.0
         period: int = per_stage(self.config.cadence, self.num_stages, name="cadence")[index]
         every: int = per_stage(self.config.send_every, self.num_stages - 1, name="send_every")[index]
-        updates = every / period if self.acts_apart[index] else min(1.0, every / period)
+        updates = every / period if self.awaited[index].acts_apart else min(1.0, every / period)
         return (self.bounds[index] - 1) * updates
 
     @cached_property
@@ -87,24 +87,9 @@ class Prepared:
         return [bool((source.needs | source.learns_from) & Need.GRADIENT) for source in self.sources[:-1]]
 
     @cached_property
-    def learns_late(self) -> list[bool]:
-        """Per stage, whether its source learns from what comes later: the gradient, or what the last stage says."""
-        return [bool(awaited_to_learn(source)) for source in self.sources]
-
-    @cached_property
-    def learns_alone(self) -> list[bool]:
-        """Per stage, whether its source learns without that."""
-        return [bool(source.learns_from) and not awaited_to_learn(source) for source in self.sources]
-
-    @cached_property
-    def acts_apart(self) -> list[bool]:
-        """Per stage, whether something of its source acts at steps, too, that do not go on to the stages above."""
-        return [bool(local_parts(source)) for source in self.sources]
-
-    @cached_property
-    def learns_apart(self) -> list[bool]:
-        """Per stage, whether something of its source learns at such steps."""
-        return [any(part.learns_from for part in local_parts(source)) for source in self.sources]
+    def awaited(self) -> list[Awaited]:
+        """Per stage, what its source waits for."""
+        return [Awaited.by(source) for source in self.sources]
 
     @cached_property
     def takes_every(self) -> list[int]:
@@ -115,7 +100,7 @@ class Prepared:
     @cached_property
     def listeners(self) -> tuple[Listener, ...]:
         """The stages whose sources ask for the error at the output, or for the loss of each sample."""
-        asked = [awaited_to_act(source) | awaited_to_learn(source) for source in self.sources[:-1]]
+        asked = [awaited.to_act | awaited.to_learn for awaited in self.awaited[:-1]]
         return tuple(
             Listener(stage=index, parts=parts & OUTPUT_ERROR)
             for index, parts in enumerate(asked)
@@ -150,7 +135,7 @@ class Prepared:
 
 def waits_of(sources: Sequence[GradientSource]) -> list[bool]:
     """Per boundary, whether every step of the stage below waits for something from above."""
-    return [bool(awaited_to_act(source)) for source in sources[:-1]]
+    return [bool(Awaited.by(source).to_act) for source in sources[:-1]]
 
 
 def imagines_of(inputs: Sequence[InputSource]) -> list[bool]:
@@ -158,15 +143,15 @@ def imagines_of(inputs: Sequence[InputSource]) -> list[bool]:
     return [bool(source.needs & Need.INPUT) for source in inputs]
 
 
-def _learns_late(source: GradientSource) -> bool:
+def _learns_late(awaited: Awaited) -> bool:
     """Whether the source still learns when the microbatch has been pulled back: an update may lie between."""
-    return not awaited_to_learn(source) <= awaited_to_act(source)
+    return not awaited.to_learn <= awaited.to_act
 
 
-def _moves_between(config: Config, source: GradientSource) -> bool:
+def _moves_between(config: Config, awaited: Awaited) -> bool:
     """Whether steps that do not go on to the stages above bring versions, too, while a gradient is waited for."""
-    waits = bool(awaited_to_act(source) | awaited_to_learn(source)) or config.syncs
-    return waits and bool(local_parts(source))
+    waits = bool(awaited.to_act | awaited.to_learn) or config.syncs
+    return waits and awaited.acts_apart
 
 
 def bounds_of(config: Config, sources: Sequence[GradientSource]) -> list[int]:
@@ -178,9 +163,9 @@ def bounds_of(config: Config, sources: Sequence[GradientSource]) -> list[int]:
     if config.max_staleness is not None and config.at_max_staleness == "wait":
         bounds = [
             bound
-            if wait and config.stash == "hold" and not _learns_late(source)
-            else min(bound, config.max_staleness // (every if _moves_between(config, source) else 1) + wait)
-            for bound, wait, source, every in zip(bounds, waits, sources, sent, strict=False)
+            if wait and config.stash == "hold" and not _learns_late(awaited)
+            else min(bound, config.max_staleness // (every if _moves_between(config, awaited) else 1) + wait)
+            for bound, wait, awaited, every in zip(bounds, waits, map(Awaited.by, sources), sent, strict=False)
         ]
     if config.arrival == "ready":
         return bounds

@@ -95,9 +95,10 @@ class _Recursion:
         self._at_once = np.array([plan.source_acts and not self._late for plan in plans])
         """Whether a microbatch is pulled back right after its forward."""
         self._at_once[-1] = not defers
-        self._learns_alone = np.array(prepared.learns_alone) & (not self._late)
+        alone = np.array([awaited.learns_alone for awaited in prepared.awaited])
+        self._learns_alone = alone & (not self._late)
         """Whether the source learns right after the backward."""
-        self._learns = np.array(prepared.learns_late) | (np.array(prepared.learns_alone) & self._late)
+        self._learns = np.array([bool(awaited.to_learn) for awaited in prepared.awaited]) | (alone & self._late)
         """Whether it learns when the gradient comes, as all do for which the stage waits anyway."""
         self._answered = np.append((self._at_once[1:] | self._late) & prepared.wants, False)
         """Whether a gradient comes from above, not only a credit."""

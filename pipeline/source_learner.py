@@ -17,9 +17,8 @@ from dni import (
     carriers,
     compare_gradients,
     compare_parameter_gradients,
-    local_parts,
 )
-from pipeline.awaited import awaited_to_act, awaited_to_learn
+from pipeline.awaited import Awaited
 from pipeline.errors import NotFinite
 from pipeline.keyed import Generators, generator
 from pipeline.messages import Payload
@@ -52,16 +51,8 @@ class SourceLearner:
         measure_every: int,
     ) -> None:
         self.source = source
-        self.needs = awaited_to_act(source)
-        """What every step waits for, because the source makes its own gradient of it."""
-        self.learns_from = awaited_to_learn(source)
-        """What its learning waits for."""
-        self.learns_alone = bool(source.learns_from) and not self.learns_from
-        """Whether it learns and waits for nothing, so at the stage's own step."""
-        self.acts_apart = bool(local_parts(source))
-        """Whether something of it never asks for anything from above."""
-        self.learns_apart = any(part.learns_from for part in local_parts(source))
-        """Whether something of that learns."""
+        self.awaited = Awaited.by(source)
+        """What it waits for."""
         self.built = False
         """Whether it has seen an output."""
         self.quality: float | None = None
@@ -114,7 +105,7 @@ class SourceLearner:
 
         `holders` are the tensors that hold the parameter gradients of the microbatch's graph.
         """
-        if not entry.sync or not self.built or not self.source.learns_from or not entry.has_all(self.needs):
+        if not entry.sync or not self.built or not self.source.learns_from or not entry.has_all(self.awaited.to_act):
             return
         true, estimate = self.true(entry), self.estimate(entry)
         assert entry.graph is not None and true is not None

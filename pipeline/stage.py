@@ -223,10 +223,10 @@ class Stage:
             message = self._with_reach(message)
             yield from self._outbox.share_input(message, after=self.num_others)
         self.newest_step = step = message.step
-        goes_on = self.settings.goes_on(step)
-        learns = self._draws_update(step) and (goes_on or self.learner.acts_apart)
+        awaited, goes_on = self.learner.awaited, self.settings.goes_on(step)
+        learns = self._draws_update(step) and (goes_on or awaited.acts_apart)
         within_reach = goes_on and self.settings.is_within(message.reach)
-        needs, learns_from = (self.learner.needs, self.learner.learns_from) if goes_on else (NOTHING, NOTHING)
+        needs, learns_from = (awaited.to_act, awaited.to_learn) if goes_on else (NOTHING, NOTHING)
         entry = self.learner.forward(
             message,
             learns=learns,
@@ -274,12 +274,13 @@ class Stage:
         """
         if self.is_last:
             yield from self._output_errors.tell(self._output_error(entry))
+        awaited = self.learner.awaited
         pulled = self.learner.backward_from_source(entry) if entry.learns else None
         if pulled is None:
             yield from self._not_learned(entry)
         else:
             yield from self._outbox.pulled_back(entry, pulled, exact=self.is_last)
-        if entry.learns and (self.learner.learns_alone if entry.goes_on else self.learner.learns_apart):
+        if entry.learns and (awaited.learns_alone if entry.goes_on else awaited.learns_apart):
             self.learner.learn_source(entry)
         if not entry.lessons:
             entry.h = ()  # what comes back teaches nothing
@@ -322,19 +323,20 @@ class Stage:
 
     def _learn_late(self, entry: Forwarded) -> Iterator[Send]:
         """Backward, and the source's learning, each once all that it takes has come."""
-        needed, lessons = self.learner.needs if entry.asks else GRADIENT, entry.lessons
+        awaited = self.learner.awaited
+        needed, lessons = awaited.to_act if entry.asks else GRADIENT, entry.lessons
         pulls = entry.held and entry.has_come(needed)
         # Also at a step that this stage did not draw: the source regresses what the stage above made of it.
         learns = bool(lessons) and entry.has_come(lessons)
         # Where something asks for nothing from above, it does what it can without.
-        can_pull = pulls and (entry.has_all(needed) or (entry.asks and self.learner.acts_apart))
-        can_learn = learns and (entry.has_all(lessons) or self.learner.learns_apart)
+        can_pull = pulls and (entry.has_all(needed) or (entry.asks and awaited.acts_apart))
+        can_learn = learns and (entry.has_all(lessons) or awaited.learns_apart)
         if (can_pull or can_learn) and self._too_stale(entry):
             can_pull = can_learn = False
         if pulls:
             self.stash.release(entry)
             yield from self._pull_late(entry) if can_pull else self._not_learned(entry)
-        if can_learn or (can_pull and self.learner.learns_alone):
+        if can_learn or (can_pull and awaited.learns_alone):
             self.learner.learn_source(entry)
         if can_pull or can_learn:
             self.recorder.measure("staleness", entry.step, self.version - entry.version)

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pipeline.awaited import Awaited
 from pipeline.messages import Activation, Input, OutputError, Payload
-from pipeline.stash import Forwarded, Parts
+from pipeline.stash import Forwarded
 
 __all__ = ["StageLearner"]
 
@@ -37,20 +38,12 @@ class StageLearner(Protocol):
         """Steps in which any block was applied."""
 
     @property
-    def needs(self) -> Parts:
-        """What every step waits for, because the source makes its own gradient of it."""
-
-    @property
-    def learns_from(self) -> Parts:
-        """What the source's learning waits for."""
+    def awaited(self) -> Awaited:
+        """What its source waits for."""
 
     @property
     def quality(self) -> float | None:
         """The cosine of the source's gradient with the true one when they were last compared; None: never."""
-
-    @property
-    def learns_alone(self) -> bool:
-        """Whether the source learns and waits for nothing, so at the stage's own step."""
 
     @property
     def can_imagine(self) -> bool:
@@ -61,15 +54,6 @@ class StageLearner(Protocol):
 
     def learn_input(self, x: Payload, message: Activation) -> None:
         """Let synthetic inputs learn from what the stage below has sent, which they stand for."""
-
-    @property
-    def acts_apart(self) -> bool:
-        """Whether something of the source never asks for anything from above, so at every step, also one that does not
-        go on, it may give a gradient."""
-
-    @property
-    def learns_apart(self) -> bool:
-        """Whether something of the source learns and never asks for anything from above."""
 
     def forward(
         self, message: Activation, *, learns: bool, held: bool, sync: bool, asks: bool, wanted: bool, num_due: int = 0

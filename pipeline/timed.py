@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.awaited import awaited_to_act, awaited_to_learn
+from pipeline.awaited import Awaited
 from pipeline.clock import Clock
 from pipeline.feed import Batch, Feed, FeedSettings
 from pipeline.messages import Activation, Input, OutputError, Payload
 from pipeline.prepared import Prepared
 from pipeline.run import stage_settings
 from pipeline.stage import Stage
-from pipeline.stash import NOTHING, Forwarded, Parts, StashPolicy
+from pipeline.stash import Forwarded, StashPolicy
 from pipeline.trace import Recorder
 
 __all__ = ["TimedLearner", "build_timed_stage", "make_timed_feed"]
@@ -37,12 +37,8 @@ class TimedLearner:
 
     Args:
         recorder: takes down what is done; its clock says what that costs.
-        needs: what every step waits for.
-        learns_from: what the source's learning waits for.
-        acts: whether the source gives a gradient without it.
-        learns_alone: whether the source learns and waits for nothing.
-        acts_apart: whether something of the source never asks for anything from above.
-        learns_apart: whether something of that learns.
+        awaited: what the source waits for.
+        acts: whether it gives a gradient at all.
         updates: whether there are parameters to update.
         stash: what a real learner would keep from a forward; "recompute" takes a second forward.
     """
@@ -55,21 +51,15 @@ class TimedLearner:
         self,
         recorder: Recorder,
         *,
-        needs: Parts = NOTHING,
-        learns_from: Parts = NOTHING,
+        awaited: Awaited | None = None,
         acts: bool = True,
-        learns_alone: bool = False,
-        acts_apart: bool = False,
-        learns_apart: bool = False,
         updates: bool = True,
         stash: StashPolicy = "hold",
     ) -> None:
-        self.needs, self.learns_from = needs, learns_from
+        self.awaited = awaited or Awaited()
         self.version = 0
         self.phase = "start"
         self._recorder = recorder
-        self.learns_alone = learns_alone
-        self.acts_apart, self.learns_apart = acts_apart, learns_apart
         self._acts, self._updates = acts, updates
         self._recomputes = stash == "recompute"
         self._accumulated = False
@@ -201,16 +191,12 @@ class TimedLearner:
 
 def build_timed_stage(prepared: Prepared, index: int, *, clock: Clock) -> Stage:
     """Stage `index` with a learner that only takes time."""
-    plan, source = prepared.plans[index], prepared.sources[index]
+    plan = prepared.plans[index]
     recorder = Recorder(index, clock)
     learner = TimedLearner(
         recorder,
-        needs=awaited_to_act(source),
-        learns_from=awaited_to_learn(source),
+        awaited=prepared.awaited[index],
         acts=plan.source_acts,
-        learns_alone=prepared.learns_alone[index],
-        acts_apart=prepared.acts_apart[index],
-        learns_apart=prepared.learns_apart[index],
         updates=plan.num_parameters > 0,
         stash=prepared.config.stash,
     )

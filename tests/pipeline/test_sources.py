@@ -124,8 +124,8 @@ def test_boundary_says_whether_it_wants_gradients_and_when_its_source_learns() -
     sources = (LocalLoss(), MixedGradient(LocalLoss()), _conditional())
     prepared = prepare(PROBLEM.config(source=sources))  # type: ignore[arg-type]
     assert prepared.wants == [False, True, True]
-    assert prepared.learns_late == [False, False, True, False]
-    assert prepared.learns_alone == [True, True, False, False]
+    assert [bool(awaited.to_learn) for awaited in prepared.awaited] == [False, False, True, False]
+    assert [awaited.learns_alone for awaited in prepared.awaited] == [True, True, False, False]
     assert all(source.learns_from is not Need.NONE for source in sources)
 
 
