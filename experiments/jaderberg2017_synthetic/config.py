@@ -164,7 +164,7 @@ def dni_4_unlocked() -> Config:
 def _unlocked(config: Config) -> Config:
     """No stage waits for the ones below it either; its input's network learns as often as the stage."""
     (probability,) = config.update_probability
-    inputs = SyntheticInput(InputMLP(hidden=(WIDTH,)), update_probability=probability, optimizer=Adam(lr=1e-3))
+    inputs = SyntheticInput(InputMLP(hidden=(WIDTH,)), update_probability=probability, optimizer=Adam(lr=3e-3))
     return replace(config, inputs=inputs)
 
 
