@@ -51,18 +51,26 @@ class LabelContext(nn.Module):
         Raises:
             ValueError: the labels are not integers, lie outside [0, num_classes), or do not match h's shape.
         """
-        check_labels(h, target, num_classes=self.num_classes)
-        target = target.long()
-        if self.embedding is None:
-            # F.one_hot would check the labels again and give integers.
-            code = h.new_zeros((*target.shape, self.num_classes)).scatter_(-1, target.unsqueeze(-1), 1.0)
-        else:
-            code = self.embedding(target)
+        _check_kind(h, target, num_classes=self.num_classes)
+        code = self._looked_up(h, target.long())
         if h.dim() == 2:
             return code
         if h.dim() == 3:
             return code if target.dim() == 2 else code[:, None, :].expand(-1, h.shape[1], -1)
         return code.view(*code.shape, *(1,) * (h.dim() - 2)).expand(-1, -1, *h.shape[2:])
+
+    def _looked_up(self, h: Tensor, target: Tensor) -> Tensor:
+        """The numbers of each label. On a CPU looking them up finds labels out of range; a GPU would stop for good."""
+        if target.is_cuda:
+            _check_range(target, num_classes=self.num_classes)
+        try:
+            if self.embedding is not None:
+                return self.embedding(target)  # type: ignore[no-any-return]
+            # F.one_hot would check the labels again and give integers.
+            return h.new_zeros((*target.shape, self.num_classes)).scatter_(-1, target.unsqueeze(-1), 1.0)
+        except (IndexError, RuntimeError):
+            _check_range(target, num_classes=self.num_classes)
+            raise
 
 
 def any_labels(h: Members) -> Tensor:
@@ -77,6 +85,11 @@ def check_labels(h: Tensor, target: Tensor, *, num_classes: int) -> None:
     Raises:
         ValueError: says which of it, and what was found.
     """
+    _check_kind(h, target, num_classes=num_classes)
+    _check_range(target, num_classes=num_classes)
+
+
+def _check_kind(h: Tensor, target: Tensor, *, num_classes: int) -> None:
     if target.is_floating_point() or target.is_complex():
         raise ValueError(
             f"labels must be integers in [0, {num_classes}), got {target.dtype} of shape "
@@ -89,6 +102,9 @@ def check_labels(h: Tensor, target: Tensor, *, num_classes: int) -> None:
             f"{tuple(target.shape)} for an h of shape {tuple(h.shape)}. Use SyntheticGradient "
             "where the labels cannot stand beside h."
         )
+
+
+def _check_range(target: Tensor, *, num_classes: int) -> None:
     lowest, highest = target.aminmax()
     if lowest.item() < 0 or highest.item() >= num_classes:
         raise ValueError(
