@@ -1,8 +1,8 @@
 """Which texts do experiments learn from, character by character or word by word?
 
 Characters are read as UTF-8 bytes: every character can be said, and a text's bits divided by its characters are bits
-per character. Words are what the publisher's spaces part, and one more for the end of each line. Files are looked for in the folder that the environment variable DNI_DATA names (tiny-shakespeare/,
-wikitext-2/).
+per character. Words are what the publisher's spaces part, and one more for the end of each line. Files are looked for
+in the folder that the environment variable DNI_DATA names (tiny-shakespeare/, wikitext-2/).
 """
 
 from __future__ import annotations
