@@ -118,7 +118,7 @@ def main(options: Options) -> int:
             if options.epoch is None:
                 append_run(run)
             console.print(
-                f"{done}/{len(jobs)} {run.row}, seed {run.seed}: perplexity {run.test:.1f}, "
+                f"{done}/{len(jobs)} {run.row}, seed {run.seed}: validation perplexity {run.valid:.1f}, "
                 f"{run.train_cpu_s:.0f} s of {run.wall_s:.0f} s in updates",
                 highlight=False,
             )
