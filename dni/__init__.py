@@ -38,7 +38,7 @@ from dni.representations import (
     fit_linear_probe,
     linear_probe_accuracy,
 )
-from dni.schedule import Constant, Cosine, CosineRestarts, Schedule, Steps, doubling_restarts
+from dni.schedule import Constant, Cosine, CosineRestarts, InTurn, Schedule, Steps, doubling_restarts
 from dni.shadow import Shadow
 from dni.shrunk import ShrunkGradient
 from dni.source import GradientSource, Need, Signal
@@ -75,6 +75,7 @@ __all__ = [
     "FewShotClassifier",
     "GradientSource",
     "Head",
+    "InTurn",
     "InputMLP",
     "InputNetwork",
     "InputSource",

@@ -84,7 +84,8 @@ class RecurrentDNI(nn.Module):
         synthesizer: M, as for `SyntheticGradient`, on rows (N, S).
         horizon: T, steps in a window; the last window of a span may be shorter.
         injection: α, by what ĝ is multiplied before a window learns from it; the paper's is 0.1. 0: M learns and does
-            not act.
+            not act. Or a function of the number of spans so far, such as `InTurn`: real and synthetic gradients take
+            turns, and M learns all the time.
         discount: γ, by what a boundary's gradient is multiplied in the target of the boundary before, 0 to 1.
         bp_lambda: λ, 0 to 1.
         auxiliary: weight of the auxiliary task in the loss; 0: there is none.
@@ -105,7 +106,7 @@ class RecurrentDNI(nn.Module):
         synthesizer: Synthesizer = "linear",
         *,
         horizon: int,
-        injection: float = 0.1,
+        injection: float | Schedule = 0.1,
         discount: float = 1.0,
         bp_lambda: float = 0.0,
         auxiliary: float = 0.0,
@@ -115,7 +116,9 @@ class RecurrentDNI(nn.Module):
         sample_axis: int | None = None,
     ) -> None:
         super().__init__()
-        _check_knobs(horizon=horizon, injection=injection, discount=discount, bp_lambda=bp_lambda, auxiliary=auxiliary)
+        _check_knobs(horizon=horizon, discount=discount, bp_lambda=bp_lambda, auxiliary=auxiliary)
+        if not callable(injection):
+            _check_injection(injection)
         _check_time_is_first(core)
         self.core = core
         self.horizon, self.injection, self.discount = horizon, injection, discount
@@ -147,6 +150,7 @@ class RecurrentDNI(nn.Module):
             done: (N,) bool, whose sequences end with the span, or (K, N) bool, with each of its windows. Their next
                 window starts from zeros. None: no sequence ends.
         """
+        injection = self._injection_now()
         windows = run_windows(
             self.core,
             x,
@@ -158,7 +162,7 @@ class RecurrentDNI(nn.Module):
             axis=self._axis,
         )
         synthetic = self._predict(windows)
-        targets = self._backward(windows, synthetic)
+        targets = self._backward(windows, synthetic, injection=injection)
         source_loss, auxiliary_loss = self._fit(windows, synthetic, targets)
         last = windows[-1]
         self.state, self._begins = begin_anew(last.end, last.ends, self._axis), last.ends
@@ -190,25 +194,29 @@ class RecurrentDNI(nn.Module):
             if network.optimizer is None:
                 network.build(rows, generator=torch.Generator().manual_seed(self._seed + index))
 
-    def _backward(self, windows: list[Window], synthetic: list[Tensor]) -> list[Tensor]:
+    def _injection_now(self) -> float:
+        if not callable(self.injection):
+            return self.injection
+        return _check_injection(self.injection(self.num_spans))
+
+    def _backward(self, windows: list[Window], synthetic: list[Tensor], *, injection: float) -> list[Tensor]:
         """Add to every `.grad`, from the last window to the first; returns G at the start of each, (N, S)."""
         targets = []
-        used, bootstrap = self.injection * synthetic[-1], synthetic[-1]
+        used, bootstrap = injection * synthetic[-1], synthetic[-1]
         for index in reversed(range(len(windows))):
             if self.auxiliary and index + 1 < len(windows):
                 used = used + self._auxiliary_gradient(windows[index], synthetic[index + 1])
-            second = None if self._one_pass else self.discount * bootstrap
+            second = None if self._one_pass(injection) else self.discount * bootstrap
             pulled, target = windows[index].pull_back(used, second)
             targets.append(target)
             if index > 0:
-                used = self._mixed(pulled, self.injection * synthetic[index - 1])
+                used = self._mixed(pulled, injection * synthetic[index - 1])
                 bootstrap = self._mixed(target, synthetic[index - 1])
         return targets[::-1]
 
-    @property
-    def _one_pass(self) -> bool:
+    def _one_pass(self, injection: float) -> bool:
         """Whether u = γ t at every boundary, so that U = G."""
-        alike = self.injection == self.discount and (self.discount == 1.0 or self.bp_lambda == 0.0)
+        alike = injection == self.discount and (self.discount == 1.0 or self.bp_lambda == 0.0)
         return alike and not self.auxiliary
 
     def _mixed(self, true: Tensor, synthetic: Tensor) -> Tensor:
@@ -241,15 +249,19 @@ class RecurrentDNI(nn.Module):
         return regression.learn(torch.cat(rows), torch.cat(targets), step=self.num_spans)
 
 
-def _check_knobs(*, horizon: int, injection: float, discount: float, bp_lambda: float, auxiliary: float) -> None:
+def _check_knobs(*, horizon: int, discount: float, bp_lambda: float, auxiliary: float) -> None:
     if horizon < 1:
         raise ValueError(f"a window must have at least 1 step, got horizon {horizon}.")
     if not (0.0 <= discount <= 1.0 and 0.0 <= bp_lambda <= 1.0):
         raise ValueError(f"discount and bp_lambda must lie in [0, 1], got discount {discount}, bp_lambda {bp_lambda}.")
-    if injection < 0.0 or auxiliary < 0.0:
-        raise ValueError(
-            f"injection and auxiliary must not be negative, got injection {injection}, auxiliary {auxiliary}."
-        )
+    if auxiliary < 0.0:
+        raise ValueError(f"auxiliary must not be negative, got {auxiliary}.")
+
+
+def _check_injection(injection: float) -> float:
+    if injection < 0.0:
+        raise ValueError(f"injection must not be negative, got {injection}.")
+    return injection
 
 
 def _check_time_is_first(core: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""By what is a learning rate multiplied at a step?
+"""By what is a learning rate, or the weight of something in the gradient, multiplied at a step?
 
 Schedules are functions of the step, not of a stage's version, so that cadences do not stretch them.
 """
@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["Constant", "Cosine", "CosineRestarts", "Schedule", "Steps", "doubling_restarts"]
+__all__ = ["Constant", "Cosine", "CosineRestarts", "InTurn", "Schedule", "Steps", "doubling_restarts"]
 
 Schedule: TypeAlias = Callable[[int], float]
-"""A factor for the learning rate, as a function of the step."""
+"""A factor as a function of the step: for the learning rate, or for what else takes a schedule."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,30 @@ class CosineRestarts:
         last = sum(step >= restart for restart in self.at)
         progress = (step - edges[last]) / (edges[last + 1] - edges[last])
         return self.floor + (1.0 - self.floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Factors that take turns: the first before `at[0]`, the next from there to `at[1]`, and round and round.
+
+    As the injection of `RecurrentDNI`, with the restarts of a `CosineRestarts`, real and synthetic gradients alternate
+    (Shang & Zhang 2019, arXiv 1902.10630): `InTurn(doubling_restarts(500, total=4000), factors=(0.0, 0.1))`.
+    """
+
+    at: tuple[int, ...]
+    """Increasing steps, from 1 on, at which the next factor takes over; `doubling_restarts` makes them."""
+    factors: tuple[float, ...] = (0.0, 1.0)
+    """In the order of their turns."""
+
+    def __post_init__(self) -> None:
+        edges = [0, *self.at]
+        if edges != sorted(set(edges)):
+            raise ValueError(f"factors must take turns at increasing steps from 1 on, got at {self.at}.")
+        if not self.factors:
+            raise ValueError("there must be at least one factor to take its turn, got none.")
+
+    def __call__(self, step: int) -> float:
+        return self.factors[sum(step >= change for change in self.at) % len(self.factors)]
 
 
 def doubling_restarts(first: int, *, total: int) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dni import MLP, LossOfSteps, Members, RecurrentDNI, Unrolled
+from dni import MLP, InTurn, LossOfSteps, Members, RecurrentDNI, Unrolled
 
 N, FEATURES, H, T = 3, 2, 4, 2
 
@@ -348,6 +348,54 @@ def test_the_task_never_moves_the_synthesizer_nor_the_synthesizers_loss_the_task
     assert span.synthesizer_loss > 0
 
 
+@pytest.mark.parametrize("discount", [0.1, 1.0])
+def test_a_network_learns_to_the_bit_by_plain_truncation_while_its_synthesizer_learns_in_the_shadow(
+    discount: float,
+) -> None:
+    (x, loss_of), core = task(6 * T), make_core("lstm")
+    twin, state = copy.deepcopy(core), None
+    learner = RecurrentDNI(core, MLP(hidden=(6,), batch_norm=False), horizon=T, injection=0.0, discount=discount)
+    optimizers = [torch.optim.Adam(network.parameters(), lr=0.1) for network in (core, twin)]
+    for start in range(0, len(x), T):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        span = learner.learn(x[start : start + T], partial(_shifted, loss_of, start))
+        y, end = twin(x[start : start + T], state)
+        loss_of(y, slice(start, start + T)).backward()
+        state = tuple(member.detach() for member in end)
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(list(core.parameters()), list(twin.parameters()), rtol=0, atol=0)
+    assert span.synthesizer_loss > 0 and span.synthetic.any()
+
+
+def test_injection_in_turn_gives_each_span_what_its_factor_gives_and_goes_on_where_it_was_saved() -> None:
+    x, loss_of = task(8 * T)
+
+    def make(injection: float | InTurn) -> tuple[RecurrentDNI, torch.optim.Optimizer]:
+        core = make_core("lstm")
+        return RecurrentDNI(core, linear(2 * H), horizon=T, injection=injection), torch.optim.SGD(
+            core.parameters(), 0.05
+        )
+
+    def go_on(learner: RecurrentDNI, optimizer: torch.optim.Optimizer, index: int) -> list[Tensor]:
+        optimizer.zero_grad()
+        start = 2 * T * index
+        learner.learn(x[start : start + 2 * T], partial(_shifted, loss_of, start))
+        optimizer.step()
+        return grads(learner.core)
+
+    turns, by_hand = make(InTurn((1, 3), (0.0, 0.5))), make(0.0)
+    for index, injection in enumerate((0.0, 0.5, 0.5, 0.0)):
+        by_hand[0].injection = injection
+        expected = go_on(*by_hand, index)
+        if index == 2:
+            saved = turns[0].state_dict()
+            turns = make(InTurn((1, 3), (0.0, 0.5)))
+            turns[0].load_state_dict(saved)
+        torch.testing.assert_close(go_on(*turns, index), expected, rtol=0, atol=0)
+
+
 def test_two_networks_on_different_clocks_are_joined_by_the_gradient_of_what_passes_between_them() -> None:
     """The fast network's output at each window's end is a step of the slow one: together they are one network."""
     (x, fast_loss), fast = task(3 * T), make_core("lstm")
@@ -437,8 +485,12 @@ def test_what_does_not_fit_is_refused_with_what_to_do() -> None:
         RecurrentDNI(make_core("gru"), horizon=0)
     with pytest.raises(ValueError, match=r"discount and bp_lambda must lie in \[0, 1\], got discount 1.5"):
         RecurrentDNI(make_core("gru"), horizon=2, discount=1.5)
-    with pytest.raises(ValueError, match="must not be negative, got injection -1"):
+    with pytest.raises(ValueError, match="injection must not be negative, got -1"):
         RecurrentDNI(make_core("gru"), horizon=2, injection=-1.0)
+    with pytest.raises(ValueError, match=r"injection must not be negative, got -0\.1"):
+        RecurrentDNI(make_core("gru"), horizon=2, injection=lambda span: -0.1).learn(x, loss_of)
+    with pytest.raises(ValueError, match="auxiliary must not be negative, got -1"):
+        RecurrentDNI(make_core("gru"), horizon=2, auxiliary=-1.0)
     with pytest.raises(ValueError, match="GRU with batch_first=True"):
         RecurrentDNI(nn.GRU(2, 4, batch_first=True), horizon=2)
     learner = RecurrentDNI(make_core("gru"), horizon=2)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dni import Constant, Cosine, Steps
+from dni import Constant, Cosine, InTurn, Steps
 
 
 def test_constant_leaves_the_rate_as_it_was_given() -> None:
@@ -31,3 +31,17 @@ def test_cosine_stays_between_its_floor_and_one(total: int, floor: float, step: 
 def test_a_warmup_outside_the_schedule_is_refused(total: int, warmup: int) -> None:
     with pytest.raises(ValueError, match=r"warmup must lie in \[0, total\)"):
         Cosine(total, warmup)
+
+
+def test_factors_take_turns_at_the_steps_given_and_begin_again_after_the_last() -> None:
+    assert [InTurn((1, 3, 4))(step) for step in range(6)] == [0, 1, 1, 0, 1, 1]
+    assert [InTurn((1, 2, 3), factors=(1.0, 0.5, 0.0))(step) for step in range(4)] == [1, 0.5, 0, 1]
+    assert InTurn((), factors=(0.3,))(99) == 0.3
+
+
+def test_turns_that_do_not_increase_or_of_nothing_are_refused() -> None:
+    for at in ((0, 2), (3, 2), (2, 2)):
+        with pytest.raises(ValueError, match="increasing steps from 1 on, got at"):
+            InTurn(at)
+    with pytest.raises(ValueError, match="at least one factor"):
+        InTurn((1,), factors=())
