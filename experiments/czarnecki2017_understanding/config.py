@@ -1,12 +1,13 @@
 """Which runs are made? Three kinds of jobs, each of which has a whole configuration.
 
 `Toy`: linear networks, on artificial sets, with the squared error or the log loss; the synthesizer is linear or matches
-the loss. `Deep`: 20 hidden layers on MNIST, with synthetic gradients after none, the middle one or every one. `Small`:
-few or wrongly labelled digits.
+the loss. `Deep`: 20 hidden layers on MNIST, with synthetic gradients after none, the middle one or every one, at two
+paces. `Small`: few or wrongly labelled digits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
@@ -25,6 +26,7 @@ __all__ = ["DEEP_LAYERS", "Deep", "Job", "Small", "Toy", "all_jobs", "digits", "
 
 Method: TypeAlias = Literal["bp", "linear", "matched"]
 Where: TypeAlias = Literal["none", "middle", "every"]
+Pace: TypeAlias = Literal["even", "slow"]
 
 TOY_STEPS = 2_000
 TOY_LAYERS = 10
@@ -34,6 +36,8 @@ DEEP_LAYERS = 20
 DEEP_WIDTH = 128
 DEEP_STEPS = 10 * 235
 """10 epochs of 60000 samples in batches of 256."""
+DEEP_RATES: Mapping[Pace, tuple[float, float]] = {"even": (1e-3, 1e-3), "slow": (1e-4, 3e-4)}
+"""(of the network, of its synthesizers), by pace."""
 SMALL_LAYERS = 4
 SMALL_WIDTH = 256
 SMALL_STEPS = 400
@@ -82,23 +86,26 @@ class Deep:
 
     where: Where
     """After which hidden layers a synthetic gradient stands."""
+    pace: Pace = "even"
+    """even: the network and its synthesizers learn at one rate. slow: both learn slower, and the network slowest."""
     seed: int = 0
 
     @property
     def name(self) -> str:
         """Of the row."""
-        return f"deep {self.where}"
+        return f"deep {self.where}" if self.pace == "even" else f"deep {self.where} {self.pace}"
 
     def config(self) -> Config:
         """The whole configuration."""
+        rate, synthesizer_rate = DEEP_RATES[self.pace]
         return Config(
             model=partial(_deep_network, self.where),
             data=_mnist_data,
             loss=nn.CrossEntropyLoss(),
-            source=_source("bp" if self.where == "none" else "linear", num_classes=10, rate=1e-3),
+            source=_source("bp" if self.where == "none" else "linear", num_classes=10, rate=synthesizer_rate),
             steps=DEEP_STEPS,
             seed=self.seed,
-            optimizer=Adam(lr=1e-3),
+            optimizer=Adam(lr=rate),
             delay=(1,),
             device="cpu",
             probe_samples=0 if self.where == "none" else 500,
@@ -150,7 +157,10 @@ def all_jobs(*, full: bool = False) -> list[Job]:
         for depth in ("linear", "deep")
         for loss, method in (("mse", "bp"), ("mse", "linear"), ("log", "bp"), ("log", "linear"), ("log", "matched"))
     ]  # type: ignore[misc]
-    deeps: list[Job] = [Deep(where=where, seed=seed) for seed in seeds for where in ("none", "middle", "every")]
+    deeps: list[Job] = [
+        *(Deep(where=where, seed=seed) for seed in seeds for where in ("none", "middle", "every")),
+        *(Deep(where="every", pace="slow", seed=seed) for seed in seeds),
+    ]
     smalls: list[Job] = [
         Small(num_samples=num_samples, noise=noise, method=method, seed=seed)
         for seed in seeds

@@ -69,15 +69,19 @@ def _points(row: str, other: str, of: Callable[[Mapping[str, Any]], float]) -> C
     return found
 
 
-def _rsa(runs: Runs) -> float | None:
-    """How much more alike two networks of backprop are than one of them and one of synthetic gradients."""
-    backprop, every = runs.get("deep none", {}), runs.get("deep every", {})
-    seeds = sorted(backprop.keys() & every.keys())
-    if len(seeds) < 2:
-        return None
-    others = [(one, another) for one in seeds for another in seeds if one != another]
-    alike = mean(_alike(backprop[one], backprop[another]) for one, another in others)
-    return alike - mean(_alike(backprop[one], every[another]) for one, another in others)
+def _rsa(row: str) -> Callable[[Runs], float | None]:
+    """How much more alike two networks of backprop are than one of them and one of `row`."""
+
+    def found(runs: Runs) -> float | None:
+        backprop, every = runs.get("deep none", {}), runs.get(row, {})
+        seeds = sorted(backprop.keys() & every.keys())
+        if len(seeds) < 2:
+            return None
+        others = [(one, another) for one in seeds for another in seeds if one != another]
+        alike = mean(_alike(backprop[one], backprop[another]) for one, another in others)
+        return alike - mean(_alike(backprop[one], every[another]) for one, another in others)
+
+    return found
 
 
 def _alike(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
@@ -113,7 +117,10 @@ METRICS: Mapping[str, Callable[[Runs], float | None]] = {
     "deep_every_error": _points("deep every", "deep none", _test_error),
     "deep_every_early": _points("deep every", "deep none", lambda run: float(run["probe_accuracy"][4])),
     "deep_middle_early": _points("deep middle", "deep none", lambda run: float(run["probe_accuracy"][9])),
-    "deep_every_rsa": _rsa,
+    "deep_every_rsa": _rsa("deep every"),
+    "deep_slow_error": _points("deep every slow", "deep none", _test_error),
+    "deep_slow_early": _points("deep every slow", "deep none", lambda run: float(run["probe_accuracy"][4])),
+    "deep_slow_rsa": _rsa("deep every slow"),
     "noise_gap": _points("small 1000 0.5 linear", "small 1000 0.5 bp", _test_error),
 }
 """By row of expected.csv."""

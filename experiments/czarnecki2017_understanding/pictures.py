@@ -15,7 +15,19 @@ from experiments.czarnecki2017_understanding.results import Runs
 
 __all__ = ["draw", "drawable"]
 
-_WHERE = {"none": "backprop", "middle": "a synthetic gradient in the middle", "every": "after every layer"}
+_DEEP = {
+    "deep none": "backprop",
+    "deep middle": "one in the middle",
+    "deep every": "after every layer",
+    "deep every slow": "every layer, slow",
+}
+"""Where synthetic gradients stand, by row."""
+_SIGNAL = {
+    "cosine": "cosine with the true gradient",
+    "target_cosine": "cosine with its own target",
+    "norm_ratio": "norm, as a share of the true one's",
+}
+"""What is drawn of a synthetic gradient along the depth, by grade."""
 _SHOWN = (1, 5, 10, 15, 20)
 """Layers whose dissimilarities are drawn."""
 _SURFACES = {
@@ -29,9 +41,9 @@ _SURFACES = {
 
 def drawable(runs: Runs) -> list[str]:
     """The pictures that the runs so far suffice for."""
-    deep = all(0 in runs.get(f"deep {where}", {}) for where in _WHERE)
+    deep = all(0 in runs.get(row, {}) for row in _DEEP)
     surfaces = all(0 in runs.get(f"toy blobs 2 {name}", {}) for name in _SURFACES)
-    return [*(("rsa.png", "probes.png") if deep else ()), *(("surfaces.png",) if surfaces else ())]
+    return [*(("rsa.png", "probes.png", "signal.png") if deep else ()), *(("surfaces.png",) if surfaces else ())]
 
 
 def draw(runs: Runs, folder: Path) -> None:
@@ -41,7 +53,7 @@ def draw(runs: Runs, folder: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    makers = {"rsa.png": _rsa, "probes.png": _probes, "surfaces.png": _surfaces}
+    makers = {"rsa.png": _rsa, "probes.png": _probes, "signal.png": _signal, "surfaces.png": _surfaces}
     for name in drawable(runs):
         figure = makers[name](pyplot, runs)
         figure.savefig(folder / name, dpi=110, metadata={"Software": None})
@@ -49,15 +61,15 @@ def draw(runs: Runs, folder: Path) -> None:
 
 
 def _rsa(pyplot: Any, runs: Runs) -> Any:
-    figure, axes = pyplot.subplots(len(_WHERE), len(_SHOWN), figsize=(8.4, 5.4), layout="constrained")
-    for row, (where, title) in zip(axes, _WHERE.items(), strict=True):
-        matrices = runs[f"deep {where}"][0]["dissimilarity"]
-        for cell, layer in zip(row, _SHOWN, strict=True):
+    figure, axes = pyplot.subplots(len(_DEEP), len(_SHOWN), figsize=(8.4, 6.6), layout="constrained")
+    for cells, (row, title) in zip(axes, _DEEP.items(), strict=True):
+        matrices = runs[row][0]["dissimilarity"]
+        for cell, layer in zip(cells, _SHOWN, strict=True):
             image = cell.imshow(matrices[layer - 1], vmin=0.0, vmax=1.2, cmap="viridis")
             cell.set(xticks=[], yticks=[])
-            if where == "none":
-                cell.set_title(f"layer {layer}", fontsize="small")
-        row[0].set_ylabel(title, fontsize="small")
+        cells[0].set_ylabel(title, fontsize="small")
+    for cell, layer in zip(axes[0], _SHOWN, strict=True):
+        cell.set_title(f"layer {layer}", fontsize="small")
     figure.colorbar(image, ax=axes, label="mean dissimilarity of two classes", shrink=0.7)
     return figure
 
@@ -65,13 +77,28 @@ def _rsa(pyplot: Any, runs: Runs) -> Any:
 def _probes(pyplot: Any, runs: Runs) -> Any:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
     layers = range(1, DEEP_LAYERS + 1)
-    for color, (where, title) in enumerate(_WHERE.items()):
-        own = list(runs[f"deep {where}"].values())
+    for color, (row, title) in enumerate(_DEEP.items()):
+        own = list(runs[row].values())
         left.plot(layers, [100 * x for x in _mean(own, "probe_accuracy")], color=f"C{color}", marker=".", label=title)
         right.plot(layers, _mean(own, "contrast"), color=f"C{color}", marker=".")
     left.set(xlabel="hidden layer", ylabel="linear probe, test accuracy, %")
     right.set(xlabel="hidden layer", ylabel="class contrast of dissimilarities")
     left.legend(fontsize="small")
+    return figure
+
+
+def _signal(pyplot: Any, runs: Runs) -> Any:
+    figure, panels = pyplot.subplots(1, len(_SIGNAL), figsize=(10.5, 3.4), layout="constrained")
+    for color, (row, title) in enumerate(_DEEP.items()):
+        own = [run["probes"] for run in runs[row].values()]
+        if len(own[0]) == DEEP_LAYERS:
+            for panel, name in zip(panels, _SIGNAL, strict=True):
+                means = [sum(at[name] for at in boundary) / len(own) for boundary in zip(*own, strict=True)]
+                panel.plot(range(1, DEEP_LAYERS + 1), means, color=f"C{color}", marker=".", label=title)
+    for panel, title in zip(panels, _SIGNAL.values(), strict=True):
+        panel.set(xlabel="after hidden layer", title=title)
+        panel.title.set_fontsize("small")
+    panels[0].legend(fontsize="small")
     return figure
 
 

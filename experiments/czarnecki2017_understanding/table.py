@@ -33,7 +33,12 @@ _SETTINGS = (
     ("deep log matched", "10 hidden, log loss, matched"),
 )
 """Of the toys: network, loss, synthesizer."""
-_DEEP = {"none": "no (backprop)", "middle": "the middle", "every": "every"}
+_DEEP = {
+    "deep none": "no (backprop)",
+    "deep middle": "the middle layer",
+    "deep every": "every layer",
+    "deep every slow": "every layer, slow",
+}
 _LAYERS = (1, 3, 5, 10, 15, 20)
 
 
@@ -110,8 +115,8 @@ def _deep(runs: Runs) -> Iterator[str]:
         f"{' | '.join(f'probe, layer {layer}' for layer in _LAYERS)} |"
     )
     yield "|---|---:|---:|---:|" + "---:|" * len(_LAYERS)
-    for where, title in _DEEP.items():
-        own = list(runs.get(f"deep {where}", {}).values())
+    for row, title in _DEEP.items():
+        own = list(runs.get(row, {}).values())
         probes = [
             _spread(own, lambda run, layer=layer: 100 * run["probe_accuracy"][layer - 1], "{:.1f}")  # type: ignore[misc]
             for layer in _LAYERS
@@ -119,10 +124,10 @@ def _deep(runs: Runs) -> Iterator[str]:
         cells = (
             _spread(own, lambda run: 100 * run["test_error"]),
             _spread(own, lambda run: run["train_loss"], "{:.4f}"),
-            "-" if where == "none" else _spread(own, lambda run: run["probes"][0]["parameter_cosine"]),
+            "-" if row == "deep none" else _spread(own, lambda run: run["probes"][0]["parameter_cosine"]),
             *probes,
         )
-        yield f"| {title} layer | {' | '.join(cells)} |" if where != "none" else f"| {title} | {' | '.join(cells)} |"
+        yield f"| {title} | {' | '.join(cells)} |"
 
 
 def _small(runs: Runs) -> Iterator[str]:

@@ -33,6 +33,7 @@ DEEP_LOSSES = {
     "middle": [2.343208, 2.334859, 2.356300],
     "every": [2.343208, 2.333814, 2.356691],
 }
+SLOW_LOSSES = [2.343208, 2.333732, 2.364902]
 SMALL_LOSSES = [2.377645, 2.318654, 2.268792]
 """Of the first steps with seed 0."""
 
@@ -58,6 +59,13 @@ def test_first_losses_of_linear_networks_are_those_written_down(depth: Any, loss
 def test_first_losses_of_deep_networks_are_those_written_down(where: Any) -> None:
     expected = DEEP_LOSSES[where]
     assert losses_of(config.Deep(where=where).config(), len(expected)) == pytest.approx(expected, rel=1e-4)
+
+
+@needs_data
+@pytest.mark.experiment
+def test_first_losses_at_the_slow_pace_are_those_written_down() -> None:
+    job = config.Deep(where="every", pace="slow")
+    assert losses_of(job.config(), len(SLOW_LOSSES)) == pytest.approx(SLOW_LOSSES, rel=1e-4)
 
 
 @needs_data
@@ -184,12 +192,13 @@ def test_hidden_blocks_are_all_hidden_layers_however_the_network_is_cut() -> Non
 
 def test_jobs_done_before_are_skipped_and_unknown_rows_refused() -> None:
     everything = config.all_jobs()
-    assert len({(job.name, job.seed) for job in everything}) == len(everything) == 80 + 9 + 24
-    assert len(config.all_jobs(full=True)) == 240 + 9 + 24
+    assert len({(job.name, job.seed) for job in everything}) == len(everything) == 80 + 12 + 24
+    assert len(config.all_jobs(full=True)) == 240 + 12 + 24
     left = run.pending_jobs(run.Options(only=("deep",)), {"deep none": {0: {}, 1: {}}})
     assert [(job.name, job.seed) for job in left] == [
         *(("deep middle", 0), ("deep every", 0), ("deep middle", 1), ("deep every", 1)),
         *(("deep none", 2), ("deep middle", 2), ("deep every", 2)),
+        *(("deep every slow", seed) for seed in range(3)),
     ]
     with pytest.raises(ValueError, match=r"found 'depe'; the rows are toy slope 2 linear mse bp, "):
         run.pending_jobs(run.Options(only=("depe",)), {})
@@ -221,7 +230,8 @@ def _made_up() -> dict[str, dict[int, dict[str, Any]]]:
                 "probe_accuracy": [early] * config.DEEP_LAYERS,
                 "contrast": [0.5] * config.DEEP_LAYERS,
                 "dissimilarity": [other if job.where == "every" else shape] * config.DEEP_LAYERS,
-                "probes": [] if job.where == "none" else [{"parameter_cosine": 0.5}],
+                "probes": [dict.fromkeys(("parameter_cosine", "cosine", "target_cosine", "norm_ratio"), 0.5)]
+                * {"none": 0, "middle": 1, "every": config.DEEP_LAYERS}[job.where],
             }
         if isinstance(job, config.Small):
             line |= {"given_error": 0.1, "right_error": 0.1, "probes": [{"parameter_cosine": 0.5}]}
@@ -251,7 +261,7 @@ def test_pictures_are_drawn_from_the_results(tmp_path: Path) -> None:
         if "surface" in runs[row].get(0, {}):
             grid = [[float(a + b) for b in range(13)] for a in range(13)]
             runs[row][0]["surface"] |= {"true": grid, "implied": grid}
-    assert table.drawable(runs) == ["rsa.png", "probes.png", "surfaces.png"] and table.drawable({}) == []
+    assert table.drawable(runs) == ["rsa.png", "probes.png", "signal.png", "surfaces.png"] and table.drawable({}) == []
     table.draw(runs, tmp_path)
     assert all((tmp_path / name).stat().st_size > 1000 for name in table.drawable(runs))
 
