@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -44,7 +45,8 @@ class InputSource(Protocol):
         """Become the one that `state_dict` was taken from."""
 
 
-class ReceivedInput(torch.nn.Module):
+@dataclass(frozen=True)
+class ReceivedInput:
     """A stage runs on what the one below sends: it has to wait for it (forward locking)."""
 
     needs = Need.NONE
@@ -60,3 +62,10 @@ class ReceivedInput(torch.nn.Module):
     def learn(self, x: Members, h: Members, *, step: int) -> float:
         """There is nothing to learn."""
         return 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """There is nothing to take over."""

@@ -51,7 +51,7 @@ def own_seconds(prepared: Prepared, costs: CostModel) -> NDArray[np.float64]:
         + means["B"] * pulls
         + means["L"] * learns
         + means["U"] * np.minimum(updates, takes / periods)
-        + np.where([prepared.imagines(index) for index in range(prepared.num_stages)], means["I"] + means["N"], 0.0)
+        + np.where(prepared.imagines, means["I"] + means["N"], 0.0)
     )
     return own
 

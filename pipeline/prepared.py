@@ -107,14 +107,15 @@ class Prepared:
             if parts & OUTPUT_ERROR
         )
 
-    def imagines(self, index: int) -> bool:
-        """Whether a stage runs on synthetic inputs."""
-        return index > 0 and imagines_of(self.inputs)[index - 1]
+    @cached_property
+    def imagines(self) -> list[bool]:
+        """Per stage, whether it runs on synthetic inputs."""
+        return [False, *imagines_of(self.inputs)]
 
     @cached_property
     def input_listeners(self) -> tuple[int, ...]:
         """The stages that the first one sends the network's input."""
-        return tuple(index for index in range(self.num_stages) if self.imagines(index))
+        return tuple(index for index, imagined in enumerate(self.imagines) if imagined)
 
     @property
     def direct(self) -> list[tuple[int, int]]:

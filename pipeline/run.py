@@ -197,7 +197,7 @@ def stage_settings(prepared: Prepared, index: int) -> StageSettings:
         stash=config.stash,
         most_staleness=config.max_staleness if config.at_max_staleness == "drop" else None,
         defers=defers,
-        imagines=prepared.imagines(index),
+        imagines=prepared.imagines[index],
         input_probability=prepared.inputs[index - 1].update_probability if index else UpdateProbability(),
         input_listeners=prepared.input_listeners if index == 0 else (),
         listeners=prepared.listeners if is_last else (),

@@ -139,7 +139,7 @@ def test_sync_step_does_not_stop_a_stage_that_keeps_more_and_its_late_gradient_i
     clock = VirtualClock(prepared.config.costs.operation_s)
     stages = [build_stage(prepared, index, clock=clock) for index in range(3)]
     exact: dict[int, bool] = {}
-    answer = stages[1]._answer
+    answer = stages[1]._outbox.answer
 
     def noted(step: int, value: object, **how: bool) -> object:
         exact[step] = how["exact"]
@@ -147,7 +147,7 @@ def test_sync_step_does_not_stop_a_stage_that_keeps_more_and_its_late_gradient_i
 
     order: list[str] = []
     stages[0].recorder.write_order(order.append)
-    stages[1]._answer = noted  # type: ignore[assignment]
+    stages[1]._outbox.answer = noted  # type: ignore[assignment]
     simulate(
         stages,
         make_feed(prepared).messages(),
