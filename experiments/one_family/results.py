@@ -58,6 +58,8 @@ class Run:
     test_error: float | None
     probe_cosines: tuple[float, ...]
     """Of the used gradient with the true one at the bottom boundary, at each probe; empty: none is used."""
+    probe_weight_cosines: tuple[float, ...]
+    """The same of what both make of the gradient of the bottom stage's parameters."""
     used_cosine: float | None
     """The same on training microbatches when the gradient is used (`watch.py`), the mean; None: none is used."""
     wall_s: float
@@ -84,7 +86,8 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
 def read_runs(folder: Path = FOLDER) -> list[Run]:
     """All runs, in the order in which they were made."""
     lines = read_lines(folder / "results.jsonl")
-    return [Run(**line | {"probe_cosines": tuple(line["probe_cosines"])}) for line in lines]
+    probes = ("probe_cosines", "probe_weight_cosines")
+    return [Run(**line | {name: tuple(line[name]) for name in probes}) for line in lines]
 
 
 def append_run(run: Run, folder: Path = FOLDER) -> None:

@@ -112,7 +112,7 @@ def measure(job: Job) -> Run:
     """Carry out one run."""
     config = job.config()
     refused, errors = None, (None, None)
-    probes: tuple[float, ...] = ()
+    probes: dict[str, tuple[float, ...]] = {}
     used = None
     started_s = time.perf_counter()
     try:
@@ -122,7 +122,7 @@ def measure(job: Job) -> Run:
         prepared, watched = watch(prepared, NETS[job.task[0]].make(), first=first, every=every)
         with tempfile.TemporaryDirectory() as folder:
             result = run_simulated(prepared, folder=Path(folder))
-            probes = _probe_cosines(Path(folder))
+            probes = _probes(Path(folder))
         used = sum(watched.cosines) / len(watched.cosines) if watched else None
         data = split(job.task)
         stages = result.cut.stages
@@ -145,7 +145,8 @@ def measure(job: Job) -> Run:
         refused=refused,
         held_out_error=errors[0],
         test_error=errors[1],
-        probe_cosines=probes,
+        probe_cosines=probes.get("cosine", ()),
+        probe_weight_cosines=probes.get("parameter_cosine", ()),
         used_cosine=used,
         wall_s=round(time.perf_counter() - started_s, 2),
         machine=machine(),
@@ -202,10 +203,14 @@ def _pending(jobs: Iterable[Job], runs: Iterable[Run]) -> list[Job]:
     return [job for job in jobs if (job.row, job.task, job.rate, job.seed) not in done]
 
 
-def _probe_cosines(folder: Path) -> tuple[float, ...]:
-    """Of the stage at the bottom, in the order of the evaluations."""
-    lines = map(json.loads, (folder / "metrics" / "stage-0.jsonl").read_text().splitlines())
-    return tuple(line["probe_cosine"] for line in lines if "probe_cosine" in line)
+def _probes(folder: Path) -> dict[str, tuple[float, ...]]:
+    """Of the stage at the bottom, in the order of the evaluations, by the name of the measure."""
+    found: dict[str, tuple[float, ...]] = {}
+    for line in map(json.loads, (folder / "metrics" / "stage-0.jsonl").read_text().splitlines()):
+        for name in ("cosine", "parameter_cosine"):
+            if (value := line.get(f"probe_{name}")) is not None:
+                found[name] = (*found.get(name, ()), value)
+    return found
 
 
 def _one_thread() -> None:

@@ -70,21 +70,21 @@ def main(*, check: bool = False, folder: Path = FOLDER) -> int:
 
 
 def _errors(task: Task, own: Mapping[tuple[str, Task], Sequence[Run]]) -> Iterator[str]:
-    yield "| | test error % | held-out error % | cosine | rate |"
-    yield "|:---|---:|---:|---:|---:|"
+    yield "| | test error % | held-out error % | cosine at h | at the weights | rate |"
+    yield "|:---|---:|---:|---:|---:|---:|"
     for heading, names in _by_family():
-        yield heading + " |" * 4
+        yield heading + " |" * 5
         for name in names:
             runs = own.get((name, task))
-            cells = " | | | ".join(["not run", ""]) if not runs else " | ".join(_error_cells(ROWS[name], runs))
+            cells = " | | | | ".join(["not run", ""]) if not runs else " | ".join(_error_cells(ROWS[name], runs))
             yield f"| {ROWS[name].title} | {cells} |"
 
 
 def _error_cells(row: Row, runs: Sequence[Run]) -> list[str]:
     if runs[0].refused:
-        return [f"refused: {runs[0].refused}", "", "", ""]
+        return [f"refused: {runs[0].refused}", "", "", "", ""]
     errors = [_spread([run.test_error for run in runs]), _spread([run.held_out_error for run in runs])]
-    return [*errors, _cosine(row, runs), f"{runs[0].rate:g}"]
+    return [*errors, *_cosines(row, runs), f"{runs[0].rate:g}"]
 
 
 def _spread(errors: Sequence[float | None]) -> str:
@@ -95,13 +95,13 @@ def _spread(errors: Sequence[float | None]) -> str:
     return f"{mean(found):.2f} ± {stdev(found):.2f}" if len(found) > 1 else f"{found[0]:.2f}"
 
 
-def _cosine(row: Row, runs: Sequence[Run]) -> str:
-    """At the probes; † where they are blind, of what was used in training."""
+def _cosines(row: Row, runs: Sequence[Run]) -> list[str]:
+    """At the probes; where they are blind † that of what was used in training."""
     if row.blind_probe:
         used = [run.used_cosine for run in runs if run.used_cosine is not None]
-        return f"{mean(used):.2f} †" if used else ""
-    probes = [cosine for run in runs for cosine in run.probe_cosines]
-    return f"{mean(probes):.2f}" if probes else ""
+        return [f"{mean(used):.2f} †" if used else "", ""]
+    probes = [run.probe_cosines for run in runs], [run.probe_weight_cosines for run in runs]
+    return [f"{mean(cosine for run in own for cosine in run):.2f}" if any(own) else "" for own in probes]
 
 
 def _in_use(own: Mapping[tuple[str, Task], Sequence[Run]]) -> str:

@@ -108,7 +108,7 @@ def test_measured_run_says_how_close_the_gradient_was(noise: None) -> None:
 def test_convolutional_network_is_measured_too(noise: None) -> None:
     run = measure(Job(row="zero", task=("cnn", "fashion"), rate=1e-3, seed=0, steps=2))
     assert run.refused is None and run.test_error is not None and run.steps == 2
-    assert set(run.probe_cosines) == {0.0} and run.used_cosine == 0.0
+    assert set(run.probe_cosines) == set(run.probe_weight_cosines) == {0.0} and run.used_cosine == 0.0
 
 
 @pytest.mark.experiment
@@ -204,6 +204,7 @@ def run_of(row: str, task: Task, *, error: float | None = 0.1, seed: int = 0, **
         "held_out_error": error,
         "test_error": None if error is None else error / 2,
         "probe_cosines": (0.25, 0.75),
+        "probe_weight_cosines": (0.5, 1.0),
         "used_cosine": 0.125,
         "wall_s": 1.0,
         "machine": {"date": "d", "processor": "p", "cores": 2, "python": "3", "torch": "2", "commit": "c"},
@@ -245,8 +246,8 @@ def test_table_shows_seeds_cosines_what_diverged_and_what_was_not_run() -> None:
     runs = [run_of("conditional", task, seed=seed, error=0.2 + seed / 5) for seed in (0, 1)]
     runs += [run_of("late_graph", task), run_of("none", task, error=None), run_of("zero", task, refused="why")]
     part = table.render(runs, (), ())["fcn fashion"]
-    assert "| conditional, linear | 15.00 ± 7.07 | 30.00 ± 14.14 | 0.50 | 0.001 |" in part
-    assert "| today's weights, old activations | 5.00 | 10.00 | 0.12 † | 0.001 |" in part
+    assert "| conditional, linear | 15.00 ± 7.07 | 30.00 ± 14.14 | 0.50 | 0.75 | 0.001 |" in part
+    assert "| today's weights, old activations | 5.00 | 10.00 | 0.12 † |  | 0.001 |" in part
     assert "| none | diverged (1 of 1) | diverged (1 of 1) |" in part
     assert "| zero | refused: why |" in part and "| backprop | not run |" in part
 
