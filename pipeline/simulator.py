@@ -33,6 +33,7 @@ def simulate(
     costs: CostModel,
     on_drained: Callable[[Stage, Drain], None],
     on_turn: Callable[[Stage], None] = lambda stage: None,
+    on_send: Callable[[int, Send], None] = lambda sender, send: None,
 ) -> float:
     """Run `stages` until all have finished.
 
@@ -44,11 +45,12 @@ def simulate(
         costs: what a message's way costs.
         on_drained: called when a stage has drained, before it resumes (to save it).
         on_turn: called with the stage after every message (to look at it).
+        on_send: called with the sender of every message and what it sends (to count it).
 
     Returns:
         The virtual time at which the last stage finished.
     """
-    simulation = _Simulation(stages, messages, inboxes=inboxes, clock=clock, costs=costs)
+    simulation = _Simulation(stages, messages, inboxes=inboxes, clock=clock, costs=costs, on_send=on_send)
     for stage in simulation.turns():
         if (drain := stage.drained) is not None:
             on_drained(stage, drain)
@@ -72,10 +74,12 @@ class _Simulation:
         inboxes: Sequence[Inbox],
         clock: VirtualClock,
         costs: CostModel,
+        on_send: Callable[[int, Send], None],
     ) -> None:
         self._stages, self._inboxes = stages, inboxes
         self._feed: Iterator[Message] | None = messages
         self._clock = clock
+        self._on_send = on_send
         self._links = Links(costs, num_stages=len(stages))
         self._free_at_s = [0.0] * len(stages)
         self._number = 0
@@ -147,6 +151,7 @@ class _Simulation:
         return None if queue is None else queue.popleft()[1]
 
     def _send(self, send: Send, *, sender: int) -> None:
+        self._on_send(sender, send)
         arrival_s = self._links.arrival_s(send.message, sender=sender, to=send.to, now_s=self._clock.time_s)
         self._push(arrival_s, send.to, send.message, from_below=send.to > sender)
 

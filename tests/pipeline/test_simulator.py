@@ -39,7 +39,7 @@ from pipeline.config import Config, Data, Sgd
 from pipeline.costs import CostModel, virtual_clock
 from pipeline.errors import StageFailure
 from pipeline.feed import KeyedBatches
-from pipeline.messages import Activation, Drain, Message, Stop
+from pipeline.messages import Activation, Drain, Message, Send, Stop
 from pipeline.prepared import Prepared
 from pipeline.run import build_stage, make_feed, make_inbox, prepare
 from pipeline.simulator import simulate
@@ -100,6 +100,7 @@ def _play(
     sources: Sequence[str],
     *,
     on_turn: Callable[[Stage], None] = lambda stage: None,
+    on_send: Callable[[int, Send], None] = lambda sender, send: None,
     handled: Sequence[list[str]] = (),
     **more: Any,
 ) -> tuple[float, list[list[Event]], list[Stage]]:
@@ -116,6 +117,7 @@ def _play(
         costs=prepared.config.costs,
         on_drained=lambda stage, drain: None,
         on_turn=on_turn,
+        on_send=on_send,
     )
     return elapsed_s, [stage.recorder.take_events() for stage in stages], stages
 
@@ -135,6 +137,18 @@ def test_same_configuration_gives_the_same_trace_and_the_same_weights(arrival: A
     for stage, other in zip(stages, others, strict=True):
         torch.testing.assert_close(dict(stage.module.named_parameters()), dict(other.module.named_parameters()))
     assert len({event.operation for events in first for event in events}) == 5
+
+
+def test_every_message_between_stages_is_told_with_its_sender() -> None:
+    sent: list[str] = []
+    _play(
+        ("direct feedback", "none"),
+        steps=1,
+        bounds=(1, 1),
+        on_send=lambda sender, send: sent.append(f"{sender}-{send.to} {type(send.message).__name__}"),
+    )
+    up = [f"{sender}-{sender + 1} {name}" for name in ("Activation", "Drain", "Stop") for sender in (0, 1)]
+    assert set(sent) == {*up, "2-0 OutputError", "2-1 Gradient", "1-0 Gradient"}
 
 
 def test_times_add_up_on_two_stages_with_the_true_gradient() -> None:
