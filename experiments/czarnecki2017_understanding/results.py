@@ -6,13 +6,14 @@ results.jsonl has a line per run and is only ever appended to. expected.csv has 
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["EXPECTED", "FOLDER", "RESULTS", "Expected", "Runs", "append_run", "read_expected", "read_runs"]
+from experiments.records import read_lines
+
+__all__ = ["EXPECTED", "FOLDER", "RESULTS", "Expected", "Runs", "read_expected", "read_runs"]
 
 FOLDER = Path(__file__).parent
 EXPECTED = FOLDER / "expected.csv"
@@ -57,15 +58,9 @@ def read_expected(path: Path = EXPECTED) -> dict[str, Expected]:
 def read_runs(path: Path = RESULTS) -> Runs:
     """The newest run of each row and seed; none if there is no file yet."""
     runs: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for line in map(json.loads, path.read_text().splitlines() if path.exists() else ()):
+    for line in read_lines(path):
         runs.setdefault(line["row"], {})[line["seed"]] = line
     return runs
-
-
-def append_run(line: Mapping[str, Any], path: Path = RESULTS) -> None:
-    """Write a run down for good."""
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
 
 
 def _expected(line: Mapping[str, str]) -> Expected:

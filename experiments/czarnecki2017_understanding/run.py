@@ -5,25 +5,22 @@ python -m experiments.czarnecki2017_understanding.run --num-workers 2
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from experiments.czarnecki2017_understanding.config import Job, all_jobs
 from experiments.czarnecki2017_understanding.measures import measure
-from experiments.czarnecki2017_understanding.results import RESULTS, Runs, append_run, read_runs
+from experiments.czarnecki2017_understanding.results import RESULTS, Runs, read_runs
+from experiments.jobs import carry_out
 from experiments.machine import machine
+from experiments.records import append_line
 
-__all__ = ["Options", "line_of", "main", "pending_jobs", "run_all"]
+__all__ = ["Options", "line_of", "main", "pending_jobs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +52,6 @@ def pending_jobs(options: Options, runs: Runs) -> list[Job]:
 
 def line_of(job: Job) -> dict[str, Any]:
     """One run, as a line of results.jsonl."""
-    torch.set_num_threads(1)
     started_s = time.perf_counter()
     measured = measure(job)
     return {
@@ -65,29 +61,6 @@ def line_of(job: Job) -> dict[str, Any]:
         "all_s": round(time.perf_counter() - started_s, 2),
         "machine": machine(),
     }
-
-
-def run_all(
-    jobs: Sequence[Job], *, num_workers: int, on_line: Callable[[dict[str, Any]], None], console: Console
-) -> list[str]:
-    """Measure jobs in processes of their own, and show how far they are; returns the failures in words."""
-    failures = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with (
-        Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress,
-        ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn")) as pool,
-    ):
-        bar = progress.add_task("runs", total=len(jobs))
-        futures = {pool.submit(line_of, job): job for job in jobs}
-        for future in as_completed(futures):
-            error = future.exception()
-            if error is None:
-                on_line(future.result())
-            else:
-                job = futures[future]
-                failures.append(f"{job.name}, seed {job.seed}: {type(error).__name__}: {error}")
-            progress.advance(bar)
-    return failures
 
 
 def main(options: Options) -> int:
@@ -100,14 +73,21 @@ def main(options: Options) -> int:
         return 2
 
     def on_line(line: dict[str, Any]) -> None:
-        append_run(line)
+        append_line(line, RESULTS)
         console.print(
             f"{line['row']}, seed {line['seed']}: loss {line['test_loss']:.4f}, {line['all_s']:.1f} s", highlight=False
         )
 
-    failures = run_all(jobs, num_workers=options.num_workers, on_line=on_line, console=console) if jobs else []
-    console.print(*failures, f"{len(jobs)} runs; results in {RESULTS.name}, then: table.py", sep="\n")
-    return 1 if failures else 0
+    code = carry_out(
+        jobs,
+        line_of,
+        name=lambda job: f"{job.name}, seed {job.seed}",
+        on_result=on_line,
+        num_workers=options.num_workers,
+        console=console,
+    )
+    console.print(f"{len(jobs)} runs; results in {RESULTS.name}, then: table.py")
+    return code
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ best accuracy on held-out training samples is the one that counts, and that the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-__all__ = ["FOLDER", "RESULTS", "Case", "Run", "append_run", "best_rates", "counted", "read_runs"]
+from experiments.records import grouped, newest
+
+__all__ = ["FOLDER", "RESULTS", "Case", "Run", "best_rates", "counted"]
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.jsonl"
@@ -50,17 +51,6 @@ class Run:
         return self.method, self.staleness
 
 
-def read_runs(path: Path = RESULTS) -> list[Run]:
-    """All runs, in the order in which they were made; none if there is no file yet."""
-    return [Run(**json.loads(line)) for line in (path.read_text().splitlines() if path.exists() else ())]
-
-
-def append_run(run: Run, path: Path = RESULTS) -> None:
-    """Write a run down for good."""
-    with path.open("a") as file:
-        file.write(json.dumps(asdict(run)) + "\n")
-
-
 def best_rates(runs: Iterable[Run], *, seed: int = 0) -> dict[Case, float]:
     """The rate with the best held-out accuracy of one seed, by method and staleness; the lower one of equals."""
     own = sorted((run for run in runs if run.seed == seed), key=lambda run: run.rate)
@@ -74,5 +64,5 @@ def best_rates(runs: Iterable[Run], *, seed: int = 0) -> dict[Case, float]:
 def counted(runs: Sequence[Run]) -> dict[Case, list[Run]]:
     """The newest run of each seed at the best rate, in the order of the seeds, by method and staleness."""
     best = best_rates(runs)
-    last = {(run.case, run.seed): run for run in runs if run.rate == best.get(run.case)}
-    return {case: [last[key] for key in sorted(last) if key[0] == case] for case in best}
+    own = newest((run for run in runs if run.rate == best.get(run.case)), lambda run: (run.case, run.seed))
+    return grouped(own, lambda run: run.case)

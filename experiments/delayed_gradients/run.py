@@ -8,12 +8,11 @@ results.jsonl at once; what is there is skipped.
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 import time
 from collections.abc import Collection, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from itertools import count
 
 import torch
 import tyro
@@ -21,8 +20,10 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from experiments.delayed_gradients.config import METHODS, RATES, STALENESS, STEPS, split
-from experiments.delayed_gradients.results import Run, append_run, best_rates, read_runs
+from experiments.delayed_gradients.results import RESULTS, Run, best_rates
+from experiments.jobs import carry_out
 from experiments.machine import machine
+from experiments.records import append_record, read_records
 from pipeline import Config, StageFailure, prepare, run_simulated
 from pipeline.analysis import held_bytes
 from pipeline.errors import NotFinite
@@ -134,30 +135,39 @@ def accuracy(stages: Iterable[nn.Module], x: Tensor, target: Tensor) -> float:
 
 
 def main(options: Options) -> int:
-    """Run what is asked for; 2 if the call is wrong."""
+    """Run what is asked for; 1 if any run failed, 2 if the call is wrong."""
     console = Console()
     try:
-        _run_all(first_jobs(options, read_runs()), options, console)
+        jobs = first_jobs(options, read_records(Run, RESULTS))
     except ValueError as error:
         console.print(error)
         return 2
-    _run_all(further_jobs(options, read_runs()), options, console)
-    return 0
+    if code := _run_all(jobs, options, console):
+        return code  # a rate that failed could be the best
+    return _run_all(further_jobs(options, read_records(Run, RESULTS)), options, console)
 
 
-def _run_all(jobs: list[Job], options: Options, console: Console) -> None:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.num_workers, mp_context=context, initializer=_one_thread) as pool:
-        for done, future in enumerate(as_completed([pool.submit(measure, job) for job in jobs]), 1):
-            run = future.result()
-            if options.steps is None:
-                append_run(run)
-            found = "diverged" if run.test_accuracy is None else f"{100 * run.test_accuracy:.2f} %"
-            console.print(
-                f"{done}/{len(jobs)} {run.method}, staleness {run.staleness}, rate {run.rate:g}, seed {run.seed}: "
-                f"{found}, {run.wall_s:.1f} s",
-                highlight=False,
-            )
+def _run_all(jobs: list[Job], options: Options, console: Console) -> int:
+    done = count(1)
+
+    def on_run(run: Run) -> None:
+        if options.steps is None:
+            append_record(run, RESULTS)
+        found = "diverged" if run.test_accuracy is None else f"{100 * run.test_accuracy:.2f} %"
+        console.print(
+            f"{next(done)}/{len(jobs)} {run.method}, staleness {run.staleness}, rate {run.rate:g}, seed {run.seed}: "
+            f"{found}, {run.wall_s:.1f} s",
+            highlight=False,
+        )
+
+    return carry_out(
+        jobs,
+        measure,
+        name=lambda job: f"{job.method}, staleness {job.staleness}, rate {job.rate:g}, seed {job.seed}",
+        on_result=on_run,
+        num_workers=options.num_workers,
+        console=console,
+    )
 
 
 def _pending(jobs: Iterable[Job], runs: Iterable[Run]) -> list[Job]:
@@ -169,10 +179,6 @@ def _held_bytes(prepared: Prepared) -> int:
     """Counted from what the graph of one microbatch saves, in the stages played without mathematics."""
     short = replace(prepared, config=replace(prepared.config, steps=50))
     return int(held_bytes(short, rehearse(short, way="stages").timing).sum())
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from typing import TypeAlias
 import tyro
 
 from experiments.delayed_gradients.config import METHODS, STALENESS
-from experiments.delayed_gradients.results import FOLDER, Case, Run, counted, read_runs
+from experiments.delayed_gradients.results import FOLDER, Case, Run, counted
 from experiments.readme import rebuild
+from experiments.records import read_records
 
 __all__ = ["failures", "main", "render"]
 
@@ -50,7 +51,7 @@ def main(*, check: bool = False, folder: Path = FOLDER) -> int:
         check: change nothing; end with 1 and say what is wrong if something is.
         folder: where README.md and results.jsonl lie.
     """
-    runs = counted(read_runs(folder / "results.jsonl"))
+    runs = counted(read_records(Run, folder / "results.jsonl"))
     wrong = rebuild(folder / "README.md", render(runs), check=check)
     if check:
         wrong += failures(runs)

@@ -5,30 +5,27 @@ python -m experiments.hu2020_sib.run --num-workers 2
 
 from __future__ import annotations
 
-import multiprocessing
-import queue
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import mean
 from typing import TypeAlias
 
-import torch
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dni import FewShotClassifier
 from experiments.hu2020_sib.adaptation import Outcome, evaluate, half_width, train_classifier
 from experiments.hu2020_sib.config import ROWS, SEEDS, Row, Settings
 from experiments.hu2020_sib.features import Features, compute_features, train_features
-from experiments.hu2020_sib.results import RESULTS, Run, append_run, read_runs
+from experiments.hu2020_sib.results import RESULTS, Run, read_runs
+from experiments.jobs import carry_out_in_parts
 from experiments.machine import machine
 from experiments.omniglot import Omniglot, omniglot
+from experiments.records import append_record
 
-__all__ = ["Job", "Options", "Tested", "Told", "choose", "measure", "pending_jobs", "run_all"]
+__all__ = ["Job", "Options", "Tested", "Told", "choose", "measure", "pending_jobs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,33 +133,6 @@ def pending_jobs(options: Options, done: Iterable[tuple[str, int]]) -> list[Job]
     return [Job(seed=seed, rows=tuple(rows), settings=settings) for seed, rows in asked.items() if rows]
 
 
-def run_all(jobs: list[Job], *, num_workers: int, on_run: Callable[[Run], None], console: Console) -> list[str]:
-    """Measure jobs in processes of their own, and show how far they are; returns the failures in words."""
-    context = multiprocessing.get_context("spawn")
-    failures = []
-    with (
-        context.Manager() as manager,
-        _progress(console) as progress,
-        ProcessPoolExecutor(num_workers, mp_context=context, initializer=_one_thread) as pool,
-    ):
-        told: queue.Queue[Told] = manager.Queue()
-        bar = progress.add_task("networks", total=sum(job.num_networks for job in jobs))
-
-        def hear() -> None:
-            while not told.empty():
-                match told.get():
-                    case str(network):
-                        progress.update(bar, advance=1, description=network)
-                    case run:
-                        on_run(run)
-
-        futures = {pool.submit(_measure, job, told): job for job in jobs}
-        for future in _as_they_finish(futures, hear):
-            if (error := future.exception()) is not None:
-                failures.append(f"seed {futures[future].seed}: {type(error).__name__}: {error}")
-    return failures
-
-
 def main(options: Options) -> int:
     """Run what is asked for; 1 if any run failed, 2 if the call is wrong."""
     console = Console()
@@ -174,7 +144,7 @@ def main(options: Options) -> int:
 
     def on_run(run: Run) -> None:
         if options.fraction == 1:
-            append_run(run)
+            append_record(run, RESULTS)
         console.print(
             f"{run.row} seed {run.seed}: {100 * run.accuracy:.2f} ± {100 * run.half_width:.2f} %, "
             f"{100 * run.gain:+.2f} ± {100 * run.gain_half_width:.2f} over K = 0, η {run.step_rate:g}, "
@@ -182,13 +152,22 @@ def main(options: Options) -> int:
             highlight=False,
         )
 
-    failures = run_all(jobs, num_workers=options.num_workers, on_run=on_run, console=console) if jobs else []
-    console.print(*failures, f"{len(jobs)} seeds; results in {RESULTS.name}, then: table.py", sep="\n")
-    return 1 if failures else 0
+    code = carry_out_in_parts(
+        jobs,
+        _measure,
+        parts="networks",
+        num_parts=sum(job.num_networks for job in jobs),
+        name=lambda job: f"seed {job.seed}",
+        on_result=on_run,
+        num_workers=options.num_workers,
+        console=console,
+    )
+    console.print(f"{len(jobs)} seeds; results in {RESULTS.name}, then: table.py")
+    return code
 
 
-def _measure(job: Job, told: queue.Queue[Told]) -> None:
-    measure(job, omniglot(), told.put)
+def _measure(job: Job, tell: Callable[[Told], None]) -> None:
+    measure(job, omniglot(), tell)
 
 
 def _train(row: Row, step_rate: float, features: Features, job: Job) -> _Trained:
@@ -230,23 +209,6 @@ def _run(name: str, seed: int, tested: Tested, zero: Tested) -> Run:
         train_s=tested.train_s,
         machine=machine(),
     )
-
-
-def _as_they_finish(futures: Iterable[Future[None]], look: Callable[[], None]) -> Iterator[Future[None]]:
-    pending = set(futures)
-    while pending:
-        finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-        look()
-        yield from finished
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from statistics import mean, stdev
 
 import tyro
 
+from experiments.expected import Expected, read_expected
 from experiments.hu2020_sib.config import ROWS
-from experiments.hu2020_sib.results import FOLDER, Expected, Run, read_expected, read_runs
+from experiments.hu2020_sib.results import FOLDER, Run, read_runs
 from experiments.readme import rebuild
 
 __all__ = ["accuracy", "failures", "main", "render"]
@@ -117,11 +118,7 @@ def _row_failures(row: Expected, own: Sequence[Run]) -> Iterator[str]:
         return
     if len(own) < row.seeds:
         yield f"{row.row}: needs {row.seeds} seeds, has {len(own)}"
-    found, _ = accuracy(own)
-    if row.ours is None:
-        yield f"{row.row}: expected.csv has no value of ours; the results give {found:.2f} %"
-    elif row.tolerance is not None and abs(found - row.ours) > row.tolerance:
-        yield f"{row.row}: {found:.2f} % lies outside {row.ours:.2f} ± {row.tolerance:.2f} %"
+    yield from row.misses(accuracy(own)[0], digits=2, unit=" %")
 
 
 def _gain(own: Sequence[Run]) -> tuple[float, float]:

@@ -5,26 +5,22 @@ python -m experiments.jaderberg2017_recurrent.run --rows copy_bptt_3 copy_dni_3 
 
 from __future__ import annotations
 
-import multiprocessing
-import queue
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 
-import torch
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from experiments.jaderberg2017_recurrent.config import CHARACTERS, COPYING, ROWS, Characters, Copying
 from experiments.jaderberg2017_recurrent.learning import Progress, copy_sequences, model_characters
-from experiments.jaderberg2017_recurrent.results import RESULTS, Run, append_run, read_runs
+from experiments.jaderberg2017_recurrent.results import RESULTS, Run, read_runs
+from experiments.jobs import Tell, carry_out_in_parts
 from experiments.machine import machine
+from experiments.records import append_record
 
-__all__ = ["Job", "Options", "measure", "pending_jobs", "run_all"]
+__all__ = ["Job", "Options", "measure", "pending_jobs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,31 +112,6 @@ def pending_jobs(options: Options, done: set[tuple[str, int]]) -> list[Job]:
     ]
 
 
-def run_all(jobs: list[Job], *, num_workers: int, on_run: Callable[[Run], None], console: Console) -> list[str]:
-    """Measure jobs in processes of their own, and show how far they are; returns the failures in words."""
-    context, failures = multiprocessing.get_context("spawn"), []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with (
-        context.Manager() as manager,
-        Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar,
-        ProcessPoolExecutor(num_workers, mp_context=context, initializer=_one_thread) as pool,
-    ):
-        steps = manager.Queue()
-        line = bar.add_task("steps", total=sum(job.settings().budget for job in jobs))
-        futures = {pool.submit(measure, job, steps.put): job for job in jobs}
-        pending = set(futures)
-        while pending:
-            finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-            bar.advance(line, _sum(steps))
-            for future in finished:
-                job, error = futures[future], future.exception()
-                if error is None:
-                    on_run(future.result())
-                else:
-                    failures.append(f"{job.row} seed {job.seed}: {type(error).__name__}: {error}")
-    return failures
-
-
 def main(options: Options) -> int:
     """Run what is asked for; 1 if any run failed, 2 if the call is wrong."""
     console = Console()
@@ -153,23 +124,25 @@ def main(options: Options) -> int:
 
     def on_run(run: Run) -> None:
         if options.steps is None:
-            append_run(run)
+            append_record(run, RESULTS)
         console.print(f"{run.row} seed {run.seed}: {run.value:.3f}, {run.updates} updates, {run.wall_s} s")
 
-    failures = run_all(jobs, num_workers=options.num_workers, on_run=on_run, console=console) if jobs else []
-    console.print(*failures, f"{len(jobs)} runs; results in {RESULTS.name}, then: table.py", sep="\n")
-    return 1 if failures else 0
+    code = carry_out_in_parts(
+        jobs,
+        _measure,
+        parts="steps",
+        num_parts=sum(job.settings().budget for job in jobs),
+        name=lambda job: f"{job.row} seed {job.seed}",
+        on_result=on_run,
+        num_workers=options.num_workers,
+        console=console,
+    )
+    console.print(f"{len(jobs)} runs; results in {RESULTS.name}, then: table.py")
+    return code
 
 
-def _sum(steps: queue.Queue[int]) -> int:
-    total = 0
-    while not steps.empty():
-        total += steps.get_nowait()
-    return total
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+def _measure(job: Job, tell: Tell) -> None:
+    tell(measure(job, tell))
 
 
 if __name__ == "__main__":

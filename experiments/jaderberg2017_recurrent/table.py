@@ -14,8 +14,9 @@ from statistics import mean, stdev
 
 import tyro
 
+from experiments.expected import Expected, read_expected
 from experiments.jaderberg2017_recurrent.config import ROWS
-from experiments.jaderberg2017_recurrent.results import FOLDER, Expected, Run, read_expected, read_runs
+from experiments.jaderberg2017_recurrent.results import FOLDER, Run, read_runs
 from experiments.readme import rebuild
 
 __all__ = ["failures", "main", "render"]
@@ -125,14 +126,7 @@ def _row_failures(row: Expected, own: Sequence[Run]) -> list[str]:
     seeds = len({run.seed for run in own})
     if seeds < row.seeds:
         return [f"{row.row}: needs {row.seeds} seeds, has {seeds}; run it"]
-    if not own:
-        return []
-    found = mean(run.value for run in own)
-    if row.ours is None:
-        return [f"{row.row}: expected.csv has no value of ours; the results give {found:.3f}"]
-    if abs(found - row.ours) > row.tolerance:
-        return [f"{row.row}: {found:.3f} lies outside {row.ours:.3f} ± {row.tolerance:.3f}"]
-    return []
+    return row.misses(mean(run.value for run in own), digits=3) if own else []
 
 
 if __name__ == "__main__":

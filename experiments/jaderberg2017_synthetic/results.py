@@ -6,13 +6,12 @@ are percentages of the test set.
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["EXPECTED", "FOLDER", "RESULTS", "Expected", "Run", "append_run", "read_expected", "read_runs"]
+from experiments.records import grouped, read_records
+
+__all__ = ["EXPECTED", "FOLDER", "RESULTS", "Run", "read_runs"]
 
 FOLDER = Path(__file__).parent
 EXPECTED = FOLDER / "expected.csv"
@@ -43,55 +42,6 @@ class Run:
     date: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Expected:
-    """A line of expected.csv."""
-
-    row: str
-    metric: str
-    paper: float | None
-    """The paper's value; None where it has no such row."""
-    source: str
-    """Where it stands."""
-    trust: str
-    """How far it can be trusted: FIG is read off the paper's own table or plot."""
-    ours: float | None
-    """Mean over seeds that this code gives; None: not yet measured."""
-    tolerance: float
-    """How far a new mean may lie from `ours`, in points."""
-    seeds: int
-    """Seeds that the mean needs; 0: the row may be left out."""
-
-
-def read_expected(path: Path = EXPECTED) -> dict[str, Expected]:
-    """The expectations by row, in the file's order."""
-    with path.open(newline="") as file:
-        return {line["row"]: _expected(line) for line in csv.DictReader(file)}
-
-
 def read_runs(path: Path = RESULTS) -> dict[str, list[Run]]:
     """The runs so far, by row; none if there is no file yet."""
-    runs: dict[str, list[Run]] = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        run = Run(**json.loads(line))
-        runs.setdefault(run.row, []).append(run)
-    return runs
-
-
-def append_run(run: Run, path: Path = RESULTS) -> None:
-    """Write a run down for good."""
-    with path.open("a") as file:
-        file.write(json.dumps(asdict(run)) + "\n")
-
-
-def _expected(line: Mapping[str, str]) -> Expected:
-    return Expected(
-        row=line["row"],
-        metric=line["metric"],
-        paper=float(line["paper"]) if line["paper"] else None,
-        source=line["source"],
-        trust=line["trust"],
-        ours=float(line["ours"]) if line["ours"] else None,
-        tolerance=float(line["tolerance"]),
-        seeds=int(line["seeds"]),
-    )
+    return grouped(read_records(Run, path), lambda run: run.row)

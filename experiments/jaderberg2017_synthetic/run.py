@@ -6,15 +6,12 @@ python -m experiments.jaderberg2017_synthetic.run --rows bp_5 cdni_5 --seeds 0 1
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import platform
-import queue
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,16 +20,18 @@ from typing import Any
 import torch
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from experiments.expected import read_expected
 from experiments.jaderberg2017_synthetic import config as rows_module
-from experiments.jaderberg2017_synthetic.results import FOLDER, RESULTS, Run, append_run, read_expected, read_runs
+from experiments.jaderberg2017_synthetic.results import EXPECTED, FOLDER, RESULTS, Run, read_runs
+from experiments.jobs import Tell, carry_out_in_parts
+from experiments.records import append_record
 from pipeline import Config, prepare, run_simulated
 from pipeline.folder import commit
 from pipeline.monitor import StageStatus
 from pipeline.plan import StagePlan
 
-__all__ = ["Job", "Options", "measure", "pending_jobs", "run_all", "training_flops"]
+__all__ = ["Job", "Options", "measure", "pending_jobs", "training_flops"]
 
 _ROOT = FOLDER.parent.parent
 
@@ -136,33 +135,12 @@ def pending_jobs(options: Options, done: set[tuple[str, int]]) -> list[Job]:
     Raises:
         ValueError: there is no such row.
     """
-    known = list(read_expected())
+    known = list(read_expected(EXPECTED))
     if unknown := sorted(set(options.rows) - set(known)):
         raise ValueError(f"rows must be among {', '.join(known)}; found {', '.join(unknown)}.")
     rows = options.rows or [row for row in known if options.full or not row.startswith("dni_paper")]
     pairs = [(row, seed) for seed in options.seeds for row in rows]
     return [Job(row, seed, options.steps) for row, seed in pairs if options.steps or (row, seed) not in done]
-
-
-def run_all(jobs: list[Job], *, num_workers: int, on_run: Callable[[Run], None], console: Console) -> list[str]:
-    """Measure jobs in processes of their own, and show how far they are; returns the failures in words."""
-    context = multiprocessing.get_context("spawn")
-    failures = []
-    with (
-        context.Manager() as manager,
-        _progress(console) as progress,
-        ProcessPoolExecutor(num_workers, mp_context=context, initializer=_one_thread) as pool,
-    ):
-        steps = manager.Queue()
-        bar = progress.add_task("steps", total=sum(job.config().steps for job in jobs))
-        futures = {pool.submit(measure, job, steps.put): job for job in jobs}
-        for future in _as_they_finish(futures, lambda: progress.advance(bar, _sum(steps))):
-            job, error = futures[future], future.exception()
-            if error is None:
-                on_run(future.result())
-            else:
-                failures.append(f"{job.row} seed {job.seed}: {type(error).__name__}: {error}")
-    return failures
 
 
 def main(options: Options) -> int:
@@ -177,14 +155,27 @@ def main(options: Options) -> int:
 
     def on_run(run: Run) -> None:
         if options.steps is None:
-            append_run(run)
+            append_record(run, RESULTS)
         console.print(
             f"{run.row} seed {run.seed}: {100 * run.test_error:.2f} % test error, {run.steps} steps, {run.wall_s:.1f} s"
         )
 
-    failures = run_all(jobs, num_workers=options.num_workers, on_run=on_run, console=console) if jobs else []
-    console.print(*failures, f"{len(jobs)} runs; results in {RESULTS.name}, then: table.py", sep="\n")
-    return 1 if failures else 0
+    code = carry_out_in_parts(
+        jobs,
+        _measure,
+        parts="steps",
+        num_parts=sum(job.config().steps for job in jobs),
+        name=lambda job: f"{job.row} seed {job.seed}",
+        on_result=on_run,
+        num_workers=options.num_workers,
+        console=console,
+    )
+    console.print(f"{len(jobs)} runs; results in {RESULTS.name}, then: table.py")
+    return code
+
+
+def _measure(job: Job, tell: Tell) -> None:
+    tell(measure(job, tell))
 
 
 def _train_by_command_line(job: Job, config: Config) -> dict[str, Any]:
@@ -198,30 +189,6 @@ def _train_by_command_line(job: Job, config: Config) -> dict[str, Any]:
             raise RuntimeError(f"{' '.join(command)} ended with exit code {ended.returncode}:\n{words}")
         summary: dict[str, Any] = json.loads(Path(folder, "run", "summary.json").read_text())
     return summary
-
-
-def _as_they_finish(futures: Iterable[Future[Run]], look: Callable[[], None]) -> Iterable[Future[Run]]:
-    pending = set(futures)
-    while pending:
-        finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-        look()
-        yield from finished
-
-
-def _sum(steps: queue.Queue[int]) -> int:
-    total = 0
-    while not steps.empty():
-        total += steps.get_nowait()
-    return total
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def _cpu() -> str:

@@ -6,17 +6,19 @@ the error on the last 10,000; the test images are not touched. Results are appen
 
 from __future__ import annotations
 
-import json
-from concurrent.futures import ProcessPoolExecutor
+import sys
 from dataclasses import replace
 from itertools import product
 
 import torch
+from rich.console import Console
 
 from dni import MLP, SyntheticGradient
 from experiments.datasets import mnist
 from experiments.jaderberg2017_synthetic.config import BATCH_SIZE, dni_5
 from experiments.jaderberg2017_synthetic.results import FOLDER
+from experiments.jobs import carry_out
+from experiments.records import append_line
 from pipeline import Adam, Data, KeyedBatches, prepare, run_simulated
 from pipeline.folder import commit
 
@@ -38,9 +40,9 @@ def held_out() -> Data:
     )
 
 
-def validate(rate: float, synthesizer: str) -> dict[str, object]:
-    """Train one candidate; its line of selection.jsonl."""
-    torch.set_num_threads(1)
+def validate(candidate: tuple[float, str]) -> dict[str, object]:
+    """Train one candidate, a rate and the name of a synthesizer; its line of selection.jsonl."""
+    rate, synthesizer = candidate
     source = SyntheticGradient(SYNTHESIZERS[synthesizer], optimizer=Adam(lr=1e-3))
     config = replace(dni_5(), data=held_out, source=source, optimizer=Adam(lr=rate), seed=SEED)
     summary = run_simulated(prepare(config)).summary
@@ -56,14 +58,22 @@ def validate(rate: float, synthesizer: str) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """Validate every candidate, two at a time."""
-    with ProcessPoolExecutor(2) as pool:
-        for line in pool.map(validate, *zip(*product(RATES, SYNTHESIZERS), strict=True)):
-            with SELECTION.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            print(line)
+def main() -> int:
+    """Validate every candidate, two at a time; 1 if any failed."""
+
+    def on_line(line: dict[str, object]) -> None:
+        append_line(line, SELECTION)
+        print(line)
+
+    return carry_out(
+        list(product(RATES, SYNTHESIZERS)),
+        validate,
+        name=lambda candidate: f"rate {candidate[0]:g}, {candidate[1]}",
+        on_result=on_line,
+        num_workers=2,
+        console=Console(),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -23,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from dni import GradientSource, Members, NoGradient, Signal, as_tuple
 from experiments.machine import machine
 from experiments.one_family.config import BATCH_SIZE, NETS, ROWS, bare_config
-from experiments.one_family.results import FOLDER, append_line
+from experiments.one_family.results import FOLDER
+from experiments.records import append_line
 from pipeline import Config, prepare
 from pipeline.costs import virtual_clock
 from pipeline.messages import Activation, Gradient, Message, OutputError, Payload, Send
@@ -146,7 +147,7 @@ def main() -> int:
     for net in NETS:
         for row in ROWS:
             cost = measure(bare_config(row, net, steps=_STEPS))
-            append_line(FOLDER / "costs.jsonl", {"row": row, "net": net, **asdict(cost), "machine": where})
+            append_line({"row": row, "net": net, **asdict(cost), "machine": where}, FOLDER / "costs.jsonl")
             console.print(f"{row}, {net}: {cost}", highlight=False)
     return 0
 

@@ -6,14 +6,14 @@ are only ever appended to; of equal cases the newest line counts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any, TypeAlias
 
 from experiments.one_family.config import ROWS, SEEDS, TASKS, Task
+from experiments.records import grouped, newest, read_records
 
 __all__ = [
     "ALWAYS",
@@ -21,12 +21,9 @@ __all__ = [
     "FOLDER",
     "NUM_FINALISTS",
     "Run",
-    "append_line",
-    "append_run",
     "best_rates",
     "counted",
     "finalists",
-    "read_lines",
     "read_runs",
 ]
 
@@ -72,27 +69,9 @@ class Run:
         return self.net, self.data
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All lines of a file of results; none if there is no file yet."""
-    return [json.loads(line) for line in (path.read_text().splitlines() if path.exists() else ())]
-
-
-def append_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Write a result down for good."""
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
-
-
 def read_runs(folder: Path = FOLDER) -> list[Run]:
     """All runs, in the order in which they were made."""
-    lines = read_lines(folder / "results.jsonl")
-    probes = ("probe_cosines", "probe_weight_cosines")
-    return [Run(**line | {name: tuple(line[name]) for name in probes}) for line in lines]
-
-
-def append_run(run: Run, folder: Path = FOLDER) -> None:
-    """Write a run down for good."""
-    append_line(folder / "results.jsonl", asdict(run))
+    return read_records(_run, folder / "results.jsonl")
 
 
 def best_rates(runs: Iterable[Run]) -> Rates:
@@ -109,11 +88,8 @@ def best_rates(runs: Iterable[Run]) -> Rates:
 def counted(runs: Collection[Run]) -> dict[tuple[str, Task], list[Run]]:
     """The newest run of each seed at the row's rate, in the order of the seeds, by row and task."""
     best = best_rates(runs)
-    last = {(run.row, run.task, run.seed): run for run in runs if run.rate == best.get((run.row, run.net))}
-    found: dict[tuple[str, Task], list[Run]] = {}
-    for row, task, seed in sorted(last, key=lambda key: key[2]):
-        found.setdefault((row, task), []).append(last[row, task, seed])
-    return found
+    own = (run for run in runs if run.rate == best.get((run.row, run.net)))
+    return grouped(newest(own, lambda run: (run.row, run.task, run.seed)), lambda run: (run.row, run.task))
 
 
 def finalists(runs: Collection[Run]) -> list[str]:
@@ -131,6 +107,11 @@ def finalists(runs: Collection[Run]) -> list[str]:
         return []
     ranked = sorted(first, key=lambda row: mean(map(_error, first[row])))
     return [*ALWAYS, *[row for row in ranked if row not in ALWAYS][:NUM_FINALISTS]]
+
+
+def _run(**line: Any) -> Run:
+    """Of a line, in which tuples are lists."""
+    return Run(**line | {name: tuple(line[name]) for name in ("probe_cosines", "probe_weight_cosines")})
 
 
 def _error(run: Run) -> float:

@@ -8,14 +8,12 @@ with the other seeds. Each run is appended to results.jsonl at once; what is the
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -23,10 +21,12 @@ import tyro
 from rich.console import Console
 from torch import Tensor, nn
 
+from experiments.jobs import carry_out
 from experiments.machine import machine
 from experiments.one_family.config import NETS, NUM_EVALUATIONS, RATES, ROWS, SEEDS, TASKS, Task, make_config, split
-from experiments.one_family.results import CHOSEN_ON, Run, append_run, best_rates, finalists, read_runs
+from experiments.one_family.results import CHOSEN_ON, FOLDER, Run, best_rates, finalists, read_runs
 from experiments.one_family.watch import watch
+from experiments.records import append_record, read_lines
 from pipeline import Config, ConfigurationError, NotFinite, StageFailure, prepare, run_simulated
 from pipeline.allocator import keep_freed_memory
 
@@ -165,26 +165,40 @@ def error_rate(stages: Iterable[nn.Module], x: Tensor, target: Tensor) -> float:
 
 
 def main(options: Options) -> int:
-    """Run what is asked for; 2 if the call is wrong."""
+    """Run what is asked for; 1 if any run failed, 2 if the call is wrong."""
     console = Console()
     rounds: tuple[Callable[[Options, list[Run]], list[Job]], ...] = (rate_jobs, screening_jobs, final_jobs)
     try:
         for jobs in rounds:
-            _run_all(jobs(options, read_runs()), options, console)
+            if code := _run_all(jobs(options, read_runs()), options, console):
+                return code  # the next round builds upon all of this one
     except ValueError as error:
         console.print(error)
         return 2
     return 0
 
 
-def _run_all(jobs: list[Job], options: Options, console: Console) -> None:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.num_workers, mp_context=context, initializer=_one_thread) as pool:
-        for done, future in enumerate(as_completed([pool.submit(measure, job) for job in jobs]), 1):
-            run = future.result()
-            if options.steps is None:
-                append_run(run)
-            console.print(f"{done}/{len(jobs)} {_described(run)}", highlight=False, soft_wrap=True)
+def _run_all(jobs: list[Job], options: Options, console: Console) -> int:
+    done = count(1)
+
+    def on_run(run: Run) -> None:
+        if options.steps is None:
+            append_record(run, FOLDER / "results.jsonl")
+        console.print(f"{next(done)}/{len(jobs)} {_described(run)}", highlight=False, soft_wrap=True)
+
+    return carry_out(
+        jobs,
+        _measure,
+        name=lambda job: f"{job.row}, {', '.join(job.task)}, rate {job.rate:g}, seed {job.seed}",
+        on_result=on_run,
+        num_workers=options.num_workers,
+        console=console,
+    )
+
+
+def _measure(job: Job) -> Run:
+    keep_freed_memory()
+    return measure(job)
 
 
 def _described(run: Run) -> str:
@@ -206,16 +220,11 @@ def _pending(jobs: Iterable[Job], runs: Iterable[Run]) -> list[Job]:
 def _probes(folder: Path) -> dict[str, tuple[float, ...]]:
     """Of the stage at the bottom, in the order of the evaluations, by the name of the measure."""
     found: dict[str, tuple[float, ...]] = {}
-    for line in map(json.loads, (folder / "metrics" / "stage-0.jsonl").read_text().splitlines()):
+    for line in read_lines(folder / "metrics" / "stage-0.jsonl"):
         for name in ("cosine", "parameter_cosine"):
             if (value := line.get(f"probe_{name}")) is not None:
                 found[name] = (*found.get(name, ()), value)
     return found
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-    keep_freed_memory()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from torch import nn
 
 from experiments.machine import machine
 from experiments.one_family.config import BATCH_SIZE, NETS, ROWS, bare_config
-from experiments.one_family.results import FOLDER, append_line
+from experiments.one_family.results import FOLDER
+from experiments.records import append_line
 from experiments.spans import read_trace, start_s
 from pipeline import prepare, run_threaded
 from pipeline.allocator import keep_freed_memory
@@ -75,7 +76,7 @@ def main(options: Options) -> int:
             console.print(f"{repeat + 1}/{options.repeats} {row}, {net}: {rate:.0f} samples/s", highlight=False)
             if options.record:
                 line = {"run": label, "row": row, "net": net, "repeat": repeat, "samples_per_s": round(rate, 1)}
-                append_line(FOLDER / "speed.jsonl", line | {"steps": options.steps, "machine": where})
+                append_line(line | {"steps": options.steps, "machine": where}, FOLDER / "speed.jsonl")
     return 0
 
 

@@ -17,9 +17,10 @@ from typing import Any, TypeAlias
 import tyro
 
 from experiments.one_family.config import FAMILIES, NETS, ROWS, SEEDS, TASKS, Row, Task
-from experiments.one_family.results import FOLDER, Run, counted, finalists, read_lines, read_runs
+from experiments.one_family.results import FOLDER, Run, counted, finalists, read_runs
 from experiments.one_family.speed import LOOP
 from experiments.readme import rebuild
+from experiments.records import read_lines
 
 __all__ = ["failures", "main", "render"]
 

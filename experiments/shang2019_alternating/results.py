@@ -5,14 +5,13 @@ results.jsonl has a line per run and is only ever appended to. expected.csv has 
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EXPECTED", "FOLDER", "RESULTS", "Expected", "Run", "append_run", "read_expected", "read_runs"]
+from experiments.records import grouped, newest, read_records
+
+__all__ = ["EXPECTED", "FOLDER", "RESULTS", "Run", "read_runs"]
 
 FOLDER = Path(__file__).parent
 EXPECTED = FOLDER / "expected.csv"
@@ -48,56 +47,7 @@ class Run:
     machine: dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Expected:
-    """A line of expected.csv."""
-
-    row: str
-    metric: str
-    paper: float | None
-    """The paper's value; None: not known to us."""
-    source: str
-    """Where it stands."""
-    trust: str
-    """How far it can be trusted."""
-    ours: float | None
-    """Mean over seeds that this code gives; None: not yet measured."""
-    tolerance: float
-    """How far a new mean may lie from `ours`."""
-    seeds: int
-    """Seeds that the mean needs; 0: the row may be left out."""
-
-
-def read_expected(path: Path = EXPECTED) -> dict[str, Expected]:
-    """The expectations by row, in the file's order."""
-    with path.open(newline="") as file:
-        return {line["row"]: _expected(line) for line in csv.DictReader(file)}
-
-
 def read_runs(path: Path = RESULTS) -> dict[str, list[Run]]:
     """The newest run of each seed, in the order of the seeds, by row; none if there is no file yet."""
-    lines = path.read_text().splitlines() if path.exists() else ()
-    newest = {(run.row, run.seed): run for run in (Run(**json.loads(line)) for line in lines)}
-    runs: dict[str, list[Run]] = {}
-    for key in sorted(newest):
-        runs.setdefault(key[0], []).append(newest[key])
-    return runs
-
-
-def append_run(run: Run, path: Path = RESULTS) -> None:
-    """Write a run down for good."""
-    with path.open("a") as file:
-        file.write(json.dumps(asdict(run)) + "\n")
-
-
-def _expected(line: Mapping[str, str]) -> Expected:
-    return Expected(
-        row=line["row"],
-        metric=line["metric"],
-        paper=float(line["paper"]) if line["paper"] else None,
-        source=line["source"],
-        trust=line["trust"],
-        ours=float(line["ours"]) if line["ours"] else None,
-        tolerance=float(line["tolerance"]),
-        seeds=int(line["seeds"]),
-    )
+    runs = newest(read_records(Run, path), lambda run: (run.row, run.seed))
+    return grouped(runs, lambda run: run.row)

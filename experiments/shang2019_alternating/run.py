@@ -5,22 +5,22 @@ python -m experiments.shang2019_alternating.run --num-workers 2
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from itertools import count
 
-import torch
 import tyro
 from rich.console import Console
 
+from experiments.jobs import carry_out
 from experiments.machine import machine
+from experiments.records import append_record
 from experiments.shang2019_alternating.config import ROWS, Settings
 from experiments.shang2019_alternating.learning import Progress, train
-from experiments.shang2019_alternating.results import Run, append_run, read_runs
+from experiments.shang2019_alternating.results import RESULTS, Run, read_runs
 from experiments.text import Words, wikitext2_words
 
 __all__ = ["Job", "Options", "measure", "pending_jobs"]
@@ -104,35 +104,42 @@ def measure(job: Job, read: Callable[[], Words] = wikitext2_words) -> Run:
 
 
 def main(options: Options) -> int:
-    """Run what is asked for; 2 if the call is wrong."""
+    """Run what is asked for; 1 if any run failed, 2 if the call is wrong."""
     console = Console()
     try:
         jobs = pending_jobs(options, {(run.row, run.seed) for runs in read_runs().values() for run in runs})
     except ValueError as error:
         console.print(error)
         return 2
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.num_workers, mp_context=context, initializer=_one_thread) as pool:
-        for done, future in enumerate(as_completed([pool.submit(measure, job, _text) for job in jobs]), 1):
-            run = future.result()
-            if options.epoch is None:
-                append_run(run)
-            console.print(
-                f"{done}/{len(jobs)} {run.row}, seed {run.seed}: validation perplexity {run.valid:.1f}, "
-                f"{run.train_cpu_s:.0f} s of {run.wall_s:.0f} s in updates",
-                highlight=False,
-            )
-    return 0
+    done = count(1)
+
+    def on_run(run: Run) -> None:
+        if options.epoch is None:
+            append_record(run, RESULTS)
+        console.print(
+            f"{next(done)}/{len(jobs)} {run.row}, seed {run.seed}: validation perplexity {run.valid:.1f}, "
+            f"{run.train_cpu_s:.0f} s of {run.wall_s:.0f} s in updates",
+            highlight=False,
+        )
+
+    return carry_out(
+        jobs,
+        _measure,
+        name=lambda job: f"{job.row}, seed {job.seed}",
+        on_result=on_run,
+        num_workers=options.num_workers,
+        console=console,
+    )
+
+
+def _measure(job: Job) -> Run:
+    return measure(job, _text)
 
 
 @cache
 def _text() -> Words:
     """Read once in a process."""
     return wikitext2_words()
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 if __name__ == "__main__":

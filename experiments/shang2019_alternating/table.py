@@ -15,9 +15,10 @@ from typing import TypeAlias
 
 import tyro
 
+from experiments.expected import Expected, read_expected
 from experiments.readme import rebuild
 from experiments.shang2019_alternating.config import ROWS, Row
-from experiments.shang2019_alternating.results import FOLDER, Expected, Run, read_expected, read_runs
+from experiments.shang2019_alternating.results import FOLDER, Run, read_runs
 
 __all__ = ["failures", "main", "render"]
 
@@ -137,14 +138,7 @@ def _machines(runs: Runs) -> list[str]:
 def _row_failures(row: Expected, own: Sequence[Run]) -> list[str]:
     if len(own) < row.seeds:
         return [f"{row.row}: needs {row.seeds} seeds, has {len(own)}; run it"]
-    if not own:
-        return []
-    found = mean(run.test for run in own)
-    if row.ours is None:
-        return [f"{row.row}: expected.csv has no value of ours; the results give {found:.1f}"]
-    if abs(found - row.ours) > row.tolerance:
-        return [f"{row.row}: {found:.1f} lies outside {row.ours:.1f} ± {row.tolerance:.1f}"]
-    return []
+    return row.misses(mean(run.test for run in own), digits=1) if own else []
 
 
 if __name__ == "__main__":

@@ -5,18 +5,18 @@ results.jsonl has a line per run and is only ever appended to.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from experiments import records
 from experiments.time_to_accuracy.config import ROWS, TASKS, Family
 from experiments.time_to_accuracy.curve import Point
 
-__all__ = ["FOLDER", "RESULTS", "Run", "Runs", "append_run", "fastest", "median_s", "newest", "read_runs"]
+__all__ = ["FOLDER", "RESULTS", "Run", "Runs", "fastest", "median_s", "newest", "read_runs"]
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.jsonl"
@@ -68,22 +68,14 @@ Runs = Mapping[tuple[str, str], Sequence[Run]]
 
 def read_runs(path: Path = RESULTS) -> list[Run]:
     """All runs, in the order in which they were made; none if there is no file yet."""
-    lines = map(json.loads, path.read_text().splitlines() if path.exists() else ())
-    return [Run(**line | {"points": tuple(Point(*point) for point in line["points"])}) for line in lines]
-
-
-def append_run(run: Run, path: Path = RESULTS) -> None:
-    """Write a run down for good."""
-    with path.open("a") as file:
-        file.write(json.dumps(asdict(run)) + "\n")
+    return records.read_records(_run, path)
 
 
 def newest(runs: Iterable[Run]) -> Runs:
     """The last run of each task, row and seed, by task and row and in the order of the seeds."""
-    last = {(run.task, run.row, run.seed): run for run in runs}
-    return {
-        (task, row): [last[key] for key in sorted(last) if key[:2] == (task, row)] for task in TASKS for row in ROWS
-    }
+    last = records.newest(runs, lambda run: (run.task, run.row, run.seed))
+    own = records.grouped(last, lambda run: (run.task, run.row))
+    return {(task, row): own.get((task, row), []) for task in TASKS for row in ROWS}
 
 
 def median_s(runs: Sequence[Run], value: Callable[[Run], float] = lambda run: run.to_target_s) -> float:
@@ -96,3 +88,8 @@ def fastest(runs: Runs, task: str, family: Family) -> str | None:
     rows = [name for name, row in ROWS.items() if row.family == family]
     best = min(rows, key=lambda name: median_s(runs[task, name]))
     return best if math.isfinite(median_s(runs[task, best])) else None
+
+
+def _run(**line: Any) -> Run:
+    """Of a line, in which points are lists."""
+    return Run(**line | {"points": tuple(Point(*point) for point in line["points"])})

@@ -25,10 +25,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from experiments.machine import machine
+from experiments.records import append_record
 from experiments.time_to_accuracy.alone import train_alone
 from experiments.time_to_accuracy.config import NUM_STAGES, ROWS, TASKS, Family
 from experiments.time_to_accuracy.curve import Point, read_curve
-from experiments.time_to_accuracy.results import Run, append_run, fastest, newest, read_runs
+from experiments.time_to_accuracy.results import RESULTS, Run, fastest, newest, read_runs
 from pipeline import Config, prepare
 from pipeline.agreement import prepare_together
 from pipeline.control import Control, World, world_from_environment
@@ -145,7 +146,7 @@ def race(world: World, options: Options) -> None:
                 )
                 console.print(_line(run), highlight=False, soft_wrap=True)
                 if not options.is_try:
-                    append_run(run)
+                    append_record(run, RESULTS)
     control.close()
 
 

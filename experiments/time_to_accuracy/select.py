@@ -9,19 +9,21 @@ With `--show` it says what follows from them, which is what config.py must hold.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import multiprocessing
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
+from rich.console import Console
 
+from experiments.jobs import carry_out
+from experiments.records import append_line, read_records
 from experiments.time_to_accuracy.alone import train_alone
 from experiments.time_to_accuracy.config import ROWS, SYNTHESIZERS, TASKS, Choice
 from experiments.time_to_accuracy.curve import read_accuracies
@@ -113,7 +115,6 @@ def jobs() -> list[Job]:
 
 def validate(job: Job) -> Candidate:
     """Train one candidate and evaluate it on the held-out samples."""
-    torch.set_num_threads(1)
     row = next(row for row in ROWS.values() if row.method == job.method)
     config = row.config(replace(TASKS[job.task], held_out=True), job.choice)
     batch_size = row.batch_size
@@ -146,11 +147,7 @@ def validate(job: Job) -> Candidate:
 
 def read_candidates(path: Path = SELECTION) -> list[Candidate]:
     """What has been tried so far; nothing if there is no file yet."""
-    lines = map(json.loads, path.read_text().splitlines() if path.exists() else ())
-    return [
-        Candidate(**line | {"samples": tuple(line["samples"]), "accuracies": tuple(line["accuracies"])})
-        for line in lines
-    ]
+    return read_records(_candidate, path)
 
 
 def chosen(tried: Iterable[Candidate]) -> dict[tuple[str, str], Choice]:
@@ -163,21 +160,34 @@ def chosen(tried: Iterable[Candidate]) -> dict[tuple[str, str], Choice]:
     return {key: candidate.choice for key, candidate in best.items()}
 
 
-def main(options: Options) -> None:
-    """Try every candidate that was not tried before."""
+def main(options: Options) -> int:
+    """Try every candidate that was not tried before; 1 if any failed."""
     tried = read_candidates()
     if options.show:
         for key, choice in sorted(chosen(tried).items()):
             print(f"    {key}: {choice},")
-        return
+        return 0
     done = {(candidate.task, candidate.method, candidate.choice) for candidate in tried}
     left = [job for job in jobs() if (job.task, job.method, job.choice) not in done]
-    with ProcessPoolExecutor(options.num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(validate, job) for job in left]):
-            line = asdict(future.result())
-            with SELECTION.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            print(line, flush=True)
+
+    def on_candidate(candidate: Candidate) -> None:
+        line = asdict(candidate)
+        append_line(line, SELECTION)
+        print(line, flush=True)
+
+    return carry_out(
+        left,
+        validate,
+        name=lambda job: f"{job.task} {job.method} {job.choice}",
+        on_result=on_candidate,
+        num_workers=options.num_workers,
+        console=Console(),
+    )
+
+
+def _candidate(**line: Any) -> Candidate:
+    """Of a line, in which tuples are lists."""
+    return Candidate(**line | {name: tuple(line[name]) for name in ("samples", "accuracies")})
 
 
 def _simulated(prepared: Prepared) -> Mapping[int, float]:
@@ -196,4 +206,4 @@ def _training_flops(plans: Iterable[StagePlan], batch_size: int) -> int:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    sys.exit(main(tyro.cli(Options)))

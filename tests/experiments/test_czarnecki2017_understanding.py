@@ -264,7 +264,3 @@ def test_pictures_are_drawn_from_the_results(tmp_path: Path) -> None:
     assert table.drawable(runs) == ["rsa.png", "probes.png", "signal.png", "surfaces.png"] and table.drawable({}) == []
     table.draw(runs, tmp_path)
     assert all((tmp_path / name).stat().st_size > 1000 for name in table.drawable(runs))
-
-
-def test_table_in_the_readme_is_what_was_recorded() -> None:
-    assert table.main(check=True) == 0

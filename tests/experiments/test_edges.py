@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.edges import run, table
+from experiments.edges import run
 from pipeline.control import World
 from tests.spawn import Ranks
 
@@ -24,7 +24,3 @@ def test_every_kind_of_edge_is_measured_once(ranks: Ranks, tmp_path: Path) -> No
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert {line["kind"] for line in lines} >= {"in process", "shared", "gloo", run.RAW}
     assert all(line["median_us"] > 0 and line["p10_us"] <= line["p90_us"] for line in lines)
-
-
-def test_table_in_the_readme_is_what_was_recorded() -> None:
-    assert table.main(check=True) == 0

@@ -50,10 +50,6 @@ def test_copy_of_a_clock_does_not_tell_the_time(tmp_path: Path, monkeypatch: pyt
     assert list(kills.read(tmp_path / "trains.jsonl")) == [0]
 
 
-def test_tables_in_the_readme_are_what_was_recorded() -> None:
-    assert table.main(check=True) == 0
-
-
 def test_claim_that_does_not_hold_is_said_not_to() -> None:
     line = {"fault": "SIGKILL", "executor": "distributed", "knows_s": [0.1, 1.5], "all_know": True, "equal": True}
     faults = [{**line, "names_culprit": True, "steps_lost": 5}]

@@ -13,12 +13,15 @@ import pytest
 import torch
 
 from experiments import omniglot
+from experiments.expected import read_expected
 from experiments.hu2020_sib import results, run, table
 from experiments.hu2020_sib.adaptation import evaluate, train_classifier
 from experiments.hu2020_sib.config import ROWS, SEEDS, Row, Settings
 from experiments.hu2020_sib.features import Features, compute_features, train_features
 from experiments.hu2020_sib.tasks import draw_tasks
 from experiments.omniglot import Omniglot
+from experiments.records import append_record
+from tests.experiments.checks import check
 
 needs_data = pytest.mark.skipif(not os.environ.get("DNI_DATA"), reason="DNI_DATA names no folder with Omniglot")
 
@@ -129,7 +132,7 @@ def test_jobs_done_before_are_skipped_and_wrong_calls_refused() -> None:
 
 
 def test_expected_has_every_row_and_what_was_published() -> None:
-    expected = results.read_expected()
+    expected = read_expected(results.EXPECTED)
     assert set(ROWS) <= set(expected) and all(expected[row].paper is None for row in ROWS)
     assert expected["mini_1shot_k3"].paper == 70.7 and expected["mini_1shot_k3"].trust == "README"
 
@@ -164,20 +167,13 @@ def folder(tmp_path: Path) -> Path:
         writer.writerows(line | {"ours": ours.get(line["row"], "")} for line in lines)
     for row in ROWS:
         for seed in SEEDS:
-            results.append_run(made_up(row, seed, 0.05 if ROWS[row].num_steps else 0.0), tmp_path / "results.jsonl")
+            append_record(made_up(row, seed, 0.05 if ROWS[row].num_steps else 0.0), tmp_path / "results.jsonl")
     assert table.main(folder=tmp_path) == 0
     return tmp_path
 
 
-def check(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    code = table.main(check=True, folder=folder)
-    lines = capsys.readouterr().out.splitlines()
-    assert code == (1 if lines else 0)
-    return lines
-
-
 def test_check_accepts_a_table_made_from_its_results(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(folder, capsys) == []
+    assert check(table, folder, capsys) == []
     readme = (folder / "README.md").read_text()
     assert "| 1 | 3 | 95.15 ± 0.20 | +5.00 ± 0.10 | 0.13 | 0.01, 0.01, 0.01, 0.01 | 0.50 | 0.200 | 10 | 4 |" in readme
     assert "| 5 | 0 | 90.15 ± 0.20 | - | 0.13 | - | - | 0.200 | 10 | 4 |" in readme
@@ -189,10 +185,10 @@ def test_check_names_what_does_not_hold(folder: Path, capsys: pytest.CaptureFixt
     kept = [line for line in path.read_text().splitlines() if '"1shot_k1"' not in line and '"5shot_k5"' not in line]
     path.write_text("\n".join(kept) + "\n")
     for seed in SEEDS[:3]:
-        results.append_run(made_up("1shot_k1", seed, -0.01), path)
-    assert any("the part 'omniglot' is not what the results give" in line for line in check(folder, capsys))
+        append_record(made_up("1shot_k1", seed, -0.01), path)
+    assert any("the part 'omniglot' is not what the results give" in line for line in check(table, folder, capsys))
     assert table.main(folder=folder) == 0
-    assert check(folder, capsys) == [
+    assert check(table, folder, capsys) == [
         "1shot_k1: needs 4 seeds, has 3",
         "1shot_k1: 89.10 % lies outside 95.15 ± 1.00 %",
         "5shot_k5: no result; run it",

@@ -12,8 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from experiments.expected import read_expected
 from experiments.jaderberg2017_recurrent import config, learning, results, run, table
 from experiments.jaderberg2017_recurrent.sequences import BITS, Curriculum, Level, draw
+from experiments.records import append_record
+from tests.experiments.checks import check
 
 needs_data = pytest.mark.skipif(not os.environ.get("DNI_DATA"), reason="DNI_DATA names no folder with the texts")
 
@@ -114,7 +117,7 @@ def test_bits_per_byte_of_a_uniform_model_are_the_logarithm_of_its_symbols() -> 
 
 
 def test_every_row_is_expected_and_jobs_done_before_are_skipped() -> None:
-    assert list(config.ROWS) == list(results.read_expected())
+    assert list(config.ROWS) == list(read_expected(results.EXPECTED))
     options = run.Options(rows=("copy_dni_3", "shakespeare_dni_8"), seeds=(0, 1))
     jobs = run.pending_jobs(options, {("copy_dni_3", 0)})
     assert [(job.row, job.seed) for job in jobs] == [
@@ -161,20 +164,13 @@ def folder(tmp_path: Path) -> Path:
         line[ours], line[seeds] = ("8", "1") if line[0] in ("copy_bptt_3", "copy_dni_3") else ("", "0")
     (tmp_path / "expected.csv").write_text("\n".join(",".join(line) for line in cells) + "\n")
     for row, value in (("copy_bptt_3", 7.0), ("copy_bptt_3", 9.0), ("copy_dni_3", 8.0)):
-        results.append_run(made_up(row, int(value), value), tmp_path / "results.jsonl")
+        append_record(made_up(row, int(value), value), tmp_path / "results.jsonl")
     assert table.main(folder=tmp_path) == 0
     return tmp_path
 
 
-def check(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    code = table.main(check=True, folder=folder)
-    lines = capsys.readouterr().out.splitlines()
-    assert code == (1 if lines else 0)
-    return lines
-
-
 def test_check_accepts_tables_made_from_their_results(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(folder, capsys) == []
+    assert check(table, folder, capsys) == []
     readme = (folder / "README.md").read_text()
     assert "| 3 | 8.0 ± 1.4 (8) | 8 (14) | not run (17) | not run (5) |" in readme
     assert "| copy_dni_3 | 8 | 1 | length 9, error 0.40 | 100 |" in readme
@@ -185,14 +181,10 @@ def test_check_names_a_row_outside_its_tolerance_without_seeds_or_without_an_exp
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for row, value in (("copy_dni_3", 20.0), ("repeat_copy_dni_2", 5.0)):
-        results.append_run(made_up(row, 1, value), folder / "results.jsonl")
-    lines = check(folder, capsys)
+        append_record(made_up(row, 1, value), folder / "results.jsonl")
+    lines = check(table, folder, capsys)
     assert "copy_dni_3: 14.000 lies outside 8.000 ± 2.000" in lines
     assert "repeat_copy_dni_2: expected.csv has no value of ours; the results give 5.000" in lines
     assert sum("run table.py" in line for line in lines) == 2
     (folder / "results.jsonl").unlink()
-    assert "copy_bptt_3: needs 1 seeds, has 0; run it" in check(folder, capsys)
-
-
-def test_the_tables_in_the_repository_are_what_its_results_give(capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(results.FOLDER, capsys) == []
+    assert "copy_bptt_3: needs 1 seeds, has 0; run it" in check(table, folder, capsys)

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from experiments.expected import read_expected
 from experiments.jaderberg2017_synthetic import config as rows
 from experiments.jaderberg2017_synthetic import results, run, table
+from experiments.records import append_record
 from pipeline import Config, prepare, run_simulated
+from tests.experiments.checks import check
 
 needs_data = pytest.mark.skipif(not os.environ.get("DNI_DATA"), reason="DNI_DATA names no folder with MNIST")
 
@@ -59,7 +62,7 @@ def test_a_measured_run_says_what_it_was() -> None:
 
 def test_config_has_a_function_for_every_expected_row() -> None:
     functions = [name for name, value in vars(rows).items() if inspect.isfunction(value) and not name.startswith("_")]
-    assert set(functions) - {"mnist", "replace"} == set(results.read_expected())
+    assert set(functions) - {"mnist", "replace"} == set(read_expected(results.EXPECTED))
     assert rows.cdni_5_torchrun().num_ranks == 5 and rows.cdni_5_torchrun().executor == "distributed"
     assert rows.cdni_4_p005().steps == 20 * rows.STEPS == 37600
 
@@ -71,7 +74,7 @@ def test_jobs_done_before_are_skipped_and_unknown_rows_refused() -> None:
     with pytest.raises(ValueError, match=r"rows must be among no_bp_3, .*; found cdni_9\."):
         run.pending_jobs(run.Options(rows=("cdni_9",)), set())
     everything = {job.row for job in run.pending_jobs(run.Options(full=True), set())}
-    assert everything == set(results.read_expected())
+    assert everything == set(read_expected(results.EXPECTED))
     assert not any(job.row.startswith("dni_paper") for job in run.pending_jobs(run.Options(), set()))
 
 
@@ -115,18 +118,11 @@ def folder(tmp_path: Path) -> Path:
         cells[ours] = str(made_up_percent(cells[0]))
         rewritten.append(",".join(cells))
     (tmp_path / "expected.csv").write_text("\n".join(rewritten) + "\n")
-    for row in results.read_expected():
+    for row in read_expected(results.EXPECTED):
         for seed, offset in enumerate((-0.1, 0.0, 0.1)):
-            results.append_run(made_up(row, seed, made_up_percent(row) + offset), tmp_path / "results.jsonl")
+            append_record(made_up(row, seed, made_up_percent(row) + offset), tmp_path / "results.jsonl")
     assert table.main(folder=tmp_path) == 0
     return tmp_path
-
-
-def check(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    code = table.main(check=True, folder=folder)
-    lines = capsys.readouterr().out.splitlines()
-    assert code == (1 if lines else 0)
-    return lines
 
 
 def remake(folder: Path, changes: dict[str, float]) -> None:
@@ -135,12 +131,12 @@ def remake(folder: Path, changes: dict[str, float]) -> None:
     (folder / "results.jsonl").unlink()
     for old in runs:
         shift = (changes[old.row] - made_up_percent(old.row)) / 100 if old.row in changes else 0.0
-        results.append_run(replace(old, test_error=old.test_error + shift), folder / "results.jsonl")
+        append_record(replace(old, test_error=old.test_error + shift), folder / "results.jsonl")
     assert table.main(folder=folder) == 0
 
 
 def test_check_accepts_a_table_made_from_its_results(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(folder, capsys) == []
+    assert check(table, folder, capsys) == []
     readme = (folder / "README.md").read_text()
     assert "| 5 | 20.00 ± 0.10 (16.2) | 2.00 ± 0.10 (1.8) |" in readme
     assert "| cdni_5 | 1.90 ± 0.10 | 1.7 | 3 | 1880 | 0.0500 | 20 | 0.40 M | 0.27 M | 1.00 |" in readme
@@ -157,14 +153,14 @@ def test_rebuilding_twice_changes_nothing(folder: Path) -> None:
 def test_check_refuses_a_table_written_by_hand(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     readme = folder / "README.md"
     readme.write_text(readme.read_text().replace("1.90 ± 0.10", "1.20 ± 0.10"))
-    assert check(folder, capsys) == [
+    assert check(table, folder, capsys) == [
         "README.md: its table is not what results.jsonl gives; run table.py without --check"
     ]
 
 
 def test_check_names_rows_outside_their_tolerance(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     remake(folder, {"bp_3": 2.5, "no_bp_3": 15.0})
-    assert check(folder, capsys) == [
+    assert check(table, folder, capsys) == [
         "no_bp_3: 15.00 % lies outside 20.00 ± 1.00 %",
         "bp_3: 2.50 % lies outside 2.00 ± 0.20 %",
     ]
@@ -175,20 +171,20 @@ def test_check_names_a_decoupled_row_far_from_backprop(
     folder: Path, capsys: pytest.CaptureFixture[str], row: str
 ) -> None:
     remake(folder, {row: 2.35})
-    assert f"{row}: 2.35 % is more than 0.3 points above bp_5, 2.00 %" in check(folder, capsys)
+    assert f"{row}: 2.35 % is more than 0.3 points above bp_5, 2.00 %" in check(table, folder, capsys)
 
 
 def test_check_names_a_wrong_order_of_methods(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     remake(folder, {"dni_6": 1.5})
-    assert "no_bp_6 > dni_6 > cdni_6 does not hold: 20.00 %, 1.50 %, 1.90 %" in check(folder, capsys)
+    assert "no_bp_6 > dni_6 > cdni_6 does not hold: 20.00 %, 1.50 %, 1.90 %" in check(table, folder, capsys)
 
 
 def test_check_names_rows_without_enough_seeds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = [line for line in (folder / "results.jsonl").read_text().splitlines() if '"bp_4"' not in line]
     (folder / "results.jsonl").write_text("\n".join(kept) + "\n")
-    results.append_run(made_up("bp_4", 0, 2.0), folder / "results.jsonl")
+    append_record(made_up("bp_4", 0, 2.0), folder / "results.jsonl")
     assert table.main(folder=folder) == 0
-    assert check(folder, capsys) == ["bp_4: needs 3 seeds, has 1"]
+    assert check(table, folder, capsys) == ["bp_4: needs 3 seeds, has 1"]
 
 
 def test_readme_without_markers_is_refused() -> None:

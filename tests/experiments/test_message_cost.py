@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.message_cost import run, table
+from experiments.message_cost import run
 from pipeline import prepare, run_simulated
 
 LOSS = 2.319465
@@ -19,7 +19,3 @@ def test_benchmark_trains_two_steps_with_the_losses_written_down() -> None:
     config = replace(run.config(16, ranks=3, steps=2), executor="simulate", log_every=1, arrival="fixed")
     run_simulated(prepare(config), on_status=lambda statuses: losses.append(statuses[-1].loss))
     assert losses[-1] == pytest.approx(LOSS, rel=1e-4)
-
-
-def test_table_in_the_readme_is_what_was_recorded() -> None:
-    assert table.main(check=True) == 0

@@ -281,7 +281,3 @@ def test_check_names_what_is_missing_and_what_is_not_its_twin() -> None:
     equal = [replace(run, held_out_error=own["backprop", run.task][0].held_out_error) for run in runs]
     equal = [replace(run, test_error=own["backprop", run.task][0].test_error) for run in equal]
     assert not any("must equal" in text for text in table.failures(equal, ()))
-
-
-def test_tables_in_the_readme_are_what_was_recorded() -> None:
-    assert table.main(check=True) == 0

@@ -10,7 +10,6 @@ import torch
 
 from dni import GradientSource
 from experiments.datasets import Dataset
-from experiments.real_stages import table
 from experiments.real_stages.cases import Case, all_cases, config, find_cut, network, source
 from experiments.real_stages.learning import learning_config
 from experiments.real_stages.run import peak_mib, run_case
@@ -72,7 +71,3 @@ def test_a_process_knows_how_much_memory_it_has_had() -> None:
     before = peak_mib()
     torch.zeros(64 * 2**20 // 4)
     assert 1.0 < before <= peak_mib() < math.inf
-
-
-def test_tables_in_the_readme_are_what_was_recorded() -> None:
-    assert table.main(check=True) == 0

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.expected import read_expected
+from experiments.records import append_record
 from experiments.shang2019_alternating import config, learning, results, run, table
 from experiments.shang2019_alternating.config import ROWS, SMALL, Settings, injection, rate_schedule
 from experiments.shang2019_alternating.model import ElementWise
 from experiments.text import Words, wikitext2_words
+from tests.experiments.checks import check
 
 needs_data = pytest.mark.skipif(not os.environ.get("DNI_DATA"), reason="DNI_DATA names no folder with the texts")
 
@@ -91,7 +94,7 @@ def test_synthetic_gradients_act_from_the_second_epoch_or_take_turns_at_restarts
 
 
 def test_rows_of_a_size_differ_in_their_gradients_and_rates_alone_and_every_row_is_expected() -> None:
-    assert list(ROWS) == list(results.read_expected())
+    assert list(ROWS) == list(read_expected(results.EXPECTED))
     assert {row.settings for name, row in ROWS.items() if not row.full} == {SMALL}
     assert {row.settings for name, row in ROWS.items() if row.full} == {config.FULL}
     assert len(ROWS) == 2 * len([name for name, row in ROWS.items() if not row.full])
@@ -198,20 +201,13 @@ def folder(tmp_path: Path) -> Path:
         *(("real_restarts", 0, 100.0), ("real_restarts", 1, 100.0)),
         *(("alternating", 1, 104.0), ("alternating", 0, 101.0), ("alternating", 0, 102.0)),
     ):
-        results.append_run(made_up(row, seed, test), tmp_path / "results.jsonl")
+        append_record(made_up(row, seed, test), tmp_path / "results.jsonl")
     assert table.main(folder=tmp_path) == 0
     return tmp_path
 
 
-def check(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    code = table.main(check=True, folder=folder)
-    lines = capsys.readouterr().out.splitlines()
-    assert code == (1 if lines else 0)
-    return lines
-
-
 def test_check_accepts_tables_made_from_their_results(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(folder, capsys) == []
+    assert check(table, folder, capsys) == []
     readme = (folder / "README.md").read_text()
     assert "| alternating at warm restarts | 103.0 ± 1.4 | 108.0 ± 1.4 | +3.00 ± 1.41 % | 2 |" in readme
     assert "| real gradients, warm restarts | 100.0 ± 0.0 | 105.0 ± 0.0 |  | 2 |" in readme
@@ -222,16 +218,12 @@ def test_check_accepts_tables_made_from_their_results(folder: Path, capsys: pyte
 def test_check_names_a_row_outside_its_tolerance_without_seeds_or_without_an_expectation(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results.append_run(made_up("alternating", 0, 300.0), folder / "results.jsonl")
-    (line,) = [line for line in check(folder, capsys) if "lies outside" in line]
+    append_record(made_up("alternating", 0, 300.0), folder / "results.jsonl")
+    (line,) = [line for line in check(table, folder, capsys) if "lies outside" in line]
     assert line.startswith("alternating: 202.0 lies outside 103.0 ± ")
     (folder / "results.jsonl").unlink()
-    assert "alternating: needs 2 seeds, has 0; run it" in check(folder, capsys)
-    results.append_run(made_up("alternating_full", 0, 50.0), folder / "results.jsonl")
+    assert "alternating: needs 2 seeds, has 0; run it" in check(table, folder, capsys)
+    append_record(made_up("alternating_full", 0, 50.0), folder / "results.jsonl")
     text = (folder / "expected.csv").read_text().replace(",100,", ",,")
     (folder / "expected.csv").write_text(text)
-    assert "alternating_full: expected.csv has no value of ours; the results give 50.0" in check(folder, capsys)
-
-
-def test_the_tables_in_the_repository_are_what_its_results_give(capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(results.FOLDER, capsys) == []
+    assert "alternating_full: expected.csv has no value of ours; the results give 50.0" in check(table, folder, capsys)

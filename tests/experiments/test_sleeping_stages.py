@@ -116,7 +116,3 @@ def test_cases_have_names_of_their_own_and_torchs_end_with_whole_updates() -> No
         for case in cases:
             assert case.first % case.per_update == case.microbatches % case.per_update == 0
             assert case.num_updates * case.per_update > case.last if case.schedule else case.steps > case.last
-
-
-def test_tables_in_the_readme_are_what_was_recorded() -> None:
-    assert table.main(check=True) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.soak import run, table
+from experiments.soak import run
 from pipeline import prepare, run_simulated
 
 LOSS = 1.377133
@@ -36,7 +36,3 @@ def test_growth_is_that_of_the_line_through_the_samples(tmp_path: Path) -> None:
     assert line["growth_mib_per_million_messages"] == pytest.approx(50_000)
     assert (line["rss_warm_mib"], line["rss_end_mib"]) == (110.0, 149.0)
     assert json.loads((tmp_path / "results.jsonl").read_text())["rank"] == 0
-
-
-def test_table_in_the_readme_is_what_was_recorded() -> None:
-    assert table.main(check=True) == 0

@@ -47,7 +47,3 @@ def test_check_names_a_source_that_costs_too_much(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out.splitlines() == [
         "linear, 64 x 512: costs 1.250 times the same by hand, at most 1.1 is aimed at"
     ]
-
-
-def test_table_in_the_readme_is_what_was_recorded() -> None:
-    assert table.main(check=True) == 0

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from experiments.spans import Span
-from experiments.time_to_accuracy import table
 from experiments.time_to_accuracy.alone import train_alone
 from experiments.time_to_accuracy.config import ROWS, TASKS
 from experiments.time_to_accuracy.curve import Point, training_s
@@ -107,7 +106,3 @@ def test_choice_reaches_the_target_with_the_least_arithmetic() -> None:
     cheap = replace(slow, rate=1e-4, flops_per_sample=10, accuracies=(0.5, 0.6, 0.95))
     never = replace(slow, rate=1e-5, flops_per_sample=1, accuracies=(0.5, 0.6, 0.7))
     assert chosen([slow, cheap, never])["mnist", "cdni"].rate == cheap.rate
-
-
-def test_tables_in_the_readme_are_what_was_recorded() -> None:
-    assert table.main(check=True) == 0
