@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from pipeline.folder import commit
 
-__all__ = ["machine"]
+__all__ = ["described", "machine"]
 
 
 def machine() -> dict[str, Any]:
@@ -26,6 +27,16 @@ def machine() -> dict[str, Any]:
         "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def described(machines: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What `machine` gave, in words: an item of a Markdown list each, none twice."""
+    texts = (
+        f"* {found['date']}: {found['processor']}, {found['cores']} cores, Python {found['python']}, "
+        f"torch {found['torch']}, commit {found['commit']}"
+        for found in machines
+    )
+    return list(dict.fromkeys(texts))
 
 
 def _processor() -> str:

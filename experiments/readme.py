@@ -5,10 +5,10 @@ A generated part stands between the lines `<!-- NAME: begin -->` and `<!-- NAME:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-__all__ = ["rebuild"]
+__all__ = ["rebuild", "report"]
 
 
 def rebuild(path: Path, parts: Mapping[str, str], *, check: bool) -> list[str]:
@@ -35,6 +35,13 @@ def rebuild(path: Path, parts: Mapping[str, str], *, check: bool) -> list[str]:
     if not check:
         path.write_text(text)
     return wrong
+
+
+def report(wrong: Collection[str]) -> int:
+    """Print what is wrong, a line each; the exit code, 1 if anything is."""
+    for line in wrong:
+        print(line)
+    return 1 if wrong else 0
 
 
 def _placed(text: str, name: str, part: str) -> str:

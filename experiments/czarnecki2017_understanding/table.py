@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import tyro
@@ -20,7 +19,8 @@ from experiments.czarnecki2017_understanding.metrics import distance, gap, value
 from experiments.czarnecki2017_understanding.pictures import draw, drawable
 from experiments.czarnecki2017_understanding.results import FOLDER, Expected, Runs, read_expected, read_runs
 from experiments.czarnecki2017_understanding.toys import TOYS
-from experiments.readme import rebuild
+from experiments.readme import rebuild, report
+from experiments.spread import spread
 
 __all__ = ["failures", "main", "render"]
 
@@ -81,9 +81,7 @@ def main(*, check: bool = False, folder: Path = FOLDER) -> int:
         return 0
     missing = [name for name in drawable(runs) if not (folder / name).exists()]
     wrong += [f"{name}: missing; run table.py without --check" for name in missing] + failures(expected, runs)
-    for line in wrong:
-        print(line)
-    return 1 if wrong else 0
+    return report(wrong)
 
 
 def _statements(expected: Mapping[str, Expected], runs: Runs) -> Iterator[str]:
@@ -118,12 +116,12 @@ def _deep(runs: Runs) -> Iterator[str]:
     for row, title in _DEEP.items():
         own = list(runs.get(row, {}).values())
         probes = [
-            _spread(own, lambda run, layer=layer: 100 * run["probe_accuracy"][layer - 1], "{:.1f}")  # type: ignore[misc]
+            _spread(own, lambda run, layer=layer: 100 * run["probe_accuracy"][layer - 1], ".1f")  # type: ignore[misc]
             for layer in _LAYERS
         ]
         cells = (
             _spread(own, lambda run: 100 * run["test_error"]),
-            _spread(own, lambda run: run["train_loss"], "{:.4f}"),
+            _spread(own, lambda run: run["train_loss"], ".4f"),
             "-" if row == "deep none" else _spread(own, lambda run: run["probes"][0]["parameter_cosine"]),
             *probes,
         )
@@ -148,12 +146,10 @@ def _small(runs: Runs) -> Iterator[str]:
             yield f"| {num_samples} | {100 * noise:g} % | {title} | {' | '.join(cells)} |"
 
 
-def _spread(runs: Sequence[Mapping[str, Any]], of: Callable[[Mapping[str, Any]], float], form: str = "{:.2f}") -> str:
+def _spread(runs: Sequence[Mapping[str, Any]], of: Callable[[Mapping[str, Any]], float], form: str = ".2f") -> str:
     """Mean ± standard deviation over seeds."""
     values = [of(run) for run in runs]
-    if not values:
-        return "not run"
-    return form.format(mean(values)) + (f" ± {form.format(stdev(values))}" if len(values) > 1 else "")
+    return spread(values, form) if values else "not run"
 
 
 def _number(found: float | None) -> str:

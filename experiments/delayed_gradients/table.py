@@ -10,15 +10,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import TypeAlias
 
 import tyro
 
 from experiments.delayed_gradients.config import METHODS, STALENESS
 from experiments.delayed_gradients.results import FOLDER, Case, Run, counted
-from experiments.readme import rebuild
+from experiments.machine import described
+from experiments.readme import rebuild, report
 from experiments.records import read_records
+from experiments.spread import spread
 
 __all__ = ["failures", "main", "render"]
 
@@ -32,7 +33,7 @@ def render(runs: Counted) -> dict[str, str]:
         "accuracy": _table(runs, _accuracy),
         "memory": _table(runs, lambda own: f"{own[-1].held_bytes / 2**20:.2f}"),
         "rates": _table(runs, lambda own: f"{own[-1].rate:g}"),
-        "machine": "\n".join(_machines(runs)) or "not run",
+        "machine": "\n".join(sorted(described(run.machine for own in runs.values() for run in own))) or "not run",
     }
 
 
@@ -55,9 +56,7 @@ def main(*, check: bool = False, folder: Path = FOLDER) -> int:
     wrong = rebuild(folder / "README.md", render(runs), check=check)
     if check:
         wrong += failures(runs)
-    for line in wrong:
-        print(line)
-    return 1 if wrong else 0
+    return report(wrong)
 
 
 def _cases() -> list[Case]:
@@ -83,18 +82,8 @@ def _accuracy(own: Sequence[Run]) -> str:
     found = [100 * run.test_accuracy for run in own if run.test_accuracy is not None]
     if not found:
         return "diverged"
-    spread = f"{mean(found):.2f} ± {stdev(found):.2f}" if len(found) > 1 else f"{found[0]:.2f}"
-    return spread if len(found) == len(own) else f"{spread}, {len(own) - len(found)} of {len(own)} diverged"
-
-
-def _machines(runs: Counted) -> list[str]:
-    texts = (
-        f"* {found['date']}: {found['processor']}, {found['cores']} cores, Python {found['python']}, "
-        f"torch {found['torch']}, commit {found['commit']}"
-        for own in runs.values()
-        for found in (run.machine for run in own)
-    )
-    return sorted(set(texts))
+    text = spread(found, ".2f")
+    return text if len(found) == len(own) else f"{text}, {len(own) - len(found)} of {len(own)} diverged"
 
 
 if __name__ == "__main__":

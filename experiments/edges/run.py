@@ -7,7 +7,6 @@ results.jsonl.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import tyro
 from rich.console import Console
 
 from experiments.machine import machine
+from experiments.records import append_line
 from pipeline.connections import Connections, Edge
 from pipeline.control import Control, World, world_from_environment
 from pipeline.edge import SendingEnd
@@ -170,8 +170,8 @@ def measure_rank(world: World, options: Options) -> list[dict[str, Any]]:
     ]
     control.close()
     if world.rank == 0:
-        with (options.out / "results.jsonl").open("a") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
+        for line in lines:
+            append_line(line, options.out / "results.jsonl")
     return lines
 
 

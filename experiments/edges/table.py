@@ -7,7 +7,6 @@ Rebuilds the README's tables and the picture from results.jsonl; with --check on
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any, TypeAlias
 import tyro
 
 from experiments.edges.run import ASLEEP, RAW
-from experiments.readme import rebuild
+from experiments.readme import rebuild, report
+from experiments.records import read_lines
 
 __all__ = ["main", "read_rows", "render"]
 
@@ -31,8 +31,7 @@ Rows: TypeAlias = Mapping[tuple[str, int], Mapping[str, Any]]
 
 def read_rows(path: Path) -> Rows:
     """What was measured last of every kind and size."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return {(line["kind"], line["bytes"]): line for line in lines}
+    return {(line["kind"], line["bytes"]): line for line in read_lines(path)}
 
 
 def render(rows: Rows) -> dict[str, str]:
@@ -56,9 +55,7 @@ def main(*, check: bool = False, folder: Path = HERE) -> int:
     wrong = rebuild(folder / "README.md", render(rows), check=check)
     if not check:
         draw(rows, folder / "one_way.png")
-    for line in wrong:
-        print(line)
-    return 1 if wrong else 0
+    return report(wrong)
 
 
 def draw(rows: Rows, path: Path) -> None:

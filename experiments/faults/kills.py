@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from experiments.faults.cases import undisturbed
 from experiments.faults.run import equal
 from experiments.machine import machine
+from experiments.records import append_line
 from pipeline import Config, prepare, run_simulated
 from pipeline.arrival import Arrival
 from pipeline.cli import main as dni
@@ -123,8 +124,7 @@ def attempt() -> int:
 
 def write(name: str, line: dict[str, Any]) -> None:
     """Append a line at once."""
-    with (Path(os.environ[_FOLDER]) / f"{name}.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    append_line(line, Path(os.environ[_FOLDER]) / f"{name}.jsonl")
 
 
 # On the process that measures
@@ -177,8 +177,7 @@ def main() -> None:
     while killed < options.kills:
         line = measure(number, options, restarts=min(options.restarts, options.kills - killed), expected=expected)
         killed, number = killed + line["num_kills"], number + 1
-        with options.out.open("a") as file:
-            file.write(json.dumps(line | machine()) + "\n")
+        append_line(line | machine(), options.out)
         median_s = statistics.median(line["recovered_s"]) if line["recovered_s"] else float("nan")
         console.print(
             f"run {line['run']} ({line['arrival']}): {line['status']}, {line['num_kills']} kills ({killed} so far), "

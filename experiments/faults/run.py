@@ -27,6 +27,7 @@ from rich.console import Console
 
 from experiments.faults.cases import CASES, NUM_STAGES, Case, faulty, undisturbed
 from experiments.machine import machine
+from experiments.records import append_line
 from pipeline import checkpoint, prepare, run_simulated
 from pipeline.agreement import prepare_together
 from pipeline.config import Executor
@@ -199,8 +200,7 @@ def main() -> None:
             for executor in case.executors:
                 if executor in options.executors:
                     line = measure(case, executor, expected=expected) | {"repeat": repeat, **machine()}
-                    with options.out.open("a") as file:
-                        file.write(json.dumps(line) + "\n")
+                    append_line(line, options.out)
                     console.print(
                         f"{case.name}, {executor}: {line['knows_s']} s, equal: {line['equal']}; {line['message']}"
                     )

@@ -7,7 +7,6 @@ Rebuilds the README's tables from results.jsonl and kills.jsonl; with --check on
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +16,10 @@ from typing import Any, TypeAlias
 import tyro
 
 from experiments.faults.cases import CASES
-from experiments.readme import rebuild
+from experiments.readme import rebuild, report
+from experiments.records import read_lines
 
-__all__ = ["main", "read_lines", "render"]
+__all__ = ["main", "newest", "render"]
 
 HERE = Path(__file__).parent
 _WITHIN_S = 1.0
@@ -27,9 +27,9 @@ _WITHIN_S = 1.0
 Line: TypeAlias = Mapping[str, Any]
 
 
-def read_lines(path: Path) -> list[Line]:
+def newest(path: Path) -> list[Line]:
     """All lines of a file of results, of the newest commit measured only."""
-    lines: list[Line] = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+    lines = read_lines(path)
     return [line for line in lines if line["commit"] == lines[-1]["commit"]]
 
 
@@ -49,10 +49,8 @@ def main(check: bool = False) -> int:
     Args:
         check: change nothing; fail if a part differs.
     """
-    parts = render(read_lines(HERE / "results.jsonl"), read_lines(HERE / "kills.jsonl"))
-    wrong = rebuild(HERE / "README.md", parts, check=check)
-    print("\n".join(wrong), end="\n" if wrong else "")
-    return 1 if wrong else 0
+    parts = render(newest(HERE / "results.jsonl"), newest(HERE / "kills.jsonl"))
+    return report(rebuild(HERE / "README.md", parts, check=check))
 
 
 def _claims(faults: Sequence[Line], kills: Sequence[Line]) -> Iterator[str]:

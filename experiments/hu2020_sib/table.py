@@ -17,7 +17,8 @@ import tyro
 from experiments.expected import Expected, read_expected
 from experiments.hu2020_sib.config import ROWS
 from experiments.hu2020_sib.results import FOLDER, Run, read_runs
-from experiments.readme import rebuild
+from experiments.machine import described
+from experiments.readme import rebuild, report
 
 __all__ = ["accuracy", "failures", "main", "render"]
 
@@ -32,7 +33,7 @@ def render(expected: Mapping[str, Expected], runs: Runs) -> dict[str, str]:
     return {
         "omniglot": _omniglot(runs),
         "published": _published(expected),
-        "machine": "\n".join(_machines(runs)) or "Not run yet.",
+        "machine": "\n".join(sorted(described(run.machine for own in runs.values() for run in own))) or "Not run yet.",
     }
 
 
@@ -64,9 +65,7 @@ def main(*, check: bool = False, folder: Path = FOLDER) -> int:
     if not check:
         return 0
     wrong += failures(expected, runs)
-    for line in wrong:
-        print(line)
-    return 1 if wrong else 0
+    return report(wrong)
 
 
 def _omniglot(runs: Runs) -> str:
@@ -100,16 +99,6 @@ def _published(expected: Mapping[str, Expected]) -> str:
     rows = [row for row in expected.values() if row.paper is not None]
     lines += [f"| {row.row} | {row.metric} | {row.paper:g} | {row.source} | {row.trust} | not run |" for row in rows]
     return "\n".join(lines)
-
-
-def _machines(runs: Runs) -> list[str]:
-    lines = {
-        f"* {found['date']}: {found['processor']}, {found['cores']} cores, Python {found['python']}, "
-        f"torch {found['torch']}, commit {found['commit']}"
-        for own in runs.values()
-        for found in (run.machine for run in own)
-    }
-    return sorted(lines)
 
 
 def _row_failures(row: Expected, own: Sequence[Run]) -> Iterator[str]:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import tyro
 
 from experiments.expected import Expected, read_expected
 from experiments.jaderberg2017_recurrent.config import ROWS
 from experiments.jaderberg2017_recurrent.results import FOLDER, Run, read_runs
-from experiments.readme import rebuild
+from experiments.readme import rebuild, report
+from experiments.spread import spread
 
 __all__ = ["failures", "main", "render"]
 
@@ -54,9 +55,7 @@ def main(*, check: bool = False, folder: Path = FOLDER) -> int:
     if not check:
         return 0
     wrong += failures(expected, runs)
-    for line in wrong:
-        print(line)
-    return 1 if wrong else 0
+    return report(wrong)
 
 
 def _copying(expected: Mapping[str, Expected], runs: Runs) -> str:
@@ -113,9 +112,7 @@ def _value(own: Sequence[Run], *, digits: int) -> str:
     values = [run.value for run in own]
     if not values:
         return "not run"
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{mean(values):.{digits or 1}f} ± {stdev(values):.{digits or 1}f}"
+    return spread(values, f".{digits if len(values) == 1 else digits or 1}f")
 
 
 def _number(value: float | None, *, digits: int) -> str:

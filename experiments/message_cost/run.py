@@ -8,7 +8,6 @@ results.jsonl.
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import tyro
 from torch import nn
 
 from dni import Bernoulli, ConditionalSyntheticGradient
+from experiments.records import append_line
 from pipeline import Config, Data, KeyedBatches, prepare
 from pipeline.clock import ThreadClock, WallClock
 from pipeline.control import Control, World, world_from_environment
@@ -112,26 +112,25 @@ def record(
     options: Options, width: int, *, wall: list[dict[str, Any]], cpu: list[dict[str, Any]], raw_us: list[float]
 ) -> None:
     """Append one line per stage."""
-    with RESULTS.open("a") as file:
-        for index in range(len(wall[0]["stages"])):
-            line = {
-                "ranks": options.ranks,
-                "width": width,
-                "activation_bytes": 256 * width * 4,
-                "stage": index,
-                "steps": options.steps,
-                "repeats": len(wall),
-                "crossing_per_step": (index > 0) * 2 + (index < options.ranks - 1) * 2,
-                "busy_us_per_step": median_us(wall, index, "busy_s"),
-                "overhead_us_per_step": median_us(wall, index, "overhead_s"),
-                "overhead_cpu_us_per_step": median_us(cpu, index, "overhead_s"),
-                "raw_pair_us": statistics.median(raw_us),
-                "torch": torch.__version__,
-                "commit": commit(),
-                "date": time.strftime("%Y-%m-%d"),
-            }
-            file.write(json.dumps(line) + "\n")
-            print(line)
+    for index in range(len(wall[0]["stages"])):
+        line = {
+            "ranks": options.ranks,
+            "width": width,
+            "activation_bytes": 256 * width * 4,
+            "stage": index,
+            "steps": options.steps,
+            "repeats": len(wall),
+            "crossing_per_step": (index > 0) * 2 + (index < options.ranks - 1) * 2,
+            "busy_us_per_step": median_us(wall, index, "busy_s"),
+            "overhead_us_per_step": median_us(wall, index, "overhead_s"),
+            "overhead_cpu_us_per_step": median_us(cpu, index, "overhead_s"),
+            "raw_pair_us": statistics.median(raw_us),
+            "torch": torch.__version__,
+            "commit": commit(),
+            "date": time.strftime("%Y-%m-%d"),
+        }
+        append_line(line, RESULTS)
+        print(line)
 
 
 def median_us(summaries: list[dict[str, Any]], index: int, name: str) -> float:

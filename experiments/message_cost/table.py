@@ -7,14 +7,14 @@ Rebuilds the README's table from results.jsonl; with --check only compares it.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from experiments.readme import rebuild
+from experiments.readme import rebuild, report
+from experiments.records import read_lines
 
 __all__ = ["main", "newest", "table"]
 
@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 
 def newest(path: Path) -> list[dict[str, Any]]:
     """The last line of every (ranks, width, stage)."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = read_lines(path)
     rows = {(line["ranks"], line["width"], line["stage"]): line for line in lines if "crossing_per_step" in line}
     return [rows[key] for key in sorted(rows)]
 
@@ -50,9 +50,7 @@ def main(*, check: bool = False, folder: Path = HERE) -> int:
         folder: where README.md and results.jsonl lie.
     """
     wrong = rebuild(folder / "README.md", {"table": table(newest(folder / "results.jsonl"))}, check=check)
-    for line in wrong:
-        print(line)
-    return 1 if wrong else 0
+    return report(wrong)
 
 
 if __name__ == "__main__":

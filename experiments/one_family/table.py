@@ -11,16 +11,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, median
 from typing import Any, TypeAlias
 
 import tyro
 
+from experiments.machine import described
 from experiments.one_family.config import FAMILIES, NETS, ROWS, SEEDS, TASKS, Row, Task
 from experiments.one_family.results import FOLDER, Run, counted, finalists, read_runs
 from experiments.one_family.speed import LOOP
-from experiments.readme import rebuild
+from experiments.readme import rebuild, report
 from experiments.records import read_lines
+from experiments.spread import spread
 
 __all__ = ["failures", "main", "render"]
 
@@ -35,7 +37,7 @@ def render(runs: Collection[Run], costs: Lines, speeds: Lines) -> dict[str, str]
     parts["in use"] = _in_use(own)
     parts["finalists"] = ", ".join(ROWS[row].title for row in finalists(runs)) or "not run"
     where = [*(run.machine for run in runs), *(line["machine"] for line in (*costs, *speeds))]
-    return parts | {"machine": "\n".join(dict.fromkeys(map(_described, where))) or "not run"}
+    return parts | {"machine": "\n".join(described(where)) or "not run"}
 
 
 def failures(runs: Collection[Run], costs: Lines) -> Iterator[str]:
@@ -65,9 +67,7 @@ def main(*, check: bool = False, folder: Path = FOLDER) -> int:
     wrong = rebuild(folder / "README.md", parts, check=check)
     if check:
         wrong += failures(runs, costs)
-    for line in wrong:
-        print(line)
-    return 1 if wrong else 0
+    return report(wrong)
 
 
 def _errors(task: Task, own: Mapping[tuple[str, Task], Sequence[Run]]) -> Iterator[str]:
@@ -93,7 +93,7 @@ def _spread(errors: Sequence[float | None]) -> str:
     found = [100 * error for error in errors if error is not None]
     if len(found) < len(errors):
         return f"diverged ({len(errors) - len(found)} of {len(errors)})"
-    return f"{mean(found):.2f} ± {stdev(found):.2f}" if len(found) > 1 else f"{found[0]:.2f}"
+    return spread(found, ".2f")
 
 
 def _cosines(row: Row, runs: Sequence[Run]) -> list[str]:
@@ -173,13 +173,6 @@ def _same(run: Run, twins: Sequence[Run]) -> bool:
     """Whether it came to what the twin did, if that was run with the same rate."""
     alike = [twin for twin in twins if (twin.rate, twin.seed) == (run.rate, run.seed)]
     return all((twin.held_out_error, twin.test_error) == (run.held_out_error, run.test_error) for twin in alike)
-
-
-def _described(where: Mapping[str, Any]) -> str:
-    return (
-        f"* {where['date']}: {where['processor']}, {where['cores']} cores, Python {where['python']}, torch "
-        f"{where['torch']}, commit {where['commit']}"
-    )
 
 
 if __name__ == "__main__":

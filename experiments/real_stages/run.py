@@ -7,7 +7,6 @@ learning. Results are appended to results.jsonl.
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import subprocess
@@ -26,6 +25,7 @@ from experiments.machine import machine
 from experiments.real_stages.cases import WIDTH, Case, all_cases, config, find_cut
 from experiments.real_stages.learning import learn
 from experiments.real_stages.loops import run_loop
+from experiments.records import append_line
 from experiments.spans import operations_ms, read_trace, start_s
 from pipeline.agreement import prepare_together
 from pipeline.control import Control, World, world_from_environment
@@ -160,10 +160,8 @@ def _gathered(world: World, name: str, value: dict[str, Any]) -> list[dict[str, 
 
 def _record(world: World, options: Options, line: dict[str, Any]) -> None:
     if world.rank == 0:
-        with (options.out / "results.jsonl").open("a") as file:
-            file.write(
-                json.dumps({"run": options.label, "allocator": options.allocators[0], **line, **machine()}) + "\n"
-            )
+        found = {"run": options.label, "allocator": options.allocators[0], **line, **machine()}
+        append_line(found, options.out / "results.jsonl")
 
 
 def _launch(options: Options, allocator: Allocator, *arguments: str) -> None:
@@ -190,8 +188,8 @@ def main() -> None:
                 _launch(options, "default", "--memory-of", str(number))
     if "learning" in options.parts:
         for line in learn(samples=options.samples, seeds=options.seeds, width=options.width):
-            with (options.out / "results.jsonl").open("a") as file:
-                file.write(json.dumps({"run": options.label, "part": "learning", **line, **machine()}) + "\n")
+            found = {"run": options.label, "part": "learning", **line, **machine()}
+            append_line(found, options.out / "results.jsonl")
 
 
 if __name__ == "__main__":

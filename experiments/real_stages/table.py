@@ -7,17 +7,18 @@ Rebuilds the README's tables from results.jsonl; with --check only compares.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import median
 from typing import Any, TypeAlias
 
 import tyro
 
-from experiments.readme import rebuild
+from experiments.readme import rebuild, report
 from experiments.real_stages.cases import BATCH_SIZE
+from experiments.records import read_lines
+from experiments.spread import spread
 
 __all__ = ["main", "read", "render"]
 
@@ -47,8 +48,7 @@ _BESIDE = ("beside_ms", "waited_ms", "period_ms", "side_threads_ms")
 
 def read(path: Path, part: str) -> Lines:
     """The lines of the newest run that measured `part`; none if nobody has."""
-    recorded = path.read_text().splitlines() if path.exists() else []
-    lines = [line for line in map(json.loads, recorded) if line["part"] == part]
+    lines = [line for line in read_lines(path) if line["part"] == part]
     return [line for line in lines if line["run"] == lines[-1]["run"]]
 
 
@@ -73,9 +73,7 @@ def main(*, check: bool = False, folder: Path = HERE) -> int:
         folder: where README.md and results.jsonl lie.
     """
     wrong = rebuild(folder / "README.md", render(folder / "results.jsonl"), check=check)
-    for line in wrong:
-        print(line)
-    return 1 if wrong else 0
+    return report(wrong)
 
 
 def _allocators(lines: Lines) -> list[str]:
@@ -148,8 +146,8 @@ def _learning(lines: Lines) -> Iterator[str]:
             line for line in lines if (line["method"], line["per_update"], line["rate"]) == (method, per_update, rate)
         ]
         learned = [line for line in found if line["test_error"] is not None]
-        error = _spread([100 * line["test_error"] for line in learned], "{:.2f}")
-        loss = _spread([line["train_loss"] for line in learned], "{:.3f}")
+        error = _spread([100 * line["test_error"] for line in learned], ".2f")
+        loss = _spread([line["train_loss"] for line in learned], ".3f")
         yield f"| {method} | {per_update} | {rate:g} | {loss} | {error} | {len(learned)} of {len(found)} |"
 
 
@@ -163,10 +161,7 @@ def _machines(lines: Lines) -> Iterator[str]:
 
 
 def _spread(values: Sequence[float], form: str) -> str:
-    """Mean ± standard deviation."""
-    if not values:
-        return "diverged"
-    return form.format(mean(values)) + (f" ± {form.format(stdev(values))}" if len(values) > 1 else "")
+    return spread(values, form) if values else "diverged"
 
 
 if __name__ == "__main__":

@@ -10,15 +10,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import TypeAlias
 
 import tyro
 
 from experiments.expected import Expected, read_expected
-from experiments.readme import rebuild
+from experiments.machine import described
+from experiments.readme import rebuild, report
 from experiments.shang2019_alternating.config import ROWS, Row
 from experiments.shang2019_alternating.results import FOLDER, Run, read_runs
+from experiments.spread import spread
 
 __all__ = ["failures", "main", "render"]
 
@@ -34,7 +36,7 @@ def render(runs: Runs) -> dict[str, str]:
         "course": _course(small, runs),
         "cost": _cost(small, runs),
         "full": _perplexities(full, runs),
-        "machine": "\n".join(_machines(runs)) or "not run",
+        "machine": "\n".join(sorted(described(run.machine for own in runs.values() for run in own))) or "not run",
     }
 
 
@@ -54,9 +56,7 @@ def main(*, check: bool = False, folder: Path = FOLDER) -> int:
     wrong = rebuild(folder / "README.md", render(runs), check=check)
     if check:
         wrong += failures(read_expected(folder / "expected.csv"), runs)
-    for line in wrong:
-        print(line)
-    return 1 if wrong else 0
+    return report(wrong)
 
 
 def _perplexities(rows: Mapping[str, Row], runs: Runs) -> str:
@@ -66,7 +66,7 @@ def _perplexities(rows: Mapping[str, Row], runs: Runs) -> str:
         if not own:
             lines.append(f"| {row.title} | not run | | | |")
             continue
-        test, valid = (_spread([getattr(run, text) for run in own], ".1f") for text in ("test", "valid"))
+        test, valid = (spread([getattr(run, text) for run in own], ".1f") for text in ("test", "valid"))
         lines.append(f"| {row.title} | {test} | {valid} | {_against(own, runs.get(_real(name), ()))} | {len(own)} |")
     return "\n".join(lines)
 
@@ -90,7 +90,7 @@ def _cost(rows: Mapping[str, Row], runs: Runs) -> str:
     for name, row in rows.items():
         own = runs.get(name, ())
         if own:
-            us_per_word = _spread([1e6 * run.train_cpu_s / run.words for run in own], ".0f")
+            us_per_word = spread([1e6 * run.train_cpu_s / run.words for run in own], ".0f")
             numbers = (own[-1].num_parameters, own[-1].synthesizer_parameters)
             lines.append(f"| {row.title} | {us_per_word} | {' | '.join(f'{number:,}' for number in numbers)} |")
     return "\n".join(lines)
@@ -111,28 +111,12 @@ def _against(own: Sequence[Run], real: Sequence[Run]) -> str:
     """Ratio of perplexities of the same seeds, less one, in percent."""
     of_seed = {run.seed: run.test for run in real}
     ratios = [100 * (run.test / of_seed[run.seed] - 1) for run in own if run.seed in of_seed]
-    return f"{_spread(ratios, '+.2f')} %" if ratios and own[0].row != real[0].row else ""
+    return f"{spread(ratios, '+.2f')} %" if ratios and own[0].row != real[0].row else ""
 
 
 def _columns(curves: Sequence[Sequence[tuple[int, float]]], digits: str) -> Iterator[str]:
     for points in zip(*curves, strict=True):
-        yield _spread([value for _, value in points], digits)
-
-
-def _spread(values: Sequence[float], digits: str) -> str:
-    """Mean and standard deviation over the seeds."""
-    text = f"{mean(values):{digits}}"
-    return f"{text} ± {stdev(values):{digits.removeprefix('+')}}" if len(values) > 1 else text
-
-
-def _machines(runs: Runs) -> list[str]:
-    texts = (
-        f"* {found['date']}: {found['processor']}, {found['cores']} cores, Python {found['python']}, "
-        f"torch {found['torch']}, commit {found['commit']}"
-        for own in runs.values()
-        for found in (run.machine for run in own)
-    )
-    return sorted(set(texts))
+        yield spread([value for _, value in points], digits)
 
 
 def _row_failures(row: Expected, own: Sequence[Run]) -> list[str]:

@@ -7,7 +7,6 @@ moments of the last repeat to spans.jsonl, for the pictures.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import tyro
 from rich.console import Console
 
 from experiments.machine import machine
+from experiments.records import append_line, read_lines
 from experiments.sleeping_stages.cases import DECOUPLED, FEW_SYNCS, Case, Sizes, all_cases, config
 from experiments.sleeping_stages.predict import predict
 from experiments.sleeping_stages.schedules import run_schedule
@@ -108,9 +108,9 @@ def record(case: Case, ranks: Sequence[Sequence[Span]], options: Options, *, rep
         "pause": around_pause(ranks, case) if case.group == "paused" else [],
         **machine(),
     }
-    _append(options.out / "results.jsonl", line)
+    append_line(line, options.out / "results.jsonl")
     if repeat == options.repeats - 1 and case.name.startswith(_DRAWN):
-        _append(options.out / "spans.jsonl", drawn(case, ranks, run=options.label))
+        append_line(drawn(case, ranks, run=options.label), options.out / "spans.jsonl")
     return line
 
 
@@ -133,7 +133,7 @@ def drawn(case: Case, ranks: Sequence[Sequence[Span]], *, run: str) -> dict[str,
 def predict_all(ranks: int, options: Options) -> None:
     """Append what the simulator says of our cases, from what operations cost where nothing is synced, and from what
     messages cost in the few syncs of another."""
-    lines = [json.loads(line) for line in (options.out / "results.jsonl").read_text().splitlines()]
+    lines = read_lines(options.out / "results.jsonl")
     lines = [line for line in lines if line["run"] == options.label and line["ranks"] == ranks]
     decoupled = [line for line in lines if (line["group"], line["method"]) == ("equal", DECOUPLED)]
     ways_ms = [line["message_ms"] for line in lines if line["method"] == FEW_SYNCS and line["message_ms"]]
@@ -150,12 +150,7 @@ def predict_all(ranks: int, options: Options) -> None:
             line = {"run": options.label, "ranks": ranks, "group": case.group, "method": case.method}
             line |= {"predicted": predict(case, ranks, operations, message_ms=way_ms)}
             line |= {"costs_ms": operations | {"message": way_ms}}
-            _append(options.out / "results.jsonl", line)
-
-
-def _append(path: Path, line: dict[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+            append_line(line, options.out / "results.jsonl")
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ Rebuilds the README's tables and pictures from results.jsonl and spans.jsonl; wi
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from typing import Any, TypeAlias
 
 import tyro
 
-from experiments.readme import rebuild
+from experiments.readme import rebuild, report
+from experiments.records import read_lines
 from experiments.sleeping_stages.cases import DECOUPLED, PAUSE_S, SLOW
 from experiments.sleeping_stages.draw import draw
 
@@ -53,10 +53,9 @@ class Row:
 
 def read_rows(path: Path) -> dict[Key, Row]:
     """Every case that was measured; none if there is no such file yet."""
-    lines = path.read_text().splitlines() if path.exists() else []
     measured: dict[Key, list[dict[str, Any]]] = {}
     predicted: dict[Key, dict[str, Any]] = {}
-    for line in map(json.loads, lines):
+    for line in read_lines(path):
         key = (line["ranks"], line["group"], line["method"])
         if "predicted" in line:
             predicted[key] = line
@@ -91,9 +90,7 @@ def main(*, check: bool = False, folder: Path = HERE) -> int:
     if rows and not check:
         bars = {(ranks, method): row.ratio for (ranks, group, method), row in rows.items() if group == "equal"}
         draw(folder / "spans.jsonl", bars, folder)
-    for line in wrong:
-        print(line)
-    return 1 if wrong else 0
+    return report(wrong)
 
 
 def _row(lines: Sequence[dict[str, Any]], predicted: dict[str, Any] | None) -> Row:

@@ -24,6 +24,7 @@ from torch import nn
 
 from dni import Bernoulli, SyntheticGradient
 from experiments.machine import machine
+from experiments.records import append_line
 from pipeline import Config, Data, KeyedBatches
 from pipeline.agreement import prepare_together
 from pipeline.control import Control, world_from_environment
@@ -146,8 +147,7 @@ def record(told: dict[str, Any], options: Options) -> dict[str, Any]:
     }
     for name in ("threads", "descriptors", "segments"):
         line[name] = [told["before"][name], during[0][name], during[-1][name], told["after"][name]]
-    with options.out.open("a") as file:
-        file.write(json.dumps(line | machine()) + "\n")
+    append_line(line | machine(), options.out)
     return line
 
 

@@ -7,7 +7,6 @@ Rebuilds the README's table and picture from results.jsonl; with --check only co
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any, TypeAlias
 
 import tyro
 
-from experiments.readme import rebuild
+from experiments.readme import rebuild, report
+from experiments.records import read_lines
 
 __all__ = ["main", "newest", "render"]
 
@@ -28,7 +28,7 @@ Line: TypeAlias = Mapping[str, Any]
 
 def newest(path: Path) -> list[Line]:
     """The lines of the last run, one per rank."""
-    lines: list[Line] = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+    lines = read_lines(path)
     return lines[-lines[-1]["ranks"] :] if lines else []
 
 
@@ -49,10 +49,9 @@ def main(check: bool = False) -> int:
     """
     lines = newest(HERE / "results.jsonl")
     wrong = rebuild(HERE / "README.md", render(lines), check=check)
-    print("\n".join(wrong), end="\n" if wrong else "")
     if lines and not check:
         _draw(lines, HERE / "memory.png")
-    return 1 if wrong else 0
+    return report(wrong)
 
 
 def _claims(lines: Sequence[Line]) -> Iterator[str]:

@@ -8,7 +8,6 @@ whatever else the machine does hits both. Every run is appended to results.jsonl
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from experiments.machine import machine
+from experiments.records import append_line
 from experiments.source_cost.cases import CASES, ByHand, Contender, FromPackage, batch
 from pipeline.allocator import keep_freed_memory
 
@@ -78,8 +78,7 @@ def main(options: Options) -> int:
         line = compare(name, num_samples=num_samples, width=width, rounds=options.rounds, builds=options.builds)
         console.print(f"{name}, {num_samples} x {width}: ratio {line['ratio']:.3f}", highlight=False)
         if options.record:
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(line | {"machine": where}) + "\n")
+            append_line(line | {"machine": where}, RESULTS)
     return 0
 
 

@@ -7,7 +7,6 @@ Rebuilds the README's table from results.jsonl; with --check only compares, and 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,9 @@ from typing import Any, TypeAlias
 
 import tyro
 
-from experiments.readme import rebuild
+from experiments.machine import described
+from experiments.readme import rebuild, report
+from experiments.records import read_lines
 
 __all__ = ["MOST", "main", "newest", "render"]
 
@@ -28,14 +29,16 @@ Lines: TypeAlias = Sequence[dict[str, Any]]
 
 def newest(path: Path) -> list[dict[str, Any]]:
     """The last line of every case, batch and width."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    last = {(line["case"], line["num_samples"], line["width"]): line for line in lines}
+    last = {(line["case"], line["num_samples"], line["width"]): line for line in read_lines(path)}
     return list(last.values())
 
 
 def render(lines: Lines) -> dict[str, str]:
     """The generated parts of the README, by the names of their markers."""
-    return {"cost": "\n".join(_table(lines)), "machine": "\n".join(_machines(lines)) or "not run"}
+    return {
+        "cost": "\n".join(_table(lines)),
+        "machine": "\n".join(described(line["machine"] for line in lines)) or "not run",
+    }
 
 
 def main(*, check: bool = False, folder: Path = HERE) -> int:
@@ -54,9 +57,7 @@ def main(*, check: bool = False, folder: Path = HERE) -> int:
             for line in lines
             if line["ratio"] > MOST
         ]
-    for text in wrong:
-        print(text)
-    return 1 if wrong else 0
+    return report(wrong)
 
 
 def _table(lines: Lines) -> Iterator[str]:
@@ -73,15 +74,6 @@ def _table(lines: Lines) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
     if not lines:
         yield "| not run |" + " |" * 9
-
-
-def _machines(lines: Lines) -> Iterator[str]:
-    texts = (
-        f"* {where['date']}: {where['processor']}, {where['cores']} cores, Python {where['python']}, torch "
-        f"{where['torch']}, commit {where['commit']}"
-        for where in (line["machine"] for line in lines)
-    )
-    yield from dict.fromkeys(texts)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from statistics import median
 
 import tyro
 
-from experiments.readme import rebuild
+from experiments.machine import described
+from experiments.readme import rebuild, report
 from experiments.time_to_accuracy.config import CHOICES, ROWS, TASKS, Family, Task
 from experiments.time_to_accuracy.results import FOLDER, Run, Runs, fastest, median_s, newest, read_runs
 from experiments.time_to_accuracy.select import chosen, read_candidates
@@ -38,7 +39,10 @@ _SEEDS, _FINALIST_SEEDS = 3, 5
 def render(runs: Runs) -> dict[str, str]:
     """The generated parts of the README, by the names of their markers."""
     tables = {task.name: f"{_found(task, runs)}\n\n{_table(task, runs)}" for task in TASKS.values()}
-    return tables | {"chosen": "\n".join(_chosen()), "machine": "\n".join(_machines(runs))}
+    return tables | {
+        "chosen": "\n".join(_chosen()),
+        "machine": "\n".join(sorted(described(run.machine for own in runs.values() for run in own))),
+    }
 
 
 def failures(runs: Runs) -> list[str]:
@@ -93,9 +97,7 @@ def main(*, check: bool = False, folder: Path = FOLDER) -> int:
     wrong += failures(runs)
     if not (folder / PICTURE).exists():
         wrong.append(f"{PICTURE}: missing; run table.py without --check")
-    for line in wrong:
-        print(line)
-    return 1 if wrong else 0
+    return report(wrong)
 
 
 def _found(task: Task, runs: Runs) -> str:
@@ -150,16 +152,6 @@ def _chosen() -> Iterator[str]:
         choices = [CHOICES[task, method] for task in TASKS]
         cells = [f"{choice.rate:g}" + (f", {choice.synthesizer}" if choice.synthesizer else "") for choice in choices]
         yield f"| {'; '.join(titles)} | {' | '.join(cells)} |"
-
-
-def _machines(runs: Runs) -> Iterator[str]:
-    texts = (
-        f"* {found['date']}: {found['processor']}, {found['cores']} cores, Python {found['python']}, "
-        f"torch {found['torch']}, commit {found['commit']}"
-        for own in runs.values()
-        for found in (run.machine for run in own)
-    )
-    yield from sorted(set(texts))
 
 
 def _one_process_s(task: Task, runs: Runs) -> float:

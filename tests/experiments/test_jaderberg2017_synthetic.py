@@ -153,9 +153,8 @@ def test_rebuilding_twice_changes_nothing(folder: Path) -> None:
 def test_check_refuses_a_table_written_by_hand(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     readme = folder / "README.md"
     readme.write_text(readme.read_text().replace("1.90 ± 0.10", "1.20 ± 0.10"))
-    assert check(table, folder, capsys) == [
-        "README.md: its table is not what results.jsonl gives; run table.py without --check"
-    ]
+    (line,) = check(table, folder, capsys)
+    assert line.startswith(str(readme)) and "is not what the results give; run table.py" in line
 
 
 def test_check_names_rows_outside_their_tolerance(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,8 +184,3 @@ def test_check_names_rows_without_enough_seeds(folder: Path, capsys: pytest.Capt
     append_record(made_up("bp_4", 0, 2.0), folder / "results.jsonl")
     assert table.main(folder=folder) == 0
     assert check(table, folder, capsys) == ["bp_4: needs 3 seeds, has 1"]
-
-
-def test_readme_without_markers_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"README\.md must hold the lines"):
-        table.placed("text", f"# Title\n{table.END}\n")
