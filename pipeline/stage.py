@@ -213,9 +213,7 @@ class Stage:
             wanted=self._is_wanted(message),
         )
         entry.goes_on, entry.lessons = goes_on, learns_from
-        if (
-            step + 1
-        ) % self.settings.top_takes_every == 0:  # else it ends below the last stage, which says nothing of it
+        if (step + 1) % self.settings.top_takes_every == 0:  # of others the last stage, on its clock, never hears
             entry.awaited |= (needs | learns_from) & OUTPUT_ERROR
         if entry.held or (goes_on and not self.is_last):
             self.stash.put(entry)
