@@ -28,7 +28,7 @@ class Tally:
         assert output is not None
         self.loss_sum += loss_sum
         self.num_samples += output.shape[0]
-        if target is None or target.is_floating_point() or output.dim() != target.dim() + 1:
+        if target is None or target.is_floating_point() or output.shape[:1] + output.shape[2:] != target.shape:
             return
         correct = output.argmax(dim=1) == target.to(output.device)
         self.num_correct = (self.num_correct or 0) + int(correct.sum())

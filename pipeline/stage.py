@@ -237,7 +237,7 @@ class Stage:
             wanted=self.index > 0 and (self.settings.below_wants or self.settings.is_true_below(message.reach)),
         )
         entry.goes_on, entry.lessons = goes_on, learns_from
-        if self.settings.comes_to_top(step):  # else it ends below the last stage, which says nothing of it
+        if self.settings.comes_to_top(step):  # of others the last stage, on its clock, never hears
             entry.awaited |= (needs | learns_from) & OUTPUT_ERROR
         if entry.held or (goes_on and not self.is_last):
             self.stash.put(entry)

@@ -31,6 +31,12 @@ def test_accuracy_is_left_out_where_it_means_nothing(target: torch.Tensor | None
     assert tally.scalars() == {"test_loss": 0.5}
 
 
+def test_accuracy_is_left_out_where_classes_do_not_stand_on_the_second_axis() -> None:
+    tally = Tally()
+    tally.add(torch.zeros(2, 4, 3), torch.zeros(2, 4, dtype=torch.long), loss_sum=1.0)  # (N, T, C)
+    assert tally.scalars() == {"test_loss": 0.5}
+
+
 def test_output_of_several_members_is_judged_by_the_first() -> None:
     tally = Tally()
     tally.add((torch.eye(2), torch.zeros(2)), torch.tensor([0, 0]), loss_sum=0.0)

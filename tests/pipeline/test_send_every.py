@@ -6,6 +6,7 @@ the loss. Both carry state.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from torch import Tensor, nn
 
 from dni import (
@@ -26,13 +28,15 @@ from dni import (
     SyntheticGradient,
     TrueGradient,
 )
-from pipeline import Carrying, Config, Data, KeyedBatches, Sgd, StageFailure, prepare, run_simulated
+from pipeline import Carrying, Config, Data, KeyedBatches, Sgd, StageFailure, prepare, run_simulated, run_threaded
 from pipeline.analysis import own_seconds
 from pipeline.costs import CostModel
+from pipeline.display import plan_tables
 from pipeline.equal import equal_stages
 from pipeline.errors import ConfigurationError
 from pipeline.keyed import seeded
 from pipeline.rehearsal import rehearse
+from pipeline.replay import Replay
 from tests.executors import EXECUTORS, Case, each_executor
 from tests.faults import FailAtUpdate
 from tests.reference import CPU, assert_bit_equal
@@ -195,11 +199,11 @@ def test_evaluation_has_the_clocks_of_training_and_measures_what_comes_to_the_to
     assert run_simulated(prepare(config)).summary["test_loss"] == pytest.approx(sum(losses) / 2, rel=1e-6)
 
 
-def test_evaluation_that_never_comes_to_the_top_is_warned_of() -> None:
+def test_evaluation_that_never_comes_to_the_top_is_warned_of(tmp_path: Path) -> None:
     problem = TwoClocks()
     config = problem.config(data=lambda: Data(train=problem.batches(), test=[problem.batches().peek()] * 2))
     with pytest.warns(UserWarning, match=r"test data hold 2 batch\(es\), and the last stage gets one in 3"):
-        assert run_simulated(prepare(config)).summary["test_loss"] is None
+        assert run_simulated(prepare(config), folder=tmp_path).summary["test_loss"] is None
 
 
 def operations(source: tuple[GradientSource, ...], **settings: Any) -> list[dict[str, int]]:
@@ -232,6 +236,24 @@ def test_played_without_mathematics_it_does_the_same_operations_and_costs_what_i
     assert played.busy_s == pytest.approx(real.busy_s)
     assert played.busy_s == pytest.approx(60 * own_seconds(prepared, prepared.config.costs))
     assert played.forwards.tolist() == [60, 60, 20]
+
+
+def test_asynchronous_run_on_different_clocks_is_replayed(tmp_path: Path) -> None:
+    way = Sum(LocalLoss(CLASSES), SyntheticGradient())
+    settings = {"arrival": "ready", "max_in_flight": (3,), "checkpoint_every": 5, "source": (SyntheticGradient(), way)}
+    prepared = prepare(TwoClocks().config(**settings))
+    run_threaded(prepared, folder=tmp_path)
+    replayed = Replay(prepare(TwoClocks().config(**settings)), tmp_path)
+    replayed.run()
+    assert replayed.ends() == []
+    assert replayed.comparison.equal and replayed.comparison.num_tensors, replayed.comparison.lines()
+
+
+def test_plan_says_which_clocks_there_are() -> None:
+    prepared = prepare(TwoClocks().config(send_every=(2, 3)))
+    console = Console(file=io.StringIO(), width=120)
+    console.print(plan_tables(prepared, (0, 0, 0)))
+    assert "of so many steps a stage takes the last: 1, 2, 6" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_chain_of_equal_stages_has_one_clock() -> None:
