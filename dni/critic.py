@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from dni.context import LabelContext, any_labels
 from dni.heads import gradient_at
 from dni.members import Members, num_samples
-from dni.regression import OptimizerFactory, Regression
-from dni.schedule import Constant, Schedule
+from dni.regression import ADAM, OptimizerFactory, Regression
+from dni.schedule import CONSTANT, Schedule
 from dni.source import Need, Signal, gradient_of, loss_of, target_of
 
 __all__ = ["Critic", "CriticNetwork", "SobolevCritic", "ValueMLP"]
@@ -29,9 +29,6 @@ __all__ = ["Critic", "CriticNetwork", "SobolevCritic", "ValueMLP"]
 CriticNetwork: TypeAlias = nn.Module | Callable[[Tensor, int], nn.Module]
 """A module of the user's own (copied for each member of h), or a function (h, K) -> module, such as `ValueMLP`. The
 module is called as module(h, context) with a context of (N, K), and returns the loss of each sample, (N,) or (N, 1)."""
-
-_ADAM: OptimizerFactory = partial(torch.optim.Adam, lr=1e-3)
-_CONSTANT = Constant()
 
 
 @dataclass(frozen=True)
@@ -94,8 +91,8 @@ class Critic(nn.Module):
         network: CriticNetwork = _VALUE_MLP,
         *,
         embedding_dim: int | None = None,
-        optimizer: OptimizerFactory = _ADAM,
-        schedule: Schedule = _CONSTANT,
+        optimizer: OptimizerFactory = ADAM,
+        schedule: Schedule = CONSTANT,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -146,8 +143,8 @@ class SobolevCritic(nn.Module):
         *,
         gradient_weight: float = 1.0,
         embedding_dim: int | None = None,
-        optimizer: OptimizerFactory = _ADAM,
-        schedule: Schedule = _CONSTANT,
+        optimizer: OptimizerFactory = ADAM,
+        schedule: Schedule = CONSTANT,
     ) -> None:
         super().__init__()
         if not gradient_weight > 0.0:

@@ -10,15 +10,12 @@ from torch import Tensor, nn
 from dni.context import any_labels
 from dni.heads import Head, LabelLoss, gradient_at
 from dni.members import Members, num_samples
-from dni.regression import OptimizerFactory, Regression
-from dni.schedule import Constant, Schedule
+from dni.regression import ADAM, OptimizerFactory, Regression
+from dni.schedule import CONSTANT, Schedule
 from dni.similarity import SimilarityMatching
 from dni.source import Need, Signal, target_of
 
 __all__ = ["LocalLoss"]
-
-_ADAM: OptimizerFactory = partial(torch.optim.Adam, lr=1e-3)
-_CONSTANT = Constant()
 
 
 class LocalLoss(nn.Module):
@@ -56,8 +53,8 @@ class LocalLoss(nn.Module):
         head: Head = "linear",
         *,
         similarity_weight: float = 0.0,
-        optimizer: OptimizerFactory = _ADAM,
-        schedule: Schedule = _CONSTANT,
+        optimizer: OptimizerFactory = ADAM,
+        schedule: Schedule = CONSTANT,
     ) -> None:
         super().__init__()
         if not 0.0 <= similarity_weight <= 1.0:

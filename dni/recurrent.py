@@ -14,15 +14,12 @@ from torch import Tensor, nn
 
 from dni.members import Members, carriers
 from dni.recurrent_state import begin_anew, find_sample_axis
-from dni.regression import OptimizerFactory, Regression
-from dni.schedule import Constant, Schedule
+from dni.regression import ADAM, OptimizerFactory, Regression
+from dni.schedule import CONSTANT, Schedule
 from dni.synthesizers import Synthesizer, make_synthesizer
 from dni.window import LossOfSteps, Window, begins_of, ends_of, run_windows
 
 __all__ = ["RecurrentDNI", "Span"]
-
-_ADAM: OptimizerFactory = partial(torch.optim.Adam, lr=1e-3)
-_CONSTANT = Constant()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +107,8 @@ class RecurrentDNI(nn.Module):
         discount: float = 1.0,
         bp_lambda: float = 0.0,
         auxiliary: float = 0.0,
-        optimizer: OptimizerFactory = _ADAM,
-        schedule: Schedule = _CONSTANT,
+        optimizer: OptimizerFactory = ADAM,
+        schedule: Schedule = CONSTANT,
         seed: int = 0,
         sample_axis: int | None = None,
     ) -> None:

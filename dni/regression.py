@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -15,10 +16,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dni.members import Members, carriers, like, num_samples
 from dni.schedule import Schedule
 
-__all__ = ["OptimizerFactory", "Regression"]
+__all__ = ["ADAM", "OptimizerFactory", "Regression"]
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 """Makes an optimiser for the parameters it is given."""
+ADAM: OptimizerFactory = partial(torch.optim.Adam, lr=1e-3)
+"""What a source's networks learn with unless the user says otherwise."""
 
 
 class Regression(nn.Module):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["Constant", "Cosine", "CosineRestarts", "InTurn", "Schedule", "Steps", "doubling_restarts"]
+__all__ = ["CONSTANT", "Constant", "Cosine", "CosineRestarts", "InTurn", "Schedule", "Steps", "doubling_restarts"]
 
 Schedule: TypeAlias = Callable[[int], float]
 """A factor as a function of the step: for the learning rate, or for what else takes a schedule."""
@@ -22,6 +22,9 @@ class Constant:
 
     def __call__(self, step: int) -> float:
         return 1.0
+
+
+CONSTANT = Constant()
 
 
 @dataclass(frozen=True)

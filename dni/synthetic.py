@@ -12,15 +12,12 @@ from torch import Tensor, nn
 
 from dni.context import LabelContext, any_labels
 from dni.members import Members
-from dni.regression import OptimizerFactory, Regression
-from dni.schedule import Constant, Schedule
+from dni.regression import ADAM, OptimizerFactory, Regression
+from dni.schedule import CONSTANT, Schedule
 from dni.source import Need, Signal, gradient_of, target_of
 from dni.synthesizers import Synthesizer, make_synthesizer
 
 __all__ = ["ConditionalSyntheticGradient", "SyntheticGradient"]
-
-_ADAM: OptimizerFactory = partial(torch.optim.Adam, lr=1e-3)
-_CONSTANT = Constant()
 
 
 class SyntheticGradient(nn.Module):
@@ -49,8 +46,8 @@ class SyntheticGradient(nn.Module):
         self,
         synthesizer: Synthesizer = "linear",
         *,
-        optimizer: OptimizerFactory = _ADAM,
-        schedule: Schedule = _CONSTANT,
+        optimizer: OptimizerFactory = ADAM,
+        schedule: Schedule = CONSTANT,
     ) -> None:
         super().__init__()
         make = partial(make_synthesizer, synthesizer, num_context=0)
@@ -96,8 +93,8 @@ class ConditionalSyntheticGradient(nn.Module):
         synthesizer: Synthesizer = "linear",
         *,
         embedding_dim: int | None = None,
-        optimizer: OptimizerFactory = _ADAM,
-        schedule: Schedule = _CONSTANT,
+        optimizer: OptimizerFactory = ADAM,
+        schedule: Schedule = CONSTANT,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes

@@ -9,7 +9,6 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -17,15 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from dni.members import Members, as_tuple, carriers, map_members
-from dni.regression import OptimizerFactory, Regression
-from dni.schedule import Constant, Schedule
+from dni.regression import ADAM, OptimizerFactory, Regression
+from dni.schedule import CONSTANT, Schedule
 from dni.source import Need
 from dni.update_probability import UpdateProbability
 
 __all__ = ["InputMLP", "InputNetwork", "SyntheticInput"]
 
-_ADAM: OptimizerFactory = partial(torch.optim.Adam, lr=1e-3)
-_CONSTANT = Constant()
 
 InputNetwork: TypeAlias = nn.Module | Callable[[Members, Tensor], nn.Module]
 """A module of the user's own, called as module(x) (copied for each member of h), or a function (x, member) -> module,
@@ -89,8 +86,8 @@ class SyntheticInput(nn.Module):
         network: InputNetwork = InputMLP(),
         *,
         update_probability: float = 1.0,
-        optimizer: OptimizerFactory = _ADAM,
-        schedule: Schedule = _CONSTANT,
+        optimizer: OptimizerFactory = ADAM,
+        schedule: Schedule = CONSTANT,
     ) -> None:
         super().__init__()
         self.update_probability = UpdateProbability(update_probability)

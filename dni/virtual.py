@@ -10,14 +10,12 @@ from torch import Tensor, nn
 from dni.context import any_labels
 from dni.heads import Head, LabelLoss, MLPHead
 from dni.members import Members, num_samples
-from dni.regression import OptimizerFactory, Regression
-from dni.schedule import Constant, Schedule
+from dni.regression import ADAM, OptimizerFactory, Regression
+from dni.schedule import CONSTANT, Schedule
 from dni.source import Need, Signal, gradient_of, target_of
 
 __all__ = ["VirtualGradient"]
 
-_ADAM: OptimizerFactory = partial(torch.optim.Adam, lr=1e-3)
-_CONSTANT = Constant()
 _ONE_HIDDEN_LAYER = MLPHead(num_hidden=1)
 
 
@@ -56,8 +54,8 @@ class VirtualGradient(nn.Module):
         model: Head = _ONE_HIDDEN_LAYER,
         *,
         label_weight: float = 0.0,
-        optimizer: OptimizerFactory = _ADAM,
-        schedule: Schedule = _CONSTANT,
+        optimizer: OptimizerFactory = ADAM,
+        schedule: Schedule = CONSTANT,
     ) -> None:
         super().__init__()
         if label_weight < 0.0:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FOLDER", "RESULTS", "Errors", "Run", "append_run", "counted", "read_runs"]
+from experiments.records import grouped, newest, read_records
+
+__all__ = ["FOLDER", "RESULTS", "Errors", "Run", "counted", "read_runs"]
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.jsonl"
@@ -47,22 +48,15 @@ class Run:
 
 def read_runs(path: Path = RESULTS) -> list[Run]:
     """All runs, in the order in which they were made; none if there is no file yet."""
-    return [_run(json.loads(line)) for line in (path.read_text().splitlines() if path.exists() else ())]
-
-
-def append_run(run: Run, path: Path = RESULTS) -> None:
-    """Write a run down for good."""
-    with path.open("a") as file:
-        file.write(json.dumps(asdict(run)) + "\n")
+    return read_records(_run, path)
 
 
 def counted(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """The newest run of each seed, in the order of the seeds, by method."""
-    last = {(run.method, run.seed): run for run in runs}
-    methods = dict.fromkeys(run.method for run in runs)
-    return {method: [last[key] for key in sorted(last) if key[0] == method] for method in methods}
+    return grouped(newest(runs, lambda run: (run.method, run.seed)), lambda run: run.method)
 
 
-def _run(line: dict[str, Any]) -> Run:
+def _run(**line: Any) -> Run:
+    """Of a line, in which errors are dictionaries."""
     errors = [Errors(**each) for each in line["errors"]]
     return Run(**(line | {"errors": errors, "guess": Errors(**line["guess"])}))

@@ -8,12 +8,11 @@ Runs every method with every seed. Each run is appended to results.jsonl at once
 from __future__ import annotations
 
 import copy
-import multiprocessing
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from itertools import count as numbers
 from typing import Any
 
 import torch
@@ -23,9 +22,11 @@ from torch import Tensor, nn
 
 from dni import GradientSource, Sum
 from experiments.jaderberg2017_two_rates.config import LATENCIES, METHODS, STEPS, costs, digits
-from experiments.jaderberg2017_two_rates.results import Errors, Run, append_run, read_runs
+from experiments.jaderberg2017_two_rates.results import RESULTS, Errors, Run, read_runs
 from experiments.jaderberg2017_two_rates.streams import TICK, WINDOW, counts, odd, threes
+from experiments.jobs import carry_out
 from experiments.machine import machine
+from experiments.records import append_record
 from pipeline import prepare, run_simulated
 from pipeline.prepared import Prepared
 from pipeline.rehearsal import rehearse
@@ -116,26 +117,33 @@ def count(prepared: Prepared, step: int) -> Errors:
 
 
 def main(options: Options) -> int:
-    """Run what is asked for; 2 if the call is wrong."""
+    """Run what is asked for; 1 if any run failed, 2 if the call is wrong."""
     console = Console()
     try:
         asked = jobs(options, read_runs())
     except ValueError as error:
         console.print(error)
         return 2
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.num_workers, mp_context=context, initializer=_one_thread) as pool:
-        for done, future in enumerate(as_completed([pool.submit(measure, job) for job in asked]), 1):
-            run = future.result()
-            if options.steps is None:
-                append_run(run)
-            last = run.errors[-1]
-            console.print(
-                f"{done}/{len(asked)} {run.method}, seed {run.seed}: odd {last.fast:.3f}, threes {last.slow:.3f}, "
-                f"{run.wall_s:.1f} s",
-                highlight=False,
-            )
-    return 0
+    done = numbers(1)
+
+    def on_run(run: Run) -> None:
+        if options.steps is None:
+            append_record(run, RESULTS)
+        last = run.errors[-1]
+        console.print(
+            f"{next(done)}/{len(asked)} {run.method}, seed {run.seed}: odd {last.fast:.3f}, threes {last.slow:.3f}, "
+            f"{run.wall_s:.1f} s",
+            highlight=False,
+        )
+
+    return carry_out(
+        asked,
+        measure,
+        name=lambda job: f"{job.method}, seed {job.seed}",
+        on_result=on_run,
+        num_workers=options.num_workers,
+        console=console,
+    )
 
 
 def _off(logits: Tensor, target: Tensor) -> Tensor:
@@ -168,10 +176,6 @@ def _sources(prepared: Prepared) -> list[Any]:
     """What the fast network learns from, its own task first."""
     source: GradientSource = prepared.sources[0]
     return list(source.sources) if isinstance(source, Sum) else [source]
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 if __name__ == "__main__":

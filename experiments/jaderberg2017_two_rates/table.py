@@ -10,14 +10,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import TypeAlias
 
 import tyro
 
 from experiments.jaderberg2017_two_rates.config import LATENCIES, METHODS
 from experiments.jaderberg2017_two_rates.results import FOLDER, Run, counted, read_runs
-from experiments.readme import rebuild
+from experiments.machine import described
+from experiments.readme import rebuild, report
+from experiments.spread import spread
 
 __all__ = ["failures", "main", "render"]
 
@@ -31,7 +33,7 @@ def render(runs: Counted) -> dict[str, str]:
         "errors": "\n".join(_error_rows(runs)),
         "curves": "\n".join(_curve_rows(runs)),
         "time": "\n".join(_time_rows(runs)),
-        "machine": "\n".join(_machines(runs)) or "not run",
+        "machine": "\n".join(sorted(described(run.machine for own in runs.values() for run in own))) or "not run",
     }
 
 
@@ -53,9 +55,7 @@ def main(*, check: bool = False, folder: Path = FOLDER) -> int:
     wrong = rebuild(folder / "README.md", render(runs), check=check)
     if check:
         wrong += failures(runs)
-    for line in wrong:
-        print(line)
-    return 1 if wrong else 0
+    return report(wrong)
 
 
 def _error_rows(runs: Counted) -> Iterator[str]:
@@ -66,7 +66,7 @@ def _error_rows(runs: Counted) -> Iterator[str]:
             yield f"| {method.title} | not run | not run | not run |"
             continue
         last = [run.errors[-1] for run in own]
-        fast, slow = _spread([each.fast for each in last]), _spread([each.slow for each in last])
+        fast, slow = (spread([getattr(each, who) for each in last], ".3f") for who in ("fast", "slow"))
         yield f"| {method.title} | {fast} | {slow} | {own[-1].synthesizer_parameters:,} |"
     for guess in [own[-1].guess for own in runs.values()][:1]:
         yield f"| (the most frequent count) | {guess.fast:.3f} | {guess.slow:.3f} | |"
@@ -93,20 +93,6 @@ def _time_rows(runs: Counted) -> Iterator[str]:
         own = runs.get(name)
         cells = [f"{own[-1].digit_s[each]:.2f}" if own else "not run" for each in latencies]
         yield f"| {method.title} | {' | '.join(cells)} |"
-
-
-def _spread(found: Sequence[float]) -> str:
-    return f"{mean(found):.3f} ± {stdev(found):.3f}" if len(found) > 1 else f"{found[0]:.3f}"
-
-
-def _machines(runs: Counted) -> list[str]:
-    texts = (
-        f"* {found['date']}: {found['processor']}, {found['cores']} cores, Python {found['python']}, "
-        f"torch {found['torch']}, commit {found['commit']}"
-        for own in runs.values()
-        for found in (run.machine for run in own)
-    )
-    return sorted(set(texts))
 
 
 if __name__ == "__main__":

@@ -95,7 +95,3 @@ def test_table_shows_means_and_what_was_not_run() -> None:
     assert "| true gradient, waited for | 1.00 | 2.00 | 5.00 |" in parts["time"]
     assert list(table.failures(counted))[1] == "true: needs 3 seeds, has 2"
     assert list(table.failures({})) == []
-
-
-def test_tables_in_the_readme_are_what_was_recorded() -> None:
-    assert table.main(check=True) == 0
