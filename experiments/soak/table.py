@@ -26,7 +26,7 @@ _FLAT_MIB = 2.0
 Line: TypeAlias = Mapping[str, Any]
 
 
-def newest(path: Path) -> list[Line]:
+def newest(path: Path) -> Sequence[Line]:
     """The lines of the last run, one per rank."""
     lines = read_lines(path)
     return lines[-lines[-1]["ranks"] :] if lines else []
