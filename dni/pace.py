@@ -74,6 +74,11 @@ class Pace:
         return Foreseen(tuple(self.cadences.values()), tuple(self.cadences), self._takes_every, self._draw)
 
     @property
+    def is_divided(self) -> bool:
+        """Whether there is anything but the rest."""
+        return self.windows.keys() != {REST}
+
+    @property
     def num_samples(self) -> int:
         """The most samples that a block has accumulated."""
         return max(window.num_samples for window in self.windows.values())

@@ -28,7 +28,6 @@ _BLOCK_COLUMNS: dict[str, JustifyMethod] = {
     "block": "left",
     "params": "right",
     "cadence": "left",
-    "holds": "left",
 }
 
 
@@ -174,8 +173,7 @@ def _block_table(prepared: Prepared) -> Table:
         learned = {names[name]: p for name, p in prepared.cut.stages[index].named_parameters()}
         for block in stage.blocks:
             count = sum(piece.of(learned[piece.parameter]).numel() for piece in block.pieces)
-            pieces = "\n".join(piece.name for piece in block.pieces)
-            table.add_row(str(index), block.name, f"{count:,}", str(stage.cadences[block.name]), pieces)
+            table.add_row(str(index), block.name, f"{count:,}", str(stage.cadences[block.name]))
     return table
 
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dni import (
-    REST,
     Applied,
     Corrector,
     GradientSource,
@@ -355,7 +354,7 @@ class Learner:
         if applied:
             self.version += 1
             self._recorder.end("U", step, version=self.version)
-        for update in applied if self.updater.pace.windows.keys() != {REST} else ():
+        for update in applied if self.updater.pace.is_divided else ():
             self._recorder.block_updated(
                 update.block,
                 step,

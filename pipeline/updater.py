@@ -83,7 +83,8 @@ class Updater:
         self._leaves = self._make_leaves(blocks)
         self._apart = len(blocks) > 1 or any(window.noise is not None for window in self.pace.windows.values())
         """Whether gradients are added up here instead of in `.grad`."""
-        self._is_plain = not self._apart and rate_rule == "none"
+        self._is_plain = not self._apart and not self.pace.is_divided and rate_rule == "none"
+        """Whether steps and samples say all that a resumed run has to know of the windows."""
         self._sums: dict[str, Tensor] = {}
         """What was added up here, by parameter."""
         self._optimizer = optimizer([leaf.parameter for leaf in self._leaves]) if self._leaves else None
