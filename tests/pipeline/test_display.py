@@ -147,7 +147,6 @@ def test_plan_shows_every_block_with_its_cadence() -> None:
         "RandomCadence(rate=0.5)",
         "Periodic(period=3)",
         "rest",
-        "1.bias",
         "sqrt(k) times",
     ):
         assert word in text
