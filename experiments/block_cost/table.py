@@ -49,8 +49,8 @@ def main(*, check: bool = False, folder: Path = HERE) -> int:
     wrong = rebuild(folder / "README.md", render(lines), check=check)
     if check:
         wrong += [
-            f"{line['optimizer']}, {line['cut']}, width {line['width']}: {part} costs {line[f'{part}_ratio']:.3f} times as "
-            f"much as by hand, at most {most} is aimed at"
+            f"{line['optimizer']}, {line['cut']}, width {line['width']}: {part} costs {line[f'{part}_ratio']:.3f} "
+            f"times as much as by hand, at most {most} is aimed at"
             for line in lines
             for (cut, part), most in MOST.items()
             if cut in line["cut"] and line[f"{part}_ratio"] > most

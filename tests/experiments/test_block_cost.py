@@ -48,5 +48,6 @@ def test_check_names_what_costs_too_much(tmp_path: Path, capsys: pytest.CaptureF
     )
     assert table.main(check=True, folder=tmp_path) == 1
     assert capsys.readouterr().out.splitlines() == [
-        "Adam, 4 row blocks, every step, width 1024: update costs 1.200 times as much as by hand, at most 1.1 is aimed at"
+        "Adam, 4 row blocks, every step, width 1024: update costs 1.200 times as much as by hand, "
+        "at most 1.1 is aimed at"
     ]
