@@ -1,9 +1,12 @@
 """Which learning rules are there? Tensors in, tensors out: nothing here waits, talks or touches a file."""
 
-from dni.cadence import Cadence, Periodic
+from dni.blocks import REST, Block, BlockCadence, Box, Piece, Selector, Shapes, split_in_blocks
+from dni.cadence import Applied, ByFunction, Cadence, Periodic, Phases, RandomCadence, Window
+from dni.confidence import ByConfidence
 from dni.context import LabelContext
 from dni.correction import Correction, Corrector, DiscrepancyCorrection, NesterovLookahead, WeightPrediction
 from dni.critic import Critic, CriticNetwork, SobolevCritic, ValueMLP
+from dni.depth import by_depth
 from dni.direct_feedback import DirectFeedbackAlignment
 from dni.exact import LossGradient, TrueGradient
 from dni.feedback import FeedbackMode, convert_to_feedback_alignment
@@ -15,8 +18,10 @@ from dni.local_loss import LocalLoss
 from dni.loss import SummedLoss, sum_over_samples
 from dni.members import Members, as_tuple, carriers, like, map_members, num_samples
 from dni.mixture import MixedGradient
+from dni.noise_scale import NoiseScale
 from dni.none import NoGradient
 from dni.own_labels import OwnLabels
+from dni.pace import Draw, Foreseen, Pace
 from dni.probe import grade_source, pull_back
 from dni.quality import (
     agreement,
@@ -28,6 +33,7 @@ from dni.quality import (
     split_direction,
     split_error,
 )
+from dni.rate_rule import RateRule, rate_factor
 from dni.recurrent import RecurrentDNI, Span
 from dni.recurrent_state import Unrolled
 from dni.regression import OptimizerFactory
@@ -39,6 +45,7 @@ from dni.representations import (
     linear_probe_accuracy,
 )
 from dni.schedule import Constant, Cosine, CosineRestarts, InTurn, Schedule, Steps, doubling_restarts
+from dni.selectors import Channels, Columns, Heads, Layer, Parameter, Quadrants, Rows, Slice
 from dni.shadow import Shadow
 from dni.shrunk import ShrunkGradient
 from dni.source import GradientSource, Need, Signal
@@ -54,10 +61,19 @@ from dni.zero import ZeroGradient
 
 __all__ = [
     "MLP",
+    "REST",
     "Alternating",
     "Always",
+    "Applied",
     "Bernoulli",
+    "Block",
+    "BlockCadence",
+    "Box",
+    "ByConfidence",
+    "ByFunction",
     "Cadence",
+    "Channels",
+    "Columns",
     "ConditionalSyntheticGradient",
     "Constant",
     "Convolutional",
@@ -70,17 +86,21 @@ __all__ = [
     "CriticNetwork",
     "DirectFeedbackAlignment",
     "DiscrepancyCorrection",
+    "Draw",
     "Every",
     "FeedbackMode",
     "FewShotClassifier",
+    "Foreseen",
     "GradientSource",
     "Head",
+    "Heads",
     "InTurn",
     "InputMLP",
     "InputNetwork",
     "InputSource",
     "Kickback",
     "LabelContext",
+    "Layer",
     "Linear",
     "LinearHead",
     "LocalLoss",
@@ -95,16 +115,28 @@ __all__ = [
     "NesterovLookahead",
     "Never",
     "NoGradient",
+    "NoiseScale",
     "OptimizerFactory",
     "OwnLabels",
+    "Pace",
+    "Parameter",
     "Periodic",
+    "Phases",
+    "Piece",
     "Piecewise",
+    "Quadrants",
+    "RandomCadence",
+    "RateRule",
     "ReceivedInput",
     "RecurrentDNI",
+    "Rows",
     "Schedule",
+    "Selector",
     "Shadow",
+    "Shapes",
     "ShrunkGradient",
     "Signal",
+    "Slice",
     "SobolevCritic",
     "Span",
     "Steps",
@@ -121,9 +153,11 @@ __all__ = [
     "VirtualGradient",
     "WeightPrediction",
     "WhenWorse",
+    "Window",
     "ZeroGradient",
     "agreement",
     "as_tuple",
+    "by_depth",
     "carriers",
     "class_contrast",
     "compare_dissimilarities",
@@ -143,7 +177,9 @@ __all__ = [
     "num_samples",
     "parameter_gradients_by_part",
     "pull_back",
+    "rate_factor",
     "split_direction",
     "split_error",
+    "split_in_blocks",
     "sum_over_samples",
 ]

@@ -43,7 +43,7 @@ def own_seconds(prepared: Prepared, costs: CostModel) -> NDArray[np.float64]:
     late = np.where([bool(awaited.to_learn) for awaited in prepared.awaited], late, 0.0)
     learns = np.where([awaited.learns_alone for awaited in prepared.awaited], takes, late)
     updates = pulls * [plan.num_parameters > 0 for plan in prepared.plans]
-    periods = np.array(per_stage(prepared.config.cadence, prepared.num_stages, name="cadence"))
+    periods = np.array([prepared.mean_period(index) for index in range(prepared.num_stages)])
     again = held & (prepared.config.stash == "recompute")
     own: NDArray[np.float64] = (
         means["F"] * takes
@@ -101,6 +101,8 @@ def _bounds_of_waiting(prepared: Prepared, costs: CostModel) -> list[Bound]:
     bounds = [Bound(period_s=float(work_s.sum()) / in_chain, reason=reason)]
     if config.stash == "hold":
         num_microbatches = min(per_stage(config.cadence, prepared.num_stages, name="cadence"))
+        if config.blocks:  # windows differ
+            return bounds
         below_s = np.cumsum(work_s) - work_s
         window_s = float((below_s + num_microbatches * work_s).max() + means["U"][0])
         reason = f"a chain filled and emptied every {num_microbatches} microbatches"
@@ -131,7 +133,7 @@ def held_bytes(prepared: Prepared, timing: Timing) -> NDArray[np.float64]:
     else:
         total = total + np.maximum(held, 1) * graphs
     if prepared.config.stash == "weights":
-        periods = np.array(per_stage(prepared.config.cadence, len(plans), name="cadence"))
+        periods = np.array([prepared.mean_period(index) for index in range(len(plans))])
         copies = np.minimum(held, -(-(held - 1) // periods) + 1)
         if rule is not None:  # each forward may have extrapolated weights of its own
             own = np.array([late > 0 and rule.ahead(1, staleness=late) != 0 for late in staleness])

@@ -45,6 +45,11 @@ def check_settings(
             f"correction is {config.correction}, but no gradient is ever late: that takes the true gradient at a "
             "boundary, more than one microbatch in flight, and another stash than hold"
         )
+    if config.blocks and config.correction is not None and config.correction.coasts:
+        raise ConfigurationError(
+            f"correction is {config.correction}, which moves every weight at every update of its stage; a block that "
+            "accumulates must not move. Use another correction, or a cadence per stage instead of blocks."
+        )
     if config.max_restarts and config.executor != "distributed":
         _warn(f"max_restarts is {config.max_restarts}, but only the distributed executor is started again")
     if config.dead_after_s != type(config).dead_after_s and config.executor != "distributed":

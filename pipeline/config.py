@@ -17,12 +17,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dni import (
+    BlockCadence,
     Constant,
     Correction,
     GradientSource,
     InputSource,
     Never,
     Periodic,
+    RateRule,
     ReceivedInput,
     Schedule,
     SyncPolicy,
@@ -126,6 +128,12 @@ class Config:
     """Largest norm of a stage's averaged gradient; inf: no clipping."""
     cadence: tuple[int, ...] = (1,)
     """Steps from one update to the next; one number for all stages, or one per stage."""
+    blocks: tyro.conf.Suppress[tuple[BlockCadence, ...]] = ()
+    """Parts of the network with a cadence of their own, by their global names, as
+    BlockCadence(Layer("2"), Periodic(4)): layers, parameters, or slices of one weight; what they do not name keeps the
+    stage's cadence. by_depth makes one per layer."""
+    rate_rule: RateRule = "none"
+    """By what the learning rate of a block is multiplied whose update holds k microbatches: none, linear (k), sqrt."""
     send_every: tuple[int, ...] = (1,)
     """Above 1, the stages above a boundary are on a slower clock: of so many microbatches that the stage below it
     takes, the last is sent on, and at the others that stage learns from what asks for nothing from above, if it has
@@ -219,6 +227,12 @@ class Config:
             )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ConfigurationError("device is cuda, but PyTorch finds no CUDA device here. Use auto or cpu.")
+        for block in self.blocks:
+            if not isinstance(block, BlockCadence):
+                raise ConfigurationError(
+                    "blocks takes BlockCadence(selector, cadence), as BlockCadence(Layer('2'), Periodic(4)), "
+                    f"got {block!r}."
+                )
         try:
             tuple(map(Periodic, self.cadence))
             tuple(map(UpdateProbability, self.update_probability))

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -21,6 +21,14 @@ from pipeline.placement import Choice, choose_direct, device_of, places_here, pl
 from pipeline.prepared import Prepared
 
 __all__ = ["LiveDisplay", "plan_tables", "summary_table"]
+
+_RULES = {"linear": "k times the rate", "sqrt": "sqrt(k) times the rate"}
+_BLOCK_COLUMNS: dict[str, JustifyMethod] = {
+    "stage": "right",
+    "block": "left",
+    "params": "right",
+    "cadence": "left",
+}
 
 
 class LiveDisplay:
@@ -125,10 +133,13 @@ def plan_tables(prepared: Prepared, placement: Sequence[int]) -> RenderableType:
         lines.append(f"stages that draw random numbers (dropout), and take turns to: {_listed(drawing)}")
     if prepared.takes_every[-1] > 1:
         lines.append(f"clocks: of so many steps a stage takes the last: {_listed(prepared.takes_every)}")
+    if config.rate_rule != "none":
+        lines.append(f"learning rate of an update that holds k microbatches: {_RULES[config.rate_rule]}")
+    tables = [_block_table(prepared)] if config.blocks else []
     choices = planned(config, placement)
     boundaries = _boundary_table(prepared, [choice.kind for choice in choices])
     lines += _error_lines(prepared, placement) + _input_lines(prepared, placement)
-    return Group(_stage_table(prepared, placement), boundaries, *lines, *_edge_lines(choices))
+    return Group(_stage_table(prepared, placement), *tables, boundaries, *lines, *_edge_lines(choices))
 
 
 def _stage_table(prepared: Prepared, placement: Sequence[int]) -> Table:
@@ -149,6 +160,20 @@ def _stage_table(prepared: Prepared, placement: Sequence[int]) -> Table:
             "\n".join(plan.input_shapes),
             "\n".join(plan.output_shapes),
         )
+    return table
+
+
+def _block_table(prepared: Prepared) -> Table:
+    """What has a cadence of its own; a stage that is one block keeps the one in the table of stages."""
+    table = Table(title="blocks; a cadence counts the microbatches that the stage gets")
+    for heading, justify in _BLOCK_COLUMNS.items():
+        table.add_column(heading, justify=justify)
+    for index, stage in enumerate(prepared.blocks):
+        names = prepared.cut.names(index)
+        learned = {names[name]: p for name, p in prepared.cut.stages[index].named_parameters()}
+        for block in stage.blocks:
+            count = sum(piece.of(learned[piece.parameter]).numel() for piece in block.pieces)
+            table.add_row(str(index), block.name, f"{count:,}", str(stage.cadences[block.name]))
     return table
 
 

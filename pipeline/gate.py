@@ -49,10 +49,9 @@ class Gate:
             and len(self._stash) < self._settings.max_in_flight
         )
 
-    def note(self, message: Activation, entry: Forwarded) -> None:
-        """An update that is due at this step; and whether a stage below waits for what this one holds."""
+    def note(self, message: Activation, entry: Forwarded, *, due: bool) -> None:
+        """Whether an update is due at this step; and whether a stage below waits for what this one holds."""
         settings, step = self._settings, message.step
-        due = settings.cadence.due(step)
         if settings.stash != "hold":
             entry.update_due = due
             return

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dni import Corrector
+from dni import Applied, Corrector
 from pipeline.stash import Forwarded, StashPolicy
 from pipeline.weightless import WeightlessGraphs
 from pipeline.weights import WeightVersions
@@ -85,8 +85,8 @@ class LateWeights:
         weights = entry.weights or dict(self._module.named_parameters())
         return [weight for weight in weights.values() if weight.requires_grad]
 
-    def update(self, apply: Callable[[], bool]) -> bool:
-        """Apply an update; the correction looks at what it changes. False if there was nothing to apply."""
+    def update(self, apply: Callable[[], list[Applied]]) -> list[Applied]:
+        """Apply an update; the correction looks at what it changes. Returns what was applied, if anything."""
         if self._corrector is None:
             return apply()
         before = self._corrector.before_update()

@@ -7,7 +7,7 @@ dealings with other stages (`pipeline.stage`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dni import (
+    Applied,
     Corrector,
     GradientSource,
     InputSource,
@@ -288,15 +289,17 @@ class Learner:
         self.phase = "source learning"
         self._source.learn(entry, version=self.version)
 
+    def due(self, step: int) -> bool:
+        """Whether an update falls due once this step has been learned from; asked once for each, in order."""
+        return self.updater.due(step)
+
     def update(self, step: int) -> None:
-        """Apply what has been accumulated, if anything has."""
-        self.phase = "update"
-        self._recorder.begin()
-        with self._generators.at("update", step):
-            applied = self._weights.update(lambda: self.updater.apply(step))
-        if applied:
-            self.version += 1
-            self._recorder.end("U", step, version=self.version)
+        """Apply what fell due at this step, if anything has been accumulated."""
+        self._update(step, self.updater.apply_due)
+
+    def finish(self, step: int) -> None:
+        """Apply all that has been accumulated, due or not."""
+        self._update(step, self.updater.apply)
 
     def named_tensors(self) -> dict[str, Tensor]:
         """The module's parameters and buffers under their global names."""
@@ -342,6 +345,23 @@ class Learner:
     def check_finite(self) -> None:
         """Raise `NotFinite`, naming the parameter, if one is not finite."""
         self.updater.check_finite()
+
+    def _update(self, step: int, apply: Callable[[int], list[Applied]]) -> None:
+        self.phase = "update"
+        self._recorder.begin()
+        with self._generators.at("update", step):
+            applied = self._weights.update(lambda: apply(step))
+        if applied:
+            self.version += 1
+            self._recorder.end("U", step, version=self.version)
+        for update in applied if self.updater.pace.is_divided else ():
+            self._recorder.block_updated(
+                update.block,
+                step,
+                num_updates=update.num_updates,
+                num_microbatches=update.num_microbatches,
+                noise_scale=update.noise_scale,
+            )
 
     def _needs_graph(self, *, learns: bool, held: bool) -> bool:
         if held:

@@ -153,6 +153,7 @@ class StageMonitor:
             "waiting_share": self.status.waiting_share,
             "dropped_share": self.status.dropped_share,
             "samples_per_s": self.status.samples_per_s,
+            **{f"block_updates/{name}": float(n) for name, n in self._recorder.totals.block_updates.items()},
         }
         if events:
             self._write(step, scalars)
@@ -192,6 +193,14 @@ class StageMonitor:
             "staleness_mean": self._means["staleness"].mean,
             "staleness_max": self._means["staleness"].largest if self._means["staleness"].count else None,
             "staleness_counts": {str(int(value)): n for value, n in sorted(self._staleness.items())},
+            "blocks": {
+                name: {
+                    "updates": updates,
+                    "length_mean": self._means[f"block_length/{name}"].mean,
+                    "noise_scale": self._means[f"block_noise_scale/{name}"].latest,
+                }
+                for name, updates in totals.block_updates.items()
+            },
             "source_loss": self._means["source_loss"].latest,
             "gradient_cosine": self._means["gradient_cosine"].latest,
             "probe": {
@@ -258,6 +267,8 @@ class StageMonitor:
 def _tag(name: str) -> str:
     if name.startswith("probe_"):
         return name.replace("_", "/", 1)
+    if name.startswith("block_"):
+        return name
     return _TAGS.get(name, f"source/{name}")
 
 

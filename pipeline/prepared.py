@@ -8,8 +8,9 @@ from functools import cached_property
 from itertools import accumulate
 from operator import mul
 
-from dni import GradientSource, InputSource, Need
+from dni import REST, Foreseen, GradientSource, InputSource, Need, Pace, Periodic
 from pipeline.awaited import Awaited
+from pipeline.blocks import StageBlocks, blocks_of
 from pipeline.config import Config, per_stage
 from pipeline.feed import Batch, Batches
 from pipeline.keyed import Phase
@@ -19,7 +20,10 @@ from pipeline.partition import Partition
 from pipeline.plan import StagePlan
 from pipeline.stash import OUTPUT_ERROR
 
-__all__ = ["Outline", "Prepared", "bounds_of", "imagines_of", "waits_of"]
+__all__ = ["Outline", "Prepared", "bounds_of", "imagines_of", "takes_every_of", "waits_of"]
+
+_MOST_FORESEEN = 1000
+"""Steps that are looked at to see how often a stage with blocks is updated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +80,41 @@ class Prepared:
         """The intended staleness of a stage, in updates: those that its bound lets pass before a gradient comes."""
         if index == self.num_stages - 1 or self.config.stash == "hold" or not self.waits[index]:
             return 0.0
-        period: int = per_stage(self.config.cadence, self.num_stages, name="cadence")[index]
+        period = self.mean_period(index)
         every: int = per_stage(self.config.send_every, self.num_stages - 1, name="send_every")[index]
         updates = every / period if self.awaited[index].acts_apart else min(1.0, every / period)
         return (self.bounds[index] - 1) * updates
+
+    @cached_property
+    def blocks(self) -> tuple[StageBlocks, ...]:
+        """Per stage, what has a cadence of its own."""
+        periods = per_stage(self.config.cadence, self.num_stages, name="cadence")
+        return blocks_of(self.cut, self.config.blocks, periods)
+
+    def pace(self, index: int) -> Pace:
+        """The windows of a stage's blocks, before the first step."""
+        return self.blocks[index].pace(takes_every=self.takes_every[index], seed=self.config.seed)
+
+    @cached_property
+    def foreseen(self) -> list[Foreseen]:
+        """Per stage, when its updates fall due; the same object for stages that are alike."""
+        alike: dict[tuple[int, int], Foreseen] = {}
+        periods = per_stage(self.config.cadence, self.num_stages, name="cadence")
+        return [
+            self.pace(index).foreseen if stage.blocks else alike.setdefault((period, every), self.pace(index).foreseen)
+            for index, (stage, period, every) in enumerate(zip(self.blocks, periods, self.takes_every, strict=True))
+        ]
+
+    def mean_period(self, index: int) -> float:
+        """Steps that the stage gets from one of its updates, of whichever block, to the next; estimated where blocks
+        have cadences of their own, those that cannot be foreseen left out."""
+        if not self.blocks[index].blocks:
+            return float(per_stage(self.config.cadence, self.num_stages, name="cadence")[index])
+        every = self.takes_every[index]
+        steps = range(every - 1, every * _MOST_FORESEEN, every)
+        cadences = {name: each for name, each in self.blocks[index].cadences.items() if each.foreseeable}
+        foreseen = StageBlocks(cadences or {REST: Periodic()}).pace(takes_every=every, seed=self.config.seed).foreseen
+        return len(steps) / max(1, sum(map(foreseen.due, steps)))
 
     @cached_property
     def wants(self) -> list[bool]:
@@ -94,8 +129,7 @@ class Prepared:
     @cached_property
     def takes_every(self) -> list[int]:
         """Per stage, of how many steps of the feed it gets the last."""
-        sent = per_stage(self.config.send_every, self.num_stages - 1, name="send_every")
-        return list(accumulate(sent, mul, initial=1))
+        return takes_every_of(self.config, self.num_stages)
 
     @cached_property
     def listeners(self) -> tuple[Listener, ...]:
@@ -137,6 +171,11 @@ class Prepared:
 def waits_of(sources: Sequence[GradientSource]) -> list[bool]:
     """Per boundary, whether every step of the stage below waits for something from above."""
     return [bool(Awaited.by(source).to_act) for source in sources[:-1]]
+
+
+def takes_every_of(config: Config, num_stages: int) -> list[int]:
+    """Per stage, of how many steps of the feed it gets the last."""
+    return list(accumulate(per_stage(config.send_every, num_stages - 1, name="send_every"), mul, initial=1))
 
 
 def imagines_of(inputs: Sequence[InputSource]) -> list[bool]:

@@ -16,17 +16,18 @@ from torch import Tensor, nn
 
 from dni import (
     Corrector,
+    Foreseen,
     GradientSource,
     InputSource,
     LossGradient,
     OwnLabels,
-    Periodic,
     ReceivedInput,
     Schedule,
     Sum,
     UpdateProbability,
 )
 from pipeline.arrival import Inbox
+from pipeline.blocks import blocks_of, check_blocks, check_optimizer
 from pipeline.checks import check_evaluation, check_settings
 from pipeline.clock import Clock
 from pipeline.config import Config, per_stage
@@ -37,7 +38,7 @@ from pipeline.learner import Learner
 from pipeline.partition import Partition, partition
 from pipeline.placement import check_transport, device_of, place, planned
 from pipeline.plan import source_seconds, survey
-from pipeline.prepared import Outline, Prepared, bounds_of, imagines_of, waits_of
+from pipeline.prepared import Outline, Prepared, bounds_of, imagines_of, takes_every_of, waits_of
 from pipeline.probe import make_probe
 from pipeline.stage import Stage
 from pipeline.stage_settings import StageSettings
@@ -91,7 +92,7 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
     check_evaluation(config, num_stages=len(cut), num_batches=len(data.test))
     probe = make_probe(data.test, num_samples=config.probe_samples)
     _check_labels(sources, data.train)
-    _check_optimizers(config, len(cut))
+    _check_blocks(config, cut)
     plans = survey(cut, sources, inputs, first, seed=config.seed)
     outline = Outline(
         starts=None if isinstance(model, Partition) else cut.starts,
@@ -139,6 +140,9 @@ def build_stage(
         optimizer=per_stage(config.optimizer, num_stages, name="optimizer")[index],
         schedule=_schedule(prepared, index),
         clip_norm=config.clip_norm,
+        blocks=prepared.blocks[index].blocks,
+        pace=prepared.pace(index),
+        rate_rule=config.rate_rule,
     )
     recorder = Recorder(index, clock)
     learner = Learner(
@@ -173,10 +177,8 @@ def stage_settings(prepared: Prepared, index: int) -> StageSettings:
     """How stage `index` behaves."""
     config, num_stages, bounds = prepared.config, prepared.num_stages, prepared.bounds
     defers = config.prefer == "activations" and config.stash == "hold"
-    periods = per_stage(config.cadence, num_stages, name="cadence")
     probabilities = per_stage(config.update_probability, num_stages, name="update_probability")
     takes_every = prepared.takes_every
-    updates = [period * every for period, every in zip(periods, takes_every, strict=True)]
     is_last = index == num_stages - 1
     bound = bounds[min(index, len(bounds) - 1)] if bounds and (defers or not is_last) else 1
     if is_last and config.arrival == "fixed":  # a listener sends no more before it is told
@@ -186,11 +188,10 @@ def stage_settings(prepared: Prepared, index: int) -> StageSettings:
         num_stages=num_stages,
         seed=config.seed,
         sync=config.sync,
-        cadence=Periodic(updates[index]),
         takes_every=takes_every[index],
         sends_every=takes_every[min(index + 1, num_stages - 1)],
         top_takes_every=takes_every[-1],
-        cadences_below=tuple(map(Periodic, dict.fromkeys(updates[:index]))) if config.stash == "hold" else (),
+        cadences_below=_each_once(prepared.foreseen[:index]) if config.stash == "hold" else (),
         below_wants=index > 0 and prepared.wants[index - 1],
         update_probability=UpdateProbability(probabilities[index]),
         max_in_flight=bound,
@@ -335,12 +336,20 @@ def _check_transport(config: Config, num_stages: int, *, num_ranks: int | None) 
         planned(config, placement)
 
 
-def _check_optimizers(config: Config, num_stages: int) -> None:
-    for optimizer in per_stage(config.optimizer, num_stages, name="optimizer"):
-        try:
-            optimizer([nn.Parameter(torch.zeros(1))])
-        except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"the optimiser {optimizer} cannot be made: {error}.") from error
+def _check_blocks(config: Config, cut: Partition) -> None:
+    """Whether the blocks are there, will be updated, and suit the optimisers."""
+    num_stages = len(cut)
+    stages = blocks_of(cut, config.blocks, per_stage(config.cadence, num_stages, name="cadence"))
+    takes_every = takes_every_of(config, num_stages)
+    check_blocks(stages, steps=config.steps, takes_every=takes_every, seed=config.seed)
+    optimizers = per_stage(config.optimizer, num_stages, name="optimizer")
+    for index, (optimizer, blocks) in enumerate(zip(optimizers, stages, strict=True)):
+        check_optimizer(optimizer, cut.stages[index], cut.names(index), blocks)
+
+
+def _each_once(foreseen: Iterable[Foreseen]) -> tuple[Foreseen, ...]:
+    """Stages that are alike share one."""
+    return tuple({id(each): each for each in foreseen}.values())
 
 
 def _check_labels(sources: Sequence[GradientSource], train: object) -> None:

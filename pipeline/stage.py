@@ -170,7 +170,7 @@ class Stage:
         self._grades = {}
         if drain.finish:
             try:
-                self.learner.update(drain.step - 1)
+                self.learner.finish(drain.step - 1)
             except Exception as error:
                 raise self._failure(drain.step - 1, error) from error
 
@@ -241,7 +241,7 @@ class Stage:
             entry.awaited |= (needs | learns_from) & OUTPUT_ERROR
         if entry.held or (goes_on and not self.is_last):
             self.stash.put(entry)
-        self._gate.note(message, entry)
+        self._gate.note(message, entry, due=self.learner.due(step))
         if self.is_last:
             self._output_errors.expect(step)
         elif goes_on:

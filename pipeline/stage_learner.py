@@ -90,8 +90,14 @@ class StageLearner(Protocol):
     def learn_source(self, entry: Forwarded) -> None:
         """Let the source learn from what has come."""
 
+    def due(self, step: int) -> bool:
+        """Whether an update falls due once this step has been learned from; asked once for each, in order."""
+
     def update(self, step: int) -> None:
-        """Apply what has been accumulated."""
+        """Apply what fell due at this step."""
+
+    def finish(self, step: int) -> None:
+        """Apply all that has been accumulated, due or not; nothing follows."""
 
     def check_finite(self) -> None:
         """Raise `NotFinite` if a parameter is not finite."""

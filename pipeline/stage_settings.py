@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dni import Cadence, Periodic, SyncPolicy, UpdateProbability
+from dni import Foreseen, SyncPolicy, UpdateProbability
 from pipeline.output_errors import Listener
 from pipeline.stash import StashPolicy
 
@@ -21,16 +21,15 @@ class StageSettings:
     seed: int
     sync: SyncPolicy
     """Asked by the first stage only."""
-    cadence: Cadence = field(default_factory=Periodic)
-    """When an update is due, in steps of the feed."""
     takes_every: int = 1
     """Of so many steps of the feed it gets the last: those for which (step + 1) is a multiple of it."""
     sends_every: int = 1
     """Of so many steps of the feed it sends the last on; a multiple of `takes_every`."""
     top_takes_every: int = 1
     """What `takes_every` is of the last stage."""
-    cadences_below: tuple[Cadence, ...] = ()
-    """Of the stages below, which send nothing further while an update of theirs waits for what this stage holds."""
+    cadences_below: tuple[Foreseen, ...] = ()
+    """Of the stages below, which send nothing further while an update of theirs waits for what this stage holds. Where
+    a cadence of theirs cannot be foreseen, an update may fall due at every step."""
     below_wants: bool = True
     """Whether the source of the boundary below makes anything of a gradient. If not, it is sent one within reach of a
     sync only, and a credit else."""

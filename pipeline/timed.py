@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dni import Pace, Window
 from pipeline.awaited import Awaited
 from pipeline.clock import Clock
 from pipeline.feed import Batch, Feed, FeedSettings
@@ -41,6 +42,8 @@ class TimedLearner:
         acts: whether it gives a gradient at all.
         updates: whether there are parameters to update.
         stash: what a real learner would keep from a forward; "recompute" takes a second forward.
+        pace: the cadences of the stage's blocks; by default an update is due at every step. What they would measure is
+            not there to be measured.
     """
 
     device = _CPU
@@ -55,6 +58,7 @@ class TimedLearner:
         acts: bool = True,
         updates: bool = True,
         stash: StashPolicy = "hold",
+        pace: Pace | None = None,
     ) -> None:
         self.awaited = awaited or Awaited()
         self.version = 0
@@ -62,7 +66,7 @@ class TimedLearner:
         self._recorder = recorder
         self._acts, self._updates = acts, updates
         self._recomputes = stash == "recompute"
-        self._accumulated = False
+        self._pace = pace or Pace()
 
     @property
     def module(self) -> nn.Module:
@@ -158,13 +162,17 @@ class TimedLearner:
         self._recorder.begin()
         self._recorder.end("L", entry.step, version=self.version)
 
+    def due(self, step: int) -> bool:
+        """As the cadences say."""
+        return self._pace.due(step)
+
     def update(self, step: int) -> None:
         """Take an update's time, if anything has been accumulated."""
-        if self._accumulated and self._updates:
-            self._recorder.begin()
-            self.version += 1
-            self._recorder.end("U", step, version=self.version)
-        self._accumulated = False
+        self._update(step, self._pace.take_due(step))
+
+    def finish(self, step: int) -> None:
+        """Take an update's time, if anything has been accumulated."""
+        self._update(step, self._pace.take_all())
 
     def check_finite(self) -> None:
         """Nothing can be infinite."""
@@ -184,9 +192,17 @@ class TimedLearner:
     def _backward(self, entry: Forwarded) -> Payload:
         self._recorder.begin()
         self._recorder.end("B", entry.step, version=self.version)
-        self._accumulated = True
+        self._pace.accumulate(1)
         entry.let_go()
         return _NOTHING
+
+    def _update(self, step: int, windows: list[Window]) -> None:
+        for window in windows:
+            window.close()
+        if windows and self._updates:
+            self._recorder.begin()
+            self.version += 1
+            self._recorder.end("U", step, version=self.version)
 
 
 def build_timed_stage(prepared: Prepared, index: int, *, clock: Clock) -> Stage:
@@ -199,6 +215,7 @@ def build_timed_stage(prepared: Prepared, index: int, *, clock: Clock) -> Stage:
         acts=plan.source_acts,
         updates=plan.num_parameters > 0,
         stash=prepared.config.stash,
+        pace=prepared.pace(index),
     )
     return Stage(learner, settings=stage_settings(prepared, index), recorder=recorder)
 

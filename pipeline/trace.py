@@ -12,6 +12,7 @@ finishes the run), `Z8` the stop.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -75,6 +76,8 @@ class Totals:
     operations: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Busy seconds by operation."""
+    block_updates: dict[str, int] = field(default_factory=dict)
+    """Of a stage whose blocks have cadences of their own, in the whole run: updates by block."""
 
 
 class Recorder:
@@ -131,6 +134,15 @@ class Recorder:
     def measure(self, name: str, step: int, value: float) -> None:
         """A scalar of this step."""
         self._values.append((name, step, value))
+
+    def block_updated(
+        self, block: str, step: int, *, num_updates: int, num_microbatches: int, noise_scale: float | None
+    ) -> None:
+        """A block has applied what it had accumulated."""
+        self.totals.block_updates[block] = num_updates
+        self.measure(f"block_length/{block}", step, num_microbatches)
+        if noise_scale is not None and math.isfinite(noise_scale):
+            self.measure(f"block_noise_scale/{block}", step, noise_scale)
 
     def waited(self, seconds: float) -> None:
         """The stage had nothing to handle for this long."""

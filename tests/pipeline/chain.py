@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dni import (
+    REST,
     ConditionalSyntheticGradient,
     GradientSource,
     LocalLoss,
@@ -21,6 +22,7 @@ from dni import (
     Need,
     Never,
     NoGradient,
+    Pace,
     Periodic,
     ReceivedInput,
     Signal,
@@ -107,6 +109,7 @@ def make_stage(
             {own[name]: parameter for name, parameter in module.named_parameters()},
             optimizer=optimizer,
             schedule=lambda step: 1.0,
+            pace=Pace({REST: Periodic(cadence)}),
         ),
         recorder=recorder,
         names=own,
@@ -123,7 +126,6 @@ def make_stage(
             num_stages=num_stages,
             seed=seed,
             sync=sync or Never(),
-            cadence=Periodic(cadence),
             update_probability=UpdateProbability(update_probability),
             **settings,
         ),

@@ -118,7 +118,7 @@ def test_every_stage_gets_its_own_settings() -> None:
         )
     )
     stages = [build_stage(prepared, index, clock=VirtualClock(lambda s, o: 0.0)) for index in range(3)]
-    assert [s.settings.cadence.due(1) for s in stages] == [True, True, False]
+    assert [s.learner.due(1) for s in stages] == [True, True, False]
     assert [s.settings.update_probability.probability for s in stages] == [0.1, 0.2, 0.3]
     assert [s.settings.max_in_flight for s in stages] == [4, 5, 1]
     assert [type(s.learner.source).__name__ for s in stages] == ["SyntheticGradient", "NoGradient", "LossGradient"]

@@ -11,7 +11,16 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from dni import Critic, DirectFeedbackAlignment, SyntheticGradient
+from dni import (
+    BlockCadence,
+    Critic,
+    DirectFeedbackAlignment,
+    Layer,
+    Periodic,
+    Quadrants,
+    RandomCadence,
+    SyntheticGradient,
+)
 from pipeline import Config, Data, KeyedBatches, prepare, run_simulated
 from pipeline.display import LiveDisplay, _stage_table, plan_tables, summary_table
 from pipeline.monitor import StageStatus
@@ -128,3 +137,17 @@ def test_display_says_once_that_a_rank_is_silent_and_once_that_it_is_heard_where
         for status in (heard, silent, silent, heard, heard):
             display.show([StageStatus(stage=0), status])
     assert file.getvalue().splitlines() == ["rank 1 (stage 1) has been silent for 1 s", "rank 1 is heard again"]
+
+
+def test_plan_shows_every_block_with_its_cadence() -> None:
+    chosen = (BlockCadence(Quadrants("0.weight"), RandomCadence(0.5)), BlockCadence(Layer("1"), Periodic(3)))
+    text = _printed(plan_tables(_prepared(blocks=chosen, rate_rule="sqrt"), [0, 0]))
+    for word in (
+        "0.weight[0:2,0:2]",
+        "RandomCadence(rate=0.5)",
+        "Periodic(period=3)",
+        "rest",
+        "sqrt(k) times",
+    ):
+        assert word in text
+    assert "…" not in text and "blocks;" not in _printed(plan_tables(_prepared(), [0, 0]))

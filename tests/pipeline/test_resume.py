@@ -20,6 +20,8 @@ from torch import nn
 
 from dni import (
     Bernoulli,
+    BlockCadence,
+    ByConfidence,
     ConditionalSyntheticGradient,
     Constant,
     Cosine,
@@ -28,6 +30,10 @@ from dni import (
     MixedGradient,
     Never,
     NoGradient,
+    Parameter,
+    Periodic,
+    Quadrants,
+    RandomCadence,
     Steps,
     Sum,
     SyntheticGradient,
@@ -139,6 +145,12 @@ def small_stages(num_stages: int, *, batch_norm: bool, fail_at: tuple[int, int] 
     return stages
 
 
+BLOCKS = (
+    BlockCadence(Quadrants("0.0.weight"), (Periodic(2), ByConfidence(warmup=1, longest=4), Periodic(5), Periodic(1))),
+    BlockCadence(Parameter("0.0.bias"), RandomCadence(0.4)),
+)
+
+
 @st.composite
 def runs(draw: st.DrawFn) -> tuple[int, dict[str, Any]]:
     """Any run in fixed order: its number of stages and its settings."""
@@ -157,6 +169,8 @@ def runs(draw: st.DrawFn) -> tuple[int, dict[str, Any]]:
         "stash": draw(st.sampled_from(["hold", "recompute", "weights"])),
         "checkpoint_every": draw(st.integers(1, 6)),
         "evaluate_every": draw(st.sampled_from([0, 3, 4])),
+        "blocks": draw(st.sampled_from([(), BLOCKS])),
+        "rate_rule": draw(st.sampled_from(["none", "none", "linear", "sqrt"])),
         "seed": draw(st.integers(0, 3)),
     }
     waits = num_stages > 1 and any(isinstance(source, TrueGradient) for source in chosen["source"])

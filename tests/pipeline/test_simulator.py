@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -15,6 +16,9 @@ from torch import nn
 from dni import (
     Always,
     Bernoulli,
+    BlockCadence,
+    ByConfidence,
+    ByFunction,
     ConditionalSyntheticGradient,
     Critic,
     DirectFeedbackAlignment,
@@ -24,7 +28,11 @@ from dni import (
     MixedGradient,
     Never,
     NoGradient,
+    Periodic,
+    Phases,
+    RandomCadence,
     ReceivedInput,
+    Rows,
     Shadow,
     SobolevCritic,
     Sum,
@@ -355,6 +363,10 @@ ORDERS = [
 ]
 
 
+UNFORESEEN = [ByConfidence(warmup=1, longest=4), ByFunction(lambda step, window: window.num_steps >= 3)]
+FORESEEN = [Periodic(2), Periodic(4), RandomCadence(0.9), Phases((2,), (Periodic(1), ByConfidence(warmup=1)))]
+
+
 @st.composite
 def _runs(draw: st.DrawFn) -> dict[str, Any]:
     num_stages = draw(st.integers(1, 4))
@@ -364,6 +376,10 @@ def _runs(draw: st.DrawFn) -> dict[str, Any]:
     send_every = tuple(draw(st.lists(st.sampled_from([1, 1, 1, 2, 3]), **per_boundary))) or (1,)
     imagines = "queue" not in order and set(send_every) == {1}
     inputs = [ReceivedInput(), SyntheticInput()] if imagines else [ReceivedInput()]
+    steps = draw(st.integers(1, 9))
+    reaches_top = math.prod(send_every) <= steps  # else a block there would be refused: it gets no step
+    cadences = [*UNFORESEEN, *(FORESEEN if steps > 3 and max(send_every) == 1 else [])]
+    blocks = [BlockCadence(Rows(f"{index}.weight"), draw(st.sampled_from(cadences))) for index in range(num_stages)]
     return {
         "sources": draw(st.lists(st.sampled_from(sorted(SOURCES)), **per_boundary)),
         "bounds": draw(st.lists(st.integers(1, 5), **per_boundary)),
@@ -376,7 +392,8 @@ def _runs(draw: st.DrawFn) -> dict[str, Any]:
         "stash": draw(st.sampled_from(["hold", "hold", "recompute", "weights", "graph"])),
         "max_staleness": draw(st.sampled_from([None, None, 1, 2] if max(send_every) == 1 else [None, 3, 7])),
         "at_max_staleness": draw(st.sampled_from(["wait", "drop"])),
-        "steps": draw(st.integers(1, 9)),
+        "steps": steps,
+        "blocks": tuple(draw(st.lists(st.sampled_from(blocks), unique_by=id, max_size=2 * reaches_top))),
         "evaluate_every": draw(st.integers(0, 3)),
         "checkpoint_every": draw(st.integers(0, 3)),
         "costs": draw(st.sampled_from([COSTS, CostModel(message_s=5.0), CostModel(forward_s=0.0, backward_s=0.0)])),

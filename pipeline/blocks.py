@@ -1,0 +1,166 @@
+"""Which blocks does each stage of a run have, and can they be what they are asked to be?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from inspect import Parameter, signature
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from dni import REST, Block, BlockCadence, Cadence, Pace, Periodic, Piece, Shapes, split_in_blocks
+from pipeline.errors import ConfigurationError
+from pipeline.keyed import key, undisturbed
+from pipeline.partition import Partition
+from pipeline.updater import OptimizerFactory
+
+__all__ = ["Draws", "StageBlocks", "blocks_of", "check_blocks", "check_optimizer"]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Numbers in [0, 1) that belong to (seed, block, step)."""
+
+    seed: int
+
+    def __call__(self, block: str, step: int) -> float:
+        return key(self.seed, f"cadence/{block}", step) / 2**63
+
+
+@dataclass(frozen=True)
+class StageBlocks:
+    """What one stage is divided into."""
+
+    cadences: dict[str, Cadence]
+    """By block."""
+    blocks: tuple[Block, ...] = ()
+    """Empty: the stage is one block."""
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """Those of all blocks."""
+        return [piece for block in self.blocks for piece in block.pieces]
+
+    def pace(self, *, takes_every: int, seed: int) -> Pace:
+        """The windows of a stage that is about to begin."""
+        return Pace(self.cadences, takes_every=takes_every, draw=Draws(seed))
+
+
+def blocks_of(cut: Partition, chosen: Sequence[BlockCadence], periods: Sequence[int]) -> tuple[StageBlocks, ...]:
+    """Per stage, the blocks that lie in it; one that spans stages is divided, and keeps its name and its cadence.
+
+    Args:
+        cut: the stages.
+        chosen: the blocks with cadences of their own.
+        periods: per stage, the period of all that they do not name.
+
+    Raises:
+        ConfigurationError: a selector names nothing, or blocks overlap.
+    """
+    if not chosen:
+        return tuple(StageBlocks({REST: Periodic(period)}) for period in periods)
+    stages = [_shapes(cut, index) for index in range(len(cut))]
+    shapes = {name: shape for stage in stages for name, shape in stage.items()}
+    try:
+        paired = [pair for block_cadence in chosen for pair in block_cadence.pair(shapes)]
+        rest = split_in_blocks(shapes, [block for block, _ in paired])
+    except ValueError as error:
+        raise ConfigurationError(f"blocks: {error}") from error
+    return tuple(_within(stage, paired, rest, period) for stage, period in zip(stages, periods, strict=True))
+
+
+def check_blocks(stages: Sequence[StageBlocks], *, steps: int, takes_every: Sequence[int], seed: int) -> None:
+    """Refuse a cadence that never falls due within the run, as far as that can be foreseen.
+
+    Raises:
+        ConfigurationError: names the block.
+    """
+    for index, (stage, every) in enumerate(zip(stages, takes_every, strict=True)):
+        for name in (block.name for block in stage.blocks if block.name != REST):
+            foreseen = Pace({name: stage.cadences[name]}, takes_every=every, draw=Draws(seed)).foreseen
+            if not any(map(foreseen.due, range(every - 1, steps, every))):
+                names = ", ".join(stage.cadences)
+                raise ConfigurationError(
+                    f"blocks: {name} in stage {index} would never be updated: {stage.cadences[name]} does not fall due "
+                    f"in the {steps // every} steps that the stage gets (blocks there: {names}). Shorten its period, "
+                    "or freeze what is not to learn (requires_grad_(False))."
+                )
+
+
+def check_optimizer(factory: OptimizerFactory, stage: nn.Module, names: dict[str, str], blocks: StageBlocks) -> None:
+    """Refuse an optimiser that cannot be made, or cannot learn the blocks of a stage as if they were whole.
+
+    A weight may be cut only for an optimiser that treats each element by itself; whether it does is tried out.
+
+    Raises:
+        ConfigurationError: says what to use instead.
+    """
+    shapes = [tuple(p.shape) for p in stage.parameters() if p.requires_grad] or [(1,)]
+    optimizer = _made(factory, [nn.Parameter(torch.zeros(1).expand(shape)) for shape in shapes])
+    kind = type(optimizer).__name__
+    closure = signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is Parameter.empty:
+        raise ConfigurationError(
+            f"the optimiser {kind} asks for a closure that evaluates the loss again, which no stage can do by itself. "
+            "Use one that steps from the gradients alone (SGD, Adam, AdamW)."
+        )
+    own = {names[name]: parameter.shape for name, parameter in stage.named_parameters()}
+    cut = [piece for piece in blocks.pieces if piece.box]
+    strided = [piece.name for piece in cut if not piece.is_contiguous(own[piece.parameter])]
+    if strided and any(group.get("fused") for group in optimizer.param_groups):
+        raise ConfigurationError(
+            f"blocks: {strided[0]} is not one stretch of memory, and fused {kind} writes wrong values into such slices "
+            "without an error (seen with torch 2.13). Use fused=False (foreach=True is as fast on a GPU), or Rows."
+        )
+    if cut and not _is_elementwise(factory, strided=bool(strided)):
+        raise ConfigurationError(
+            f"blocks: {cut[0].name} is a part of a weight, and {kind} makes of the parts another update than of the "
+            "whole: it does not treat each element by itself (as Muon and Adafactor do not), or draws. Name whole "
+            "tensors (Layer, Parameter), or use SGD, Adam or AdamW."
+        )
+
+
+def _shapes(cut: Partition, index: int) -> Shapes:
+    names = cut.names(index)
+    return {names[n]: tuple(p.shape) for n, p in cut.stages[index].named_parameters() if p.requires_grad}
+
+
+def _within(shapes: Shapes, paired: Iterable[tuple[Block, Cadence]], rest: Block, period: int) -> StageBlocks:
+    """The part of the blocks that lies in one stage."""
+    blocks, cadences = [], dict[str, Cadence]()
+    for block, cadence in (*paired, (rest, Periodic(period))):
+        if pieces := tuple(piece for piece in block.pieces if piece.parameter in shapes):
+            blocks.append(Block(block.name, pieces))
+            cadences[block.name] = cadence
+    if cadences.keys() <= {REST}:
+        return StageBlocks({REST: Periodic(period)})
+    return StageBlocks(cadences, tuple(blocks))
+
+
+def _made(factory: OptimizerFactory, parameters: list[nn.Parameter]) -> Optimizer:
+    try:
+        return factory(parameters)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"the optimiser {factory} cannot be made: {error}.") from error
+
+
+def _is_elementwise(factory: OptimizerFactory, *, strided: bool) -> bool:
+    """Whether a small weight in parts, as the blocks are, learns what the whole one learns."""
+    whole = nn.Parameter(torch.arange(1.0, 37.0, dtype=torch.float64).reshape(6, 6) / 36.0)
+    other = whole.detach().clone()
+    boxes = [other[:3, :3], other[:3, 3:], other[3:, :3], other[3:, 3:]] if strided else [other[:3], other[3:]]
+    parts = [nn.Parameter(box) for box in boxes]
+    drawn = torch.Generator().manual_seed(0)
+    with undisturbed():
+        one, several = _made(factory, [whole]), _made(factory, parts)
+        for _ in range(3):
+            gradient = torch.randn(6, 6, generator=drawn, dtype=torch.float64)
+            whole.grad = gradient.clone()
+            boxes = [gradient[:3, :3], gradient[:3, 3:], gradient[3:, :3], gradient[3:, 3:]]
+            for part, box in zip(parts, boxes if strided else [gradient[:3], gradient[3:]], strict=True):
+                part.grad = box
+            one.step()
+            several.step()
+    return torch.allclose(whole.detach(), other, rtol=1e-9, atol=1e-12)
