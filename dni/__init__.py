@@ -1,9 +1,25 @@
 """Which learning rules are there? Tensors in, tensors out: nothing here waits, talks or touches a file."""
 
+from dni.active import (
+    LayerPart,
+    Masks,
+    absolute_distance,
+    active_beyond,
+    distance_in_deviations,
+    layer_of,
+    least_active,
+    locate_by_layer,
+    most_active,
+    random_in_layers,
+    random_parameters,
+    relative_distance,
+    reset_to_initial,
+)
 from dni.cadence import Cadence, Periodic
 from dni.context import LabelContext
 from dni.correction import Correction, Corrector, DiscrepancyCorrection, NesterovLookahead, WeightPrediction
 from dni.critic import Critic, CriticNetwork, SobolevCritic, ValueMLP
+from dni.decay import Coupling, WeightDecay, Window, sliding_windows
 from dni.direct_feedback import DirectFeedbackAlignment
 from dni.exact import LossGradient, TrueGradient
 from dni.feedback import FeedbackMode, convert_to_feedback_alignment
@@ -15,6 +31,7 @@ from dni.local_loss import LocalLoss
 from dni.loss import SummedLoss, sum_over_samples
 from dni.members import Members, as_tuple, carriers, like, map_members, num_samples
 from dni.mixture import MixedGradient
+from dni.movement import measure_update
 from dni.none import NoGradient
 from dni.own_labels import OwnLabels
 from dni.probe import grade_source, pull_back
@@ -66,6 +83,7 @@ __all__ = [
     "Corrector",
     "Cosine",
     "CosineRestarts",
+    "Coupling",
     "Critic",
     "CriticNetwork",
     "DirectFeedbackAlignment",
@@ -81,6 +99,7 @@ __all__ = [
     "InputSource",
     "Kickback",
     "LabelContext",
+    "LayerPart",
     "Linear",
     "LinearHead",
     "LocalLoss",
@@ -89,6 +108,7 @@ __all__ = [
     "LossOfSteps",
     "LowRank",
     "MLPHead",
+    "Masks",
     "Members",
     "MixedGradient",
     "Need",
@@ -119,9 +139,13 @@ __all__ = [
     "UpdateProbability",
     "ValueMLP",
     "VirtualGradient",
+    "WeightDecay",
     "WeightPrediction",
     "WhenWorse",
+    "Window",
     "ZeroGradient",
+    "absolute_distance",
+    "active_beyond",
     "agreement",
     "as_tuple",
     "carriers",
@@ -131,18 +155,29 @@ __all__ = [
     "compare_parameter_gradients",
     "convert_to_feedback_alignment",
     "dissimilarity",
+    "distance_in_deviations",
     "doubling_restarts",
     "fit_linear_probe",
     "grade",
     "grade_source",
+    "layer_of",
+    "least_active",
     "like",
     "linear_probe_accuracy",
     "local_parts",
+    "locate_by_layer",
     "map_members",
     "mean_pairwise_cosine",
+    "measure_update",
+    "most_active",
     "num_samples",
     "parameter_gradients_by_part",
     "pull_back",
+    "random_in_layers",
+    "random_parameters",
+    "relative_distance",
+    "reset_to_initial",
+    "sliding_windows",
     "split_direction",
     "split_error",
     "sum_over_samples",

@@ -258,7 +258,7 @@ class StageMonitor:
 def _tag(name: str) -> str:
     if name.startswith("probe_"):
         return name.replace("_", "/", 1)
-    return _TAGS.get(name, f"source/{name}")
+    return name if "/" in name else _TAGS.get(name, f"source/{name}")
 
 
 def _open(path: Path, *, since: int) -> TextIO:

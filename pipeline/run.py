@@ -30,6 +30,7 @@ from pipeline.arrival import Inbox
 from pipeline.checks import check_evaluation, check_settings
 from pipeline.clock import Clock
 from pipeline.config import Config, per_stage
+from pipeline.decay import Decay, check_no_decay
 from pipeline.errors import ConfigurationError
 from pipeline.feed import Batch, Feed, FeedSettings, batches
 from pipeline.keyed import Generators, seeded, undisturbed
@@ -139,6 +140,7 @@ def build_stage(
         optimizer=per_stage(config.optimizer, num_stages, name="optimizer")[index],
         schedule=_schedule(prepared, index),
         clip_norm=config.clip_norm,
+        decay=None if config.weight_decay is None else Decay(config.weight_decay),
     )
     recorder = Recorder(index, clock)
     learner = Learner(
@@ -165,6 +167,7 @@ def build_stage(
         stash=config.stash,
         corrector=_corrector(prepared, index, module),
         takes_every=prepared.takes_every[index],
+        measure_updates_every=config.measure_updates_every,
     )
     return Stage(learner, settings=stage_settings(prepared, index), recorder=recorder)
 
@@ -338,9 +341,11 @@ def _check_transport(config: Config, num_stages: int, *, num_ranks: int | None) 
 def _check_optimizers(config: Config, num_stages: int) -> None:
     for optimizer in per_stage(config.optimizer, num_stages, name="optimizer"):
         try:
-            optimizer([nn.Parameter(torch.zeros(1))])
+            made = optimizer([nn.Parameter(torch.zeros(1))])
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"the optimiser {optimizer} cannot be made: {error}.") from error
+        if config.weight_decay is not None:
+            check_no_decay(made)
 
 
 def _check_labels(sources: Sequence[GradientSource], train: object) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline.decay import Decay
 from pipeline.errors import NotFinite
 
 __all__ = ["OptimizerFactory", "Updater"]
@@ -33,6 +34,7 @@ class Updater:
         optimizer: makes the optimiser; not called for a stage without parameters.
         schedule: factor of the learning rates as a function of the step.
         clip_norm: largest norm of the stage's averaged gradient; infinity leaves it alone.
+        decay: how its weights decay, apart from what the optimiser does itself.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class Updater:
         optimizer: OptimizerFactory,
         schedule: Callable[[int], float],
         clip_norm: float = math.inf,
+        decay: Decay | None = None,
     ) -> None:
         self.parameters = {name: p for name, p in parameters.items() if p.requires_grad}
         self.num_samples = 0
         """Samples in the accumulated gradients."""
         self._schedule = schedule
         self._clip_norm = clip_norm
+        self._decay = decay
         self._optimizer = optimizer(list(self.parameters.values())) if self.parameters else None
         self._base_rates = [group["lr"] for group in self._groups()]
         self._fresh = [_numbers(group) for group in self._groups()]
@@ -70,6 +74,8 @@ class Updater:
         factor = self._schedule(step)
         for group, rate in zip(self._groups(), self._base_rates, strict=True):
             group["lr"] = rate * factor
+        if self._decay is not None:
+            self._decay.apply(self._optimizer, step)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.num_samples = 0
