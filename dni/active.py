@@ -133,7 +133,7 @@ def random_parameters(
 
 def random_in_layers(masks: Masks, *, generator: torch.Generator) -> dict[str, Tensor]:
     """As many in every tensor as `masks` has there, drawn: what of a set's effect is due to where it lies."""
-    drawn = {}
+    drawn: dict[str, Tensor] = {}
     for name, mask in masks.items():
         order = torch.randperm(mask.numel(), generator=generator)[: int(mask.sum())]
         drawn |= _masks({name: mask}, order)
@@ -203,7 +203,7 @@ def _masks(parameters: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor
     sizes = [value.numel() for value in parameters.values()]
     flat = torch.zeros(sum(sizes), dtype=torch.bool)
     flat[chosen.cpu()] = True
-    parts = flat.split(sizes)
+    parts = torch.split(flat, sizes)
     return {
         name: part.view(value.shape).to(value.device)
         for (name, value), part in zip(parameters.items(), parts, strict=True)

@@ -2,12 +2,12 @@
 
 With λ_t the strength at step t, g the averaged gradient and η the learning rate, an update begins with
 
-    coupled         g ← g + λ_t w          the L2 penalty's gradient, which the optimiser's momentum and scaling see
+    coupled         g ← g + λ_t w          the L2 penalty's gradient, which momentum and scaling see
     decoupled       w ← (1 - η λ_t) w      beside the optimiser, which does not see it
 
 and then the optimiser makes of g what it does.    Source: Loshchilov & Hutter 2019 (arXiv 1711.05101), algorithm 2;
-windows in time: Golatkar et al. 2019 (arXiv 1905.13277), Bjorck et al. 2021 (arXiv 2012.13841). With λ constant this is,
-bit for bit, the weight_decay of torch's SGD and Adam (coupled) and of its AdamW (decoupled).
+windows in time: Golatkar et al. 2019 (arXiv 1905.13277), Bjorck et al. 2021 (arXiv 2012.13841). With λ constant this
+is, bit for bit, the weight_decay of torch's SGD and Adam (coupled) and of its AdamW (decoupled).
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ measures of that, of one update W → W', with g the averaged gradient of the lo
     relative update         ‖W' - W‖ / ‖W‖          the effective step; ∝ 1/c² for a plain gradient step
     angular update          the angle between W and W', in radians
     gradient by norm        ‖g‖ ‖W‖                 the same for W and cW
+    weight norm             ‖W‖                     what weight decay acts on
 
 Source: ours. Bjorck et al. 2021 (arXiv 2012.13841) have a scale-invariant measure for the effect of early weight decay,
 whose definition we have not found; none of these is meant to be it.
@@ -28,7 +29,7 @@ def measure_update(before: Tensor, after: Tensor, gradient: Tensor | None = None
         gradient: g, shaped alike; None: it is not known, and its measure is left out.
 
     Returns:
-        relative_update, angular_update and gradient_by_norm; the first two are 0 where W or W' is 0.
+        weight_norm, relative_update, angular_update and gradient_by_norm; the middle two are 0 where W or W' is 0.
     """
     w, new = before.detach().double(), after.detach().double()
     norm, new_norm, change = (torch.linalg.vector_norm(value) for value in (w, new, new - w))
@@ -38,6 +39,7 @@ def measure_update(before: Tensor, after: Tensor, gradient: Tensor | None = None
     slope = torch.zeros_like(norm) if gradient is None else torch.linalg.vector_norm(gradient.detach().double())
     found = torch.stack([norm, change, angle, slope * norm]).tolist()
     measures = {
+        "weight_norm": found[0],
         "relative_update": found[1] / found[0] if found[0] else 0.0,
         "angular_update": found[2],
     }

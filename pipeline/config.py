@@ -126,8 +126,8 @@ class Config:
     clip_norm: float = math.inf
     """Largest norm of a stage's averaged gradient; inf: no clipping."""
     weight_decay: tyro.conf.Suppress[WeightDecay | None] = None
-    """How the weights decay, as a function of the step and with any optimiser, which then must have no weight decay of its
-    own; None: as the optimiser says."""
+    """How the weights decay, as a function of the step and with any optimiser, which then must have none of its own;
+    None: as the optimiser says."""
     cadence: tuple[int, ...] = (1,)
     """Steps from one update to the next; one number for all stages, or one per stage."""
     send_every: tuple[int, ...] = (1,)
@@ -204,8 +204,8 @@ class Config:
     measure_every: int = 10
     """One in this many sync steps also compares parameter gradients (a second backward); 0: never."""
     measure_updates_every: int = 0
-    """One in this many updates of a stage also measures how far it moves each weight: relative to its norm, as an angle,
-    and the norms of gradient and weight multiplied; 0: never."""
+    """One in this many updates of a stage also measures how far it moves each weight: for its norm, as an angle, and
+    both norms, of gradient and weight; 0: never."""
 
     @property
     def syncs(self) -> bool:

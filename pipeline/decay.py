@@ -39,6 +39,6 @@ def check_no_decay(optimizer: Optimizer) -> None:
         own = group.get("weight_decay", 0)
         if own != 0:
             raise ConfigurationError(
-                f"weight_decay is set for the run, so the optimiser must have none of its own; {type(optimizer).__name__} "
-                f"has weight_decay {own}. Give it weight_decay=0 (AdamW's default is 0.01), or leave the run's out."
+                "the run has a weight_decay, so its optimisers must have none of their own, but "
+                f"{type(optimizer).__name__} has weight_decay {own}. Give it weight_decay=0 (AdamW's default is 0.01)."
             )

@@ -1,4 +1,4 @@
-"""Are active parameters those that moved farthest, are they found where they lie, and do they go back to where they were?
+"""Are active parameters those that moved farthest, where are they, and do they go back to where they began?
 
 Every set is compared with one found by sorting a list of numbers; weights are small and in float64.
 """

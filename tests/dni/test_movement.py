@@ -17,6 +17,7 @@ def test_measures_are_those_of_their_equations() -> None:
     cosine = (before * after).sum() / (before.norm() * after.norm())
     assert measure_update(before, after, gradient) == pytest.approx(
         {
+            "weight_norm": before.norm().item(),
             "relative_update": ((after - before).norm() / before.norm()).item(),
             "angular_update": math.acos(cosine.item()),
             "gradient_by_norm": (gradient.norm() * before.norm()).item(),
@@ -34,7 +35,7 @@ def test_angle_is_right_where_its_cosine_has_lost_its_digits(angle: float) -> No
 
 def test_weight_without_a_direction_and_gradient_that_is_not_known_give_no_number_of_their_own() -> None:
     zero, one = torch.zeros(2), torch.ones(2)
-    assert measure_update(zero, one) == {"relative_update": 0.0, "angular_update": 0.0}
+    assert measure_update(zero, one) == {"weight_norm": 0.0, "relative_update": 0.0, "angular_update": 0.0}
     assert measure_update(one, zero)["angular_update"] == 0.0
 
 
