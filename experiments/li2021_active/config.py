@@ -17,7 +17,7 @@ from dni import absolute_distance, distance_in_deviations, relative_distance
 
 __all__ = ["FULL", "NUM_LAYERS", "SEEDS", "SETS", "SETTINGS", "UNITS", "WIDTHS", "Settings", "network"]
 
-WIDTHS = (32, 128, 512)
+WIDTHS = (32, 64, 128, 256, 512)
 FULL = (2048,)
 """Asked for with --full only."""
 SEEDS = (0, 1, 2)
@@ -40,9 +40,9 @@ class Settings:
     batch_size: int = 128
     rate: float = 0.1
     """Of SGD without momentum; constant, the same for all widths."""
-    steps: int = 2000
-    """4.3 passes over the 60,000 training samples."""
-    retraining_steps: int = 300
+    steps: int = 5000
+    """10.7 passes over the 60,000 training samples."""
+    retraining_steps: int = 500
     """After a set was put back, on batches in another order."""
     shares: tuple[float, ...] = (0.001, 0.01, 0.05, 0.1)
     """Of all parameters: how many count as active."""
