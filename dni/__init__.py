@@ -19,7 +19,7 @@ from dni.cadence import Cadence, Periodic
 from dni.context import LabelContext
 from dni.correction import Correction, Corrector, DiscrepancyCorrection, NesterovLookahead, WeightPrediction
 from dni.critic import Critic, CriticNetwork, SobolevCritic, ValueMLP
-from dni.decay import Coupling, WeightDecay, Window, sliding_windows
+from dni.decay import Coupling, WeightDecay, Within, sliding_windows
 from dni.direct_feedback import DirectFeedbackAlignment
 from dni.exact import LossGradient, TrueGradient
 from dni.feedback import FeedbackMode, convert_to_feedback_alignment
@@ -142,7 +142,7 @@ __all__ = [
     "WeightDecay",
     "WeightPrediction",
     "WhenWorse",
-    "Window",
+    "Within",
     "ZeroGradient",
     "absolute_distance",
     "active_beyond",

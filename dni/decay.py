@@ -22,17 +22,17 @@ from torch import Tensor
 
 from dni.schedule import Constant, Schedule
 
-__all__ = ["Coupling", "WeightDecay", "Window", "sliding_windows"]
+__all__ = ["Coupling", "WeightDecay", "Within", "sliding_windows"]
 
 Coupling: TypeAlias = Literal["coupled", "decoupled"]
 """Whether decay is part of the gradient that the optimiser sees."""
 
 
 @dataclass(frozen=True)
-class Window:
+class Within:
     """A schedule that is 1 from step `start` to before step `stop`, and 0 outside.
 
-    `Window(stop=500)` is early only, `Window(start=500)` late only, `Window(0, 0)` never.
+    `Within(stop=500)` is early only, `Within(start=500)` late only, `Within(0, 0)` never.
     """
 
     start: int = 0
@@ -57,7 +57,7 @@ class WeightDecay:
     coupling: Coupling = "decoupled"
     """coupled: added to the gradient. decoupled: multiplied into the weight."""
     schedule: Schedule = field(default_factory=Constant)
-    """What `strength` is multiplied by at a step; a `Window` switches it on and off."""
+    """What `strength` is multiplied by at a step; a `Within` switches it on and off."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.strength < math.inf:
@@ -87,7 +87,7 @@ class WeightDecay:
                 torch._foreach_mul_(weights, 1 - rate * strength)
 
 
-def sliding_windows(length: int, *, total: int, stride: int | None = None) -> tuple[Window, ...]:
+def sliding_windows(length: int, *, total: int, stride: int | None = None) -> tuple[Within, ...]:
     """Windows of one length that begin `stride` (by default `length`) steps after one another and end by `total`.
 
     Raises:
@@ -96,4 +96,4 @@ def sliding_windows(length: int, *, total: int, stride: int | None = None) -> tu
     stride = length if stride is None else stride
     if not (1 <= length <= total and stride >= 1):
         raise ValueError(f"length and stride must be at least 1 and length at most {total}, got {length} and {stride}.")
-    return tuple(Window(start, start + length) for start in range(0, total - length + 1, stride))
+    return tuple(Within(start, start + length) for start in range(0, total - length + 1, stride))

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dni import Coupling, WeightDecay, Window
+from dni import Coupling, WeightDecay, Within
 from experiments.datasets import fashion_mnist
 from pipeline import Adam, Config, Data, KeyedBatches, Sgd
 
@@ -155,7 +155,7 @@ def config(
         data=lambda: Data(train=KeyedBatches(split().train_x, split().train_y, batch_size=settings.batch_size)),
         loss=nn.CrossEntropyLoss(),
         optimizer=made[optimizer],
-        weight_decay=WeightDecay(strength=strength, coupling=coupling, schedule=Window(start, stop)),
+        weight_decay=WeightDecay(strength=strength, coupling=coupling, schedule=Within(start, stop)),
         steps=settings.steps,
         seed=seed,
         measure_updates_every=settings.measure_every,

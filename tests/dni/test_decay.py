@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dni import Steps, WeightDecay, Window, sliding_windows
+from dni import Steps, WeightDecay, Within, sliding_windows
 
 Make = Callable[..., torch.optim.Optimizer]
 STRENGTH = 0.3
@@ -69,12 +69,12 @@ def test_decoupled_decay_all_the_time_is_adamw_to_the_bit(make: Make, idle: froz
 @pytest.mark.parametrize("coupling", ["coupled", "decoupled"])
 @pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=["momentum", "adam"])
 def test_window_decays_inside_and_does_nothing_outside(make: Make, coupling: Any) -> None:
-    def with_window(window: Window) -> Any:
+    def with_window(window: Within) -> Any:
         return _learn(make, WeightDecay(strength=STRENGTH, coupling=coupling, schedule=window))
 
     never, always = _learn(make), _learn(make, WeightDecay(strength=STRENGTH, coupling=coupling))
-    assert _same(with_window(Window(0, 0)), never) and _same(with_window(Window()), always)
-    early, late = with_window(Window(stop=3)), with_window(Window(start=3))
+    assert _same(with_window(Within(0, 0)), never) and _same(with_window(Within()), always)
+    early, late = with_window(Within(stop=3)), with_window(Within(start=3))
     assert _same(early[:3], always[:3]) and not _same(early[3:], always[3:])
     assert _same(late[:3], never[:3]) and not _same(late[3:4], never[3:4])
 
@@ -88,13 +88,13 @@ def test_decoupled_decay_with_a_gradient_of_zero_multiplies_the_weight_by_its_fa
 
 @given(start=st.integers(0, 9), length=st.integers(0, 9), step=st.integers(0, 20))
 def test_window_is_one_within_its_steps(start: int, length: int, step: int) -> None:
-    assert Window(start, start + length)(step) == (1.0 if step in range(start, start + length) else 0.0)
-    assert Window(start)(step) == (1.0 if step >= start else 0.0)
+    assert Within(start, start + length)(step) == (1.0 if step in range(start, start + length) else 0.0)
+    assert Within(start)(step) == (1.0 if step >= start else 0.0)
 
 
 def test_windows_slide_over_the_run_and_end_with_it() -> None:
-    assert sliding_windows(25, total=100) == tuple(Window(start, start + 25) for start in (0, 25, 50, 75))
-    assert sliding_windows(4, total=10, stride=3) == (Window(0, 4), Window(3, 7), Window(6, 10))
+    assert sliding_windows(25, total=100) == tuple(Within(start, start + 25) for start in (0, 25, 50, 75))
+    assert sliding_windows(4, total=10, stride=3) == (Within(0, 4), Within(3, 7), Within(6, 10))
     for length, stride in ((0, 1), (11, 1), (2, 0)):
         with pytest.raises(ValueError, match="length and stride must be at least 1 and length at most 10"):
             sliding_windows(length, total=10, stride=stride)
@@ -108,4 +108,4 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         WeightDecay(strength=0.1, coupling="both")  # type: ignore[arg-type]
     for start, stop in ((-1, None), (3, 2)):
         with pytest.raises(ValueError, match="a window must begin at 0 or later and not end before"):
-            Window(start, stop)
+            Within(start, stop)

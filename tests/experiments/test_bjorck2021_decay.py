@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dni import Window
+from dni import Within
 from experiments.bjorck2021_decay import config as rows
 from experiments.bjorck2021_decay import table
 from experiments.bjorck2021_decay.config import ARMS, INVARIANT, NONE, OPTIMIZERS, SETTINGS, WINDOWS, Split, config
@@ -80,9 +80,9 @@ def test_windows_are_parts_of_the_run_and_the_quarters_one_that_slides() -> None
         assert made is not None
         return made.schedule
 
-    assert window("first 10 %") == Window(0, 200) and window("last 50 %") == Window(1000, 2000)
+    assert window("first 10 %") == Within(0, 200) and window("last 50 %") == Within(1000, 2000)
     quarters = [window(name) for name in ("first 25 %", "second 25 %", "third 25 %", "last 25 %")]
-    assert quarters == [Window(start, start + 500) for start in (0, 500, 1000, 1500)]
+    assert quarters == [Within(start, start + 500) for start in (0, 500, 1000, 1500)]
 
 
 def test_rate_then_strength_are_the_best_on_held_out_samples_and_the_rest_is_run_with_them() -> None:

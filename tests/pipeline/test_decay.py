@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dni import Cosine, WeightDecay, Window
+from dni import Cosine, WeightDecay, Within
 from pipeline import Adam, ConfigurationError, KeyedBatches, Sgd, train
 from pipeline.updater import OptimizerFactory
 
@@ -59,9 +59,9 @@ def test_window_counts_the_steps_of_the_run_not_the_updates() -> None:
     """Updates come after steps 1, 3 and 5; the rate is that of the schedule at these steps."""
     decay = partial(WeightDecay, strength=STRENGTH)
     never, always = _trained(Sgd(lr=RATE)), _trained(Sgd(lr=RATE), decay())
-    assert _same(_trained(Sgd(lr=RATE), decay(schedule=Window(2, 3))), never)
-    assert _same(_trained(Sgd(lr=RATE), decay(schedule=Window(1, 6))), always)
-    first = _trained(Sgd(lr=RATE), decay(schedule=Window(stop=2)))
+    assert _same(_trained(Sgd(lr=RATE), decay(schedule=Within(2, 3))), never)
+    assert _same(_trained(Sgd(lr=RATE), decay(schedule=Within(1, 6))), always)
+    first = _trained(Sgd(lr=RATE), decay(schedule=Within(stop=2)))
     assert not _same(first, never) and not _same(first, always)
 
 
