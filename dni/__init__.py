@@ -1,11 +1,27 @@
 """Which learning rules are there? Tensors in, tensors out: nothing here waits, talks or touches a file."""
 
+from dni.active import (
+    LayerPart,
+    Masks,
+    absolute_distance,
+    active_beyond,
+    distance_in_deviations,
+    layer_of,
+    least_active,
+    locate_by_layer,
+    most_active,
+    random_in_layers,
+    random_parameters,
+    relative_distance,
+    reset_to_initial,
+)
 from dni.blocks import REST, Block, BlockCadence, Box, Piece, Selector, Shapes, split_in_blocks
 from dni.cadence import Applied, ByFunction, Cadence, Periodic, Phases, RandomCadence, Window
 from dni.confidence import ByConfidence
 from dni.context import LabelContext
 from dni.correction import Correction, Corrector, DiscrepancyCorrection, NesterovLookahead, WeightPrediction
 from dni.critic import Critic, CriticNetwork, SobolevCritic, ValueMLP
+from dni.decay import Coupling, WeightDecay, Within, sliding_windows
 from dni.depth import by_depth
 from dni.direct_feedback import DirectFeedbackAlignment
 from dni.exact import LossGradient, TrueGradient
@@ -18,6 +34,7 @@ from dni.local_loss import LocalLoss
 from dni.loss import SummedLoss, sum_over_samples
 from dni.members import Members, as_tuple, carriers, like, map_members, num_samples
 from dni.mixture import MixedGradient
+from dni.movement import measure_update
 from dni.noise_scale import NoiseScale
 from dni.none import NoGradient
 from dni.own_labels import OwnLabels
@@ -82,6 +99,7 @@ __all__ = [
     "Corrector",
     "Cosine",
     "CosineRestarts",
+    "Coupling",
     "Critic",
     "CriticNetwork",
     "DirectFeedbackAlignment",
@@ -101,6 +119,7 @@ __all__ = [
     "Kickback",
     "LabelContext",
     "Layer",
+    "LayerPart",
     "Linear",
     "LinearHead",
     "LocalLoss",
@@ -109,6 +128,7 @@ __all__ = [
     "LossOfSteps",
     "LowRank",
     "MLPHead",
+    "Masks",
     "Members",
     "MixedGradient",
     "Need",
@@ -151,10 +171,14 @@ __all__ = [
     "UpdateProbability",
     "ValueMLP",
     "VirtualGradient",
+    "WeightDecay",
     "WeightPrediction",
     "WhenWorse",
     "Window",
+    "Within",
     "ZeroGradient",
+    "absolute_distance",
+    "active_beyond",
     "agreement",
     "as_tuple",
     "by_depth",
@@ -165,19 +189,30 @@ __all__ = [
     "compare_parameter_gradients",
     "convert_to_feedback_alignment",
     "dissimilarity",
+    "distance_in_deviations",
     "doubling_restarts",
     "fit_linear_probe",
     "grade",
     "grade_source",
+    "layer_of",
+    "least_active",
     "like",
     "linear_probe_accuracy",
     "local_parts",
+    "locate_by_layer",
     "map_members",
     "mean_pairwise_cosine",
+    "measure_update",
+    "most_active",
     "num_samples",
     "parameter_gradients_by_part",
     "pull_back",
+    "random_in_layers",
+    "random_parameters",
     "rate_factor",
+    "relative_distance",
+    "reset_to_initial",
+    "sliding_windows",
     "split_direction",
     "split_error",
     "split_in_blocks",

@@ -30,6 +30,7 @@ from dni import (
     SyncPolicy,
     TrueGradient,
     UpdateProbability,
+    WeightDecay,
 )
 from pipeline.arrival import Arrival, Preference, QueuePolicy
 from pipeline.costs import CostModel
@@ -126,6 +127,9 @@ class Config:
     """Factor of the learning rate as a function of the step; one for all stages, or one per stage."""
     clip_norm: float = math.inf
     """Largest norm of a stage's averaged gradient; inf: no clipping."""
+    weight_decay: tyro.conf.Suppress[WeightDecay | None] = None
+    """How the weights decay, as a function of the step and with any optimiser, which then must have none of its own;
+    None: as the optimiser says."""
     cadence: tuple[int, ...] = (1,)
     """Steps from one update to the next; one number for all stages, or one per stage."""
     blocks: tyro.conf.Suppress[tuple[BlockCadence, ...]] = ()
@@ -207,6 +211,9 @@ class Config:
     """Steps from one line of metrics to the next."""
     measure_every: int = 10
     """One in this many sync steps also compares parameter gradients (a second backward); 0: never."""
+    measure_updates_every: int = 0
+    """One in this many updates of a stage also measures how far it moves each weight: for its norm, as an angle, and
+    both norms, of gradient and weight; 0: never."""
 
     @property
     def syncs(self) -> bool:
@@ -258,6 +265,7 @@ _LEAST = {
     "check_every": 0,
     "log_every": 1,
     "measure_every": 0,
+    "measure_updates_every": 0,
 }
 
 

@@ -34,6 +34,7 @@ from pipeline.input_learner import InputLearner
 from pipeline.keyed import Generators
 from pipeline.late_weights import LateWeights
 from pipeline.messages import Activation, Input, OutputError, Payload
+from pipeline.movement import MovementMeter
 from pipeline.probe import ProbeAnswer, grade_entry
 from pipeline.source_learner import SourceLearner
 from pipeline.stash import Forwarded, StashPolicy
@@ -65,6 +66,7 @@ class Learner:
         stash: what is kept from a forward until its gradient comes.
         corrector: what is done about gradients that come late; None: nothing.
         takes_every: the stage gets one in so many steps of the feed.
+        measure_updates_every: one in so many updates is measured; 0: none.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Learner:
         stash: StashPolicy = "hold",
         corrector: Corrector | None = None,
         takes_every: int = 1,
+        measure_updates_every: int = 0,
     ) -> None:
         self.module = module
         self.updater = updater
@@ -111,6 +114,7 @@ class Learner:
         self._stash: StashPolicy = stash
         self._weights = LateWeights(module, stash=stash, corrector=corrector)
         self._carried = CarriedStates(module, every=takes_every)
+        self._movement = MovementMeter(module, names=self._names, recorder=recorder, every=measure_updates_every)
 
     @property
     def source(self) -> GradientSource:
@@ -348,12 +352,14 @@ class Learner:
 
     def _update(self, step: int, apply: Callable[[int], list[Applied]]) -> None:
         self.phase = "update"
+        before = self._movement.before(self.version, num_samples=self.updater.num_samples)
         self._recorder.begin()
         with self._generators.at("update", step):
             applied = self._weights.update(lambda: apply(step))
         if applied:
             self.version += 1
             self._recorder.end("U", step, version=self.version)
+            self._movement.after(before, step)
         for update in applied if self.updater.pace.is_divided else ():
             self._recorder.block_updated(
                 update.block,

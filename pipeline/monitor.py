@@ -269,7 +269,7 @@ def _tag(name: str) -> str:
         return name.replace("_", "/", 1)
     if name.startswith("block_"):
         return name
-    return _TAGS.get(name, f"source/{name}")
+    return name if "/" in name else _TAGS.get(name, f"source/{name}")
 
 
 def _open(path: Path, *, since: int) -> TextIO:

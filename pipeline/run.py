@@ -31,6 +31,7 @@ from pipeline.blocks import blocks_of, check_blocks, check_optimizer
 from pipeline.checks import check_evaluation, check_settings
 from pipeline.clock import Clock
 from pipeline.config import Config, per_stage
+from pipeline.decay import Decay, check_no_decay
 from pipeline.errors import ConfigurationError
 from pipeline.feed import Batch, Feed, FeedSettings, batches
 from pipeline.keyed import Generators, seeded, undisturbed
@@ -140,6 +141,7 @@ def build_stage(
         optimizer=per_stage(config.optimizer, num_stages, name="optimizer")[index],
         schedule=_schedule(prepared, index),
         clip_norm=config.clip_norm,
+        decay=None if config.weight_decay is None else Decay(config.weight_decay),
         blocks=prepared.blocks[index].blocks,
         pace=prepared.pace(index),
         rate_rule=config.rate_rule,
@@ -169,6 +171,7 @@ def build_stage(
         stash=config.stash,
         corrector=_corrector(prepared, index, module),
         takes_every=prepared.takes_every[index],
+        measure_updates_every=config.measure_updates_every,
     )
     return Stage(learner, settings=stage_settings(prepared, index), recorder=recorder)
 
@@ -337,7 +340,7 @@ def _check_transport(config: Config, num_stages: int, *, num_ranks: int | None) 
 
 
 def _check_blocks(config: Config, cut: Partition) -> None:
-    """Whether the blocks are there, will be updated, and suit the optimisers."""
+    """Whether the blocks are there, will be updated, and suit the optimisers; and whether weights decay once."""
     num_stages = len(cut)
     stages = blocks_of(cut, config.blocks, per_stage(config.cadence, num_stages, name="cadence"))
     takes_every = takes_every_of(config, num_stages)
@@ -345,6 +348,8 @@ def _check_blocks(config: Config, cut: Partition) -> None:
     optimizers = per_stage(config.optimizer, num_stages, name="optimizer")
     for index, (optimizer, blocks) in enumerate(zip(optimizers, stages, strict=True)):
         check_optimizer(optimizer, cut.stages[index], cut.names(index), blocks)
+        if config.weight_decay is not None:
+            check_no_decay(optimizer([nn.Parameter(torch.zeros(1))]))
 
 
 def _each_once(foreseen: Iterable[Foreseen]) -> tuple[Foreseen, ...]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dni import Applied, Block, Pace, Piece, RateRule, Window, rate_factor
+from pipeline.decay import Decay
 from pipeline.errors import CheckpointError, NotFinite
 
 __all__ = ["OptimizerFactory", "Updater"]
@@ -56,6 +57,7 @@ class Updater:
         optimizer: makes the optimiser; not called for a stage without parameters.
         schedule: factor of the learning rates as a function of the step.
         clip_norm: largest norm of the averaged gradient that an update applies; infinity leaves it alone.
+        decay: how its weights decay, apart from what the optimiser does itself.
         blocks: of what is learned, each element in one of them; none: all of it is one block.
         pace: the cadences of the blocks, by their names; by default an update is due at every step.
         rate_rule: factor of a block's learning rate by the microbatches that it has accumulated.
@@ -68,6 +70,7 @@ class Updater:
         optimizer: OptimizerFactory,
         schedule: Callable[[int], float],
         clip_norm: float = math.inf,
+        decay: Decay | None = None,
         blocks: Sequence[Block] = (),
         pace: Pace | None = None,
         rate_rule: RateRule = "none",
@@ -76,6 +79,7 @@ class Updater:
         self.pace = pace or Pace()
         self._schedule = schedule
         self._clip_norm = clip_norm
+        self._decay = decay
         self._rate_rule: RateRule = rate_rule
         if not blocks:
             blocks = [Block(next(iter(self.pace.windows)), tuple(map(Piece, self.parameters)))]
@@ -215,6 +219,8 @@ class Updater:
         if not math.isinf(self._clip_norm) and any(leaf.parameter.grad is not None for leaf in leaves):
             nn.utils.clip_grad_norm_([leaf.parameter for leaf in leaves], self._clip_norm)
         self._set_rates(step, {window.block: window.num_microbatches for window in windows})
+        if self._decay is not None:
+            self._decay.apply(self._optimizer, step)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         if self._apart:

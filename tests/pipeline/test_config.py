@@ -49,6 +49,7 @@ def _config(**more: Any) -> Config:
         ({"checkpoint_every": -1}, "checkpoint_every must be at least 0"),
         ({"check_every": -1}, "check_every must be at least 0"),
         ({"measure_every": -1}, "measure_every must be at least 0"),
+        ({"measure_updates_every": -1}, "measure_updates_every must be at least 0"),
         ({"log_every": 0}, "log_every must be at least 1"),
         ({"clip_norm": 0.0}, "clip_norm must be positive .* got 0.0"),
         ({"clip_norm": math.nan}, "clip_norm must be positive"),
