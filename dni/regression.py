@@ -79,10 +79,15 @@ class Regression(nn.Module):
         mean-reduced task loss the targets would carry 1/N, and the synthesizer would learn slowly or, under
         SGD, not at all.
         """
-        return self.descend(lambda: self.squared_error(h, gradient, *context) / num_samples(h), step=step)
+        optimizer = self._optimizer_at(step)
+        optimizer.zero_grad()
+        value = self.squared_error(h, gradient, *context) / num_samples(h)
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return value.item()
 
     def descend(self, loss: Callable[[], Tensor], *, step: int) -> float:
-        """One step of the optimiser on `loss`, a scalar made with the networks; returns it."""
+        """One step on `loss`, a scalar made with the networks, maybe of gradients at h; returns it."""
         optimizer = self._optimizer_at(step)
         optimizer.zero_grad()
         value = loss()
