@@ -112,7 +112,7 @@ def check_optimizer(factory: OptimizerFactory, stage: nn.Module, names: dict[str
     if strided and any(group.get("fused") for group in optimizer.param_groups):
         raise ConfigurationError(
             f"blocks: {strided[0]} is not one stretch of memory, and fused {kind} writes wrong values into such slices "
-            "without an error (seen with torch 2.13). Use fused=False (foreach=True is as fast on a GPU), or Rows."
+            "without an error (seen with torch 2.13). Use fused=False (foreach is exact), or Rows."
         )
     if cut and not _is_elementwise(factory, strided=bool(strided)):
         raise ConfigurationError(
