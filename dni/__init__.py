@@ -15,7 +15,7 @@ from dni.active import (
     relative_distance,
     reset_to_initial,
 )
-from dni.blocks import REST, Block, BlockCadence, Box, Piece, Selector, Shapes, split_in_blocks
+from dni.blocks import REST, Block, BlockCadence, Box, Piece, Selector, Shapes, split_by_layer, split_in_blocks
 from dni.cadence import Applied, ByFunction, Cadence, Periodic, Phases, RandomCadence, Window
 from dni.confidence import ByConfidence
 from dni.context import LabelContext
@@ -30,6 +30,7 @@ from dni.few_shot import FewShotClassifier, LogitSynthesizer
 from dni.heads import ConvolutionalHead, Head, LinearHead, MLPHead
 from dni.input_source import InputSource, ReceivedInput
 from dni.kickback import Kickback
+from dni.layerwise_sparse import Only, Rescale, TopOrAll
 from dni.local_loss import LocalLoss
 from dni.loss import SummedLoss, sum_over_samples
 from dni.members import Members, as_tuple, carriers, like, map_members, num_samples
@@ -39,6 +40,7 @@ from dni.noise_scale import NoiseScale
 from dni.none import NoGradient
 from dni.own_labels import OwnLabels
 from dni.pace import Draw, Foreseen, Pace
+from dni.participation import Layout, Participation
 from dni.probe import grade_source, pull_back
 from dni.quality import (
     agreement,
@@ -120,6 +122,7 @@ __all__ = [
     "LabelContext",
     "Layer",
     "LayerPart",
+    "Layout",
     "Linear",
     "LinearHead",
     "LocalLoss",
@@ -136,10 +139,12 @@ __all__ = [
     "Never",
     "NoGradient",
     "NoiseScale",
+    "Only",
     "OptimizerFactory",
     "OwnLabels",
     "Pace",
     "Parameter",
+    "Participation",
     "Periodic",
     "Phases",
     "Piece",
@@ -149,6 +154,7 @@ __all__ = [
     "RateRule",
     "ReceivedInput",
     "RecurrentDNI",
+    "Rescale",
     "Rows",
     "Schedule",
     "Selector",
@@ -166,6 +172,7 @@ __all__ = [
     "Synthesizer",
     "SyntheticGradient",
     "SyntheticInput",
+    "TopOrAll",
     "TrueGradient",
     "Unrolled",
     "UpdateProbability",
@@ -213,6 +220,7 @@ __all__ = [
     "relative_distance",
     "reset_to_initial",
     "sliding_windows",
+    "split_by_layer",
     "split_direction",
     "split_error",
     "split_in_blocks",

@@ -52,15 +52,18 @@ class Window:
     """Updates of the block so far."""
     samples_per_microbatch: float = 0.0
     """Mean of the last update; 0 before the first."""
+    rate: float = 1.0
+    """Factor of the learning rate that the newest of its microbatches asks for (`Participation`)."""
     noise: NoiseScale | None = None
     """The block's gradient noise, if its cadence asks for that."""
     memory: dict[str, float] = field(default_factory=dict)
     """Numbers that the cadence keeps from step to step; they go on in checkpoints."""
 
-    def accumulate(self, num_samples: int) -> None:
+    def accumulate(self, num_samples: int, *, rate: float = 1.0) -> None:
         """The gradient of a microbatch was added."""
         self.num_microbatches += 1
         self.num_samples += num_samples
+        self.rate = rate
 
     def close(self) -> Applied:
         """What was accumulated has been applied."""

@@ -15,7 +15,7 @@ __all__ = ["Draw", "Foreseen", "Pace"]
 
 Draw = Callable[[str, int], float]
 """A number in [0, 1) that belongs to (block, step)."""
-_KEPT = ("num_steps", "num_microbatches", "num_samples", "num_updates", "samples_per_microbatch", "memory")
+_KEPT = ("num_steps", "num_microbatches", "num_samples", "num_updates", "samples_per_microbatch", "rate", "memory")
 
 
 def _no_draw(block: str, step: int) -> float:
@@ -99,10 +99,18 @@ class Pace:
             self._due[step] = due
         return bool(due)
 
-    def accumulate(self, num_samples: int) -> None:
-        """The gradients of this many further samples were accumulated, in every block."""
-        for window in self.windows.values():
-            window.accumulate(num_samples)
+    def accumulate(self, num_samples: int, rates: Mapping[str, float] | None = None) -> None:
+        """The gradients of this many further samples were accumulated, in every block or in those that learn.
+
+        Args:
+            num_samples: of a microbatch.
+            rates: factors of the learning rates of the blocks that learn from it; None: all do, at their own.
+        """
+        for name, window in self.windows.items():
+            if rates is None:
+                window.accumulate(num_samples)
+            elif name in rates:
+                window.accumulate(num_samples, rate=rates[name])
 
     def take_due(self, step: int) -> list[Window]:
         """What fell due at this step and has accumulated anything, to be applied and closed."""
@@ -126,7 +134,8 @@ class Pace:
         """Take over what `state_dict` returned."""
         for name, window in self.windows.items():
             for each in _KEPT:
-                setattr(window, each, _copied(state[name][each]))
+                if each in state[name]:  # the oldest checkpoints lack some
+                    setattr(window, each, _copied(state[name][each]))
             if window.noise is not None and "noise" in state[name]:
                 window.noise.load_state_dict(state[name]["noise"])
         self._due.clear()

@@ -10,18 +10,35 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dni import REST, Block, BlockCadence, Cadence, Pace, Periodic, Piece, Shapes, split_in_blocks
+from dni import (
+    REST,
+    Block,
+    BlockCadence,
+    Cadence,
+    Layout,
+    Pace,
+    Participation,
+    Periodic,
+    Piece,
+    Shapes,
+    split_by_layer,
+    split_in_blocks,
+)
 from pipeline.errors import ConfigurationError
 from pipeline.keyed import key, undisturbed
 from pipeline.partition import Partition
 from pipeline.updater import OptimizerFactory
 
-__all__ = ["Draws", "StageBlocks", "blocks_of", "check_blocks", "check_optimizer"]
+__all__ = ["Draws", "StageBlocks", "blocks_of", "check_blocks", "check_optimizer", "check_participation", "layout_of"]
+
+
+_MOST_FORESEEN = 1000
+"""Steps that are looked at to see who learns."""
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Numbers in [0, 1) that belong to (seed, block, step)."""
+    """Numbers in [0, 1) that belong to (seed, name, step)."""
 
     seed: int
 
@@ -48,18 +65,21 @@ class StageBlocks:
         return Pace(self.cadences, takes_every=takes_every, draw=Draws(seed))
 
 
-def blocks_of(cut: Partition, chosen: Sequence[BlockCadence], periods: Sequence[int]) -> tuple[StageBlocks, ...]:
+def blocks_of(
+    cut: Partition, chosen: Sequence[BlockCadence], periods: Sequence[int], *, by_layer: bool = False
+) -> tuple[StageBlocks, ...]:
     """Per stage, the blocks that lie in it; one that spans stages is divided, and keeps its name and its cadence.
 
     Args:
         cut: the stages.
         chosen: the blocks with cadences of their own.
         periods: per stage, the period of all that they do not name.
+        by_layer: whether what they do not name is divided into layers.
 
     Raises:
         ConfigurationError: a selector names nothing, or blocks overlap.
     """
-    if not chosen:
+    if not (chosen or by_layer):
         return tuple(StageBlocks({REST: Periodic(period)}) for period in periods)
     stages = [_shapes(cut, index) for index in range(len(cut))]
     shapes = {name: shape for stage in stages for name, shape in stage.items()}
@@ -68,7 +88,13 @@ def blocks_of(cut: Partition, chosen: Sequence[BlockCadence], periods: Sequence[
         rest = split_in_blocks(shapes, [block for block, _ in paired])
     except ValueError as error:
         raise ConfigurationError(f"blocks: {error}") from error
-    return tuple(_within(stage, paired, rest, period) for stage, period in zip(stages, periods, strict=True))
+    others = split_by_layer(rest.pieces) if by_layer else [rest]
+    return tuple(_within(stage, paired, others, period) for stage, period in zip(stages, periods, strict=True))
+
+
+def layout_of(stages: Sequence[StageBlocks]) -> Layout:
+    """The blocks by name, for who says which learn; those of a stage from the input up."""
+    return Layout(tuple(tuple(block.name for block in stage.blocks) for stage in stages))
 
 
 def check_blocks(stages: Sequence[StageBlocks], *, steps: int, takes_every: Sequence[int], seed: int) -> None:
@@ -78,7 +104,7 @@ def check_blocks(stages: Sequence[StageBlocks], *, steps: int, takes_every: Sequ
         ConfigurationError: names the block.
     """
     for index, (stage, every) in enumerate(zip(stages, takes_every, strict=True)):
-        for name in (block.name for block in stage.blocks if block.name != REST):
+        for name in (each for each in stage.cadences if each != REST):
             foreseen = Pace({name: stage.cadences[name]}, takes_every=every, draw=Draws(seed)).foreseen
             if not any(map(foreseen.due, range(every - 1, steps, every))):
                 names = ", ".join(stage.cadences)
@@ -87,6 +113,26 @@ def check_blocks(stages: Sequence[StageBlocks], *, steps: int, takes_every: Sequ
                     f"in the {steps // every} steps that the stage gets (blocks there: {names}). Shorten its period, "
                     "or freeze what is not to learn (requires_grad_(False))."
                 )
+
+
+def check_participation(policy: Participation, stages: Sequence[StageBlocks], *, steps: int, seed: int) -> None:
+    """Refuse a policy that names what is not there, or that lets nothing learn within the run.
+
+    Raises:
+        ConfigurationError: lists the blocks.
+    """
+    layout, draw = layout_of(stages), Draws(seed)
+    try:
+        policy.check(layout)
+        learning = [policy.learning(step, layout, draw) for step in range(min(steps, _MOST_FORESEEN))]
+        layout.check(*{block for blocks in learning for block in blocks})
+    except ValueError as error:
+        raise ConfigurationError(f"participation: {error}") from error
+    if not any(learning):
+        raise ConfigurationError(
+            f"participation: {policy} lets no block learn in the {len(learning)} steps looked at; the blocks are "
+            f"{', '.join(layout.blocks)}."
+        )
 
 
 def check_optimizer(factory: OptimizerFactory, stage: nn.Module, names: dict[str, str], blocks: StageBlocks) -> None:
@@ -127,10 +173,12 @@ def _shapes(cut: Partition, index: int) -> Shapes:
     return {names[n]: tuple(p.shape) for n, p in cut.stages[index].named_parameters() if p.requires_grad}
 
 
-def _within(shapes: Shapes, paired: Iterable[tuple[Block, Cadence]], rest: Block, period: int) -> StageBlocks:
+def _within(
+    shapes: Shapes, paired: Iterable[tuple[Block, Cadence]], others: Iterable[Block], period: int
+) -> StageBlocks:
     """The part of the blocks that lies in one stage."""
     blocks, cadences = [], dict[str, Cadence]()
-    for block, cadence in (*paired, (rest, Periodic(period))):
+    for block, cadence in (*paired, *((other, Periodic(period)) for other in others)):
         if pieces := tuple(piece for piece in block.pieces if piece.parameter in shapes):
             blocks.append(Block(block.name, pieces))
             cadences[block.name] = cadence

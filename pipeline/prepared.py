@@ -10,12 +10,13 @@ from operator import mul
 
 from dni import REST, Foreseen, GradientSource, InputSource, Need, Pace, Periodic
 from pipeline.awaited import Awaited
-from pipeline.blocks import StageBlocks, blocks_of
+from pipeline.blocks import Draws, StageBlocks, blocks_of, layout_of
 from pipeline.config import Config, per_stage
 from pipeline.feed import Batch, Batches
 from pipeline.keyed import Phase
 from pipeline.messages import Activation
 from pipeline.output_errors import Listener
+from pipeline.participants import Boundary, Participants
 from pipeline.partition import Partition
 from pipeline.plan import StagePlan
 from pipeline.stash import OUTPUT_ERROR
@@ -89,11 +90,23 @@ class Prepared:
     def blocks(self) -> tuple[StageBlocks, ...]:
         """Per stage, what has a cadence of its own."""
         periods = per_stage(self.config.cadence, self.num_stages, name="cadence")
-        return blocks_of(self.cut, self.config.blocks, periods)
+        by_layer = self.config.participation is not None
+        return blocks_of(self.cut, self.config.blocks, periods, by_layer=by_layer)
 
     def pace(self, index: int) -> Pace:
         """The windows of a stage's blocks, before the first step."""
         return self.blocks[index].pace(takes_every=self.takes_every[index], seed=self.config.seed)
+
+    def participants(self, index: int) -> Participants | None:
+        """Who learns at a step, as stage `index` has to know it; None: everything does."""
+        policy, seed = self.config.participation, self.config.seed
+        if policy is None:
+            return None
+        boundaries = [
+            Boundary(acts=bool(source.needs & Need.GRADIENT), learns=bool(source.learns_from & Need.GRADIENT))
+            for source in self.sources[:-1]
+        ]
+        return Participants(policy, layout_of(self.blocks), boundaries, index=index, draw=Draws(seed))
 
     @cached_property
     def foreseen(self) -> list[Foreseen]:

@@ -15,7 +15,7 @@ back through a part that was updated since the forward, as it does for whole wei
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from dni import Applied, Block, Pace, Piece, RateRule, Window, rate_factor
 from pipeline.decay import Decay
 from pipeline.errors import CheckpointError, NotFinite
+from pipeline.participants import Participants
 
 __all__ = ["OptimizerFactory", "Updater"]
 
@@ -61,6 +62,7 @@ class Updater:
         blocks: of what is learned, each element in one of them; none: all of it is one block.
         pace: the cadences of the blocks, by their names; by default an update is due at every step.
         rate_rule: factor of a block's learning rate by the microbatches that it has accumulated.
+        participants: say which blocks learn at a step; None: all of them do.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Updater:
         blocks: Sequence[Block] = (),
         pace: Pace | None = None,
         rate_rule: RateRule = "none",
+        participants: Participants | None = None,
     ) -> None:
         self.parameters = {name: p for name, p in parameters.items() if p.requires_grad}
         self.pace = pace or Pace()
@@ -81,18 +84,20 @@ class Updater:
         self._clip_norm = clip_norm
         self._decay = decay
         self._rate_rule: RateRule = rate_rule
+        self._participants = participants
+        self._sets_rates = rate_rule != "none" or (participants is not None and participants.sets_rates)
         if not blocks:
             blocks = [Block(next(iter(self.pace.windows)), tuple(map(Piece, self.parameters)))]
         assert {block.name for block in blocks} == self.pace.windows.keys(), "each block has a cadence"
         self._leaves = self._make_leaves(blocks)
         self._apart = len(blocks) > 1 or any(window.noise is not None for window in self.pace.windows.values())
         """Whether gradients are added up here instead of in `.grad`."""
-        self._is_plain = not self._apart and not self.pace.is_divided and rate_rule == "none"
+        self._is_plain = not self._apart and not self.pace.is_divided and not self._sets_rates
         """Whether steps and samples say all that a resumed run has to know of the windows."""
         self._sums: dict[str, Tensor] = {}
         """What was added up here, by parameter."""
         self._optimizer = optimizer([leaf.parameter for leaf in self._leaves]) if self._leaves else None
-        if rate_rule != "none" and len(blocks) > 1:
+        if self._sets_rates and len(blocks) > 1:
             self._split_groups()
         self._base_rates = [group["lr"] for group in self._groups()]
         self._fresh = [_numbers(group) for group in self._groups()]
@@ -107,15 +112,19 @@ class Updater:
         """Whether an update falls due at this step; to be asked once for each microbatch, in order."""
         return self.pace.due(step)
 
-    def accumulate(self, num_samples: int) -> None:
-        """The gradients of this many further samples were added to `.grad`."""
+    def accumulate(self, num_samples: int, *, step: int = 0) -> None:
+        """The gradients of this many further samples were added to `.grad`; the step of their microbatch says whose."""
+        rates = None if self._participants is None else self._participants.own(step)
         if self._apart:
-            self._take_gradients(num_samples)
-        self.pace.accumulate(num_samples)
+            self._take_gradients(num_samples, learning=self.pace.windows if rates is None else rates)
+        self.pace.accumulate(num_samples, rates)
 
     def apply_due(self, step: int) -> list[Applied]:
         """Update the blocks that fell due at this step; those that had something to apply."""
-        return self._apply(step, self.pace.take_due(step))
+        applied = self._apply(step, self.pace.take_due(step))
+        if self._participants is not None and self._participants.forgets:
+            self._forget_but(self._participants.own(step))
+        return applied
 
     def apply(self, step: int) -> list[Applied]:
         """Update every block, due or not; those that had something to apply."""
@@ -187,16 +196,19 @@ class Updater:
         order = {name: position for position, name in enumerate(self.parameters)}
         return sorted(leaves, key=lambda leaf: (order[leaf.piece.parameter], leaf.piece.box))
 
-    def _take_gradients(self, num_samples: int) -> None:
-        """Add up what is in `.grad`; a block whose cadence asks for it takes its norm first."""
+    def _take_gradients(self, num_samples: int, *, learning: Collection[str]) -> None:
+        """Add up what is in `.grad` for the blocks that learn; one whose cadence asks for it takes its norm first."""
         fresh = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
         for name, window in self.pace.windows.items():
-            if window.noise is not None:
+            if window.noise is not None and name in learning:
                 pieces = [leaf.piece for leaf in self._leaves if leaf.block == name and leaf.piece.parameter in fresh]
                 square = _square(piece.of(fresh[piece.parameter]) for piece in pieces)
                 window.noise.add(square, num_samples=num_samples)
         for leaf in self._leaves:
-            leaf.touched |= leaf.piece.parameter in fresh
+            if leaf.block in learning:
+                leaf.touched |= leaf.piece.parameter in fresh
+            elif leaf.piece.parameter in fresh:  # a part of a weight that pauses while others of its parts learn
+                leaf.piece.of(fresh[leaf.piece.parameter]).zero_()
         known = [name for name in fresh if name in self._sums]
         if known:
             torch._foreach_add_([self._sums[name] for name in known], [fresh[name] for name in known])
@@ -218,7 +230,7 @@ class Updater:
             self._divide(window, leaves)
         if not math.isinf(self._clip_norm) and any(leaf.parameter.grad is not None for leaf in leaves):
             nn.utils.clip_grad_norm_([leaf.parameter for leaf in leaves], self._clip_norm)
-        self._set_rates(step, {window.block: window.num_microbatches for window in windows})
+        self._set_rates(step, {window.block: window for window in windows})
         if self._decay is not None:
             self._decay.apply(self._optimizer, step)
         self._optimizer.step()
@@ -251,14 +263,20 @@ class Updater:
             else:
                 self._sums.pop(leaf.piece.parameter, None)
 
-    def _set_rates(self, step: int, lengths: Mapping[str, int]) -> None:
-        """By the schedule, and by the rule for what a block has accumulated."""
+    def _set_rates(self, step: int, windows: Mapping[str, Window]) -> None:
+        """By the schedule, by the rule for what a block has accumulated, and by what its microbatches ask for."""
         factor = self._schedule(step)
-        blocks = {id(leaf.parameter): leaf.block for leaf in self._leaves} if self._rate_rule != "none" else {}
+        blocks = {id(leaf.parameter): leaf.block for leaf in self._leaves} if self._sets_rates else {}
         for group, rate in zip(self._groups(), self._base_rates, strict=True):
             group["lr"] = rate * factor
-            if blocks and group["params"] and (length := lengths.get(blocks[id(group["params"][0])])):
-                group["lr"] *= rate_factor(self._rate_rule, length)
+            if blocks and group["params"] and (window := windows.get(blocks[id(group["params"][0])])):
+                group["lr"] *= rate_factor(self._rate_rule, window.num_microbatches) * window.rate
+
+    def _forget_but(self, learning: Collection[str]) -> None:
+        assert self._optimizer is not None or not self._leaves
+        for leaf in self._leaves:
+            if leaf.block not in learning and self._optimizer is not None:
+                self._optimizer.state.pop(leaf.parameter, None)
 
     def _split_groups(self) -> None:
         """A learning rate belongs to a group, so each block gets groups of its own."""
