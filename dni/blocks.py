@@ -79,6 +79,10 @@ class BlockCadence:
     selector: Selector
     cadence: Cadence | tuple[Cadence, ...]
     """One for all of its blocks, or one for each, in the selector's order."""
+    drifts: bool = False
+    """Whether its blocks go on along their momentum between two updates, by the learning rate at each microbatch: an
+    update after k microbatches then moves them k times (multirate training, see `Multirate`). Otherwise they stay
+    exactly where they are."""
 
     def __post_init__(self) -> None:
         if not callable(getattr(self.selector, "select", None)):

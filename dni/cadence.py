@@ -26,7 +26,7 @@ class Applied:
     block: str
     """Name of the block."""
     num_microbatches: int
-    """The length of its accumulation."""
+    """The length of its accumulation; 0: the block drifted."""
     num_samples: int
     num_updates: int
     """Of the block, this one included."""
@@ -68,16 +68,23 @@ class Window:
     def close(self) -> Applied:
         """What was accumulated has been applied."""
         self.num_updates += 1
-        applied = Applied(
-            block=self.block,
-            num_microbatches=self.num_microbatches,
-            num_samples=self.num_samples,
-            num_updates=self.num_updates,
-            noise_scale=None if self.noise is None else self.noise.value,
-        )
+        applied = self._applied(self.num_microbatches, self.num_samples)
         self.samples_per_microbatch = self.num_samples / self.num_microbatches
         self.num_microbatches = self.num_samples = 0
         return applied
+
+    def drifted(self) -> Applied:
+        """The block went on along its momentum."""
+        return self._applied(0, 0)
+
+    def _applied(self, num_microbatches: int, num_samples: int) -> Applied:
+        return Applied(
+            block=self.block,
+            num_microbatches=num_microbatches,
+            num_samples=num_samples,
+            num_updates=self.num_updates,
+            noise_scale=None if self.noise is None else self.noise.value,
+        )
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,12 +33,14 @@ class Foreseen:
     takes_every: int = 1
     """Of so many steps of the feed the stage gets the last."""
     draw: Draw = _no_draw
+    drifts: bool = False
+    """Whether a block of it moves at every step."""
 
     def due(self, step: int) -> bool:
         """Whether one may fall due at a step of the feed: it may wherever a cadence does not say beforehand."""
         own, late = divmod(step + 1, self.takes_every)
         return late == 0 and any(
-            not cadence.foreseeable or cadence.due(own - 1, Window(name, partial(self.draw, name)))
+            self.drifts or not cadence.foreseeable or cadence.due(own - 1, Window(name, partial(self.draw, name)))
             for name, cadence in zip(self.names, self.cadences, strict=True)
         )
 
@@ -50,10 +52,16 @@ class Pace:
         cadences: by block name.
         takes_every: of so many steps of the feed the stage gets the last; cadences count those.
         draw: for random cadences.
+        drifting: names of blocks that move at every step.
     """
 
     def __init__(
-        self, cadences: Mapping[str, Cadence] | None = None, *, takes_every: int = 1, draw: Draw = _no_draw
+        self,
+        cadences: Mapping[str, Cadence] | None = None,
+        *,
+        takes_every: int = 1,
+        draw: Draw = _no_draw,
+        drifting: Collection[str] = (),
     ) -> None:
         self.cadences: dict[str, Cadence] = dict(cadences or {REST: Periodic()})
         self.windows = {
@@ -66,12 +74,16 @@ class Pace:
         }
         self._takes_every = takes_every
         self._draw = draw
+        self.drifting = frozenset(drifting)
+        """Blocks that move at every step."""
         self._due: dict[int, list[str]] = {}
 
     @property
     def foreseen(self) -> Foreseen:
         """What other stages know of it."""
-        return Foreseen(tuple(self.cadences.values()), tuple(self.cadences), self._takes_every, self._draw)
+        return Foreseen(
+            tuple(self.cadences.values()), tuple(self.cadences), self._takes_every, self._draw, bool(self.drifting)
+        )
 
     @property
     def is_divided(self) -> bool:
@@ -97,7 +109,7 @@ class Pace:
                 due.append(name)
         if due:
             self._due[step] = due
-        return bool(due)
+        return bool(due or self.drifting)
 
     def accumulate(self, num_samples: int, rates: Mapping[str, float] | None = None) -> None:
         """The gradients of this many further samples were accumulated, in every block or in those that learn.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
 
@@ -54,6 +54,8 @@ class StageBlocks:
     """By block."""
     blocks: tuple[Block, ...] = ()
     """Empty: the stage is one block."""
+    drifting: frozenset[str] = frozenset()
+    """Names of those that go on along their momentum between updates."""
 
     @property
     def pieces(self) -> list[Piece]:
@@ -62,7 +64,7 @@ class StageBlocks:
 
     def pace(self, *, takes_every: int, seed: int) -> Pace:
         """The windows of a stage that is about to begin."""
-        return Pace(self.cadences, takes_every=takes_every, draw=Draws(seed))
+        return Pace(self.cadences, takes_every=takes_every, draw=Draws(seed), drifting=self.drifting)
 
 
 def blocks_of(
@@ -85,11 +87,14 @@ def blocks_of(
     shapes = {name: shape for stage in stages for name, shape in stage.items()}
     try:
         paired = [pair for block_cadence in chosen for pair in block_cadence.pair(shapes)]
+        drifting = {block.name for each in chosen if each.drifts for block in each.selector.select(shapes)}
         rest = split_in_blocks(shapes, [block for block, _ in paired])
     except ValueError as error:
         raise ConfigurationError(f"blocks: {error}") from error
     others = split_by_layer(rest.pieces) if by_layer else [rest]
-    return tuple(_within(stage, paired, others, period) for stage, period in zip(stages, periods, strict=True))
+    return tuple(
+        _within(stage, paired, others, period, drifting) for stage, period in zip(stages, periods, strict=True)
+    )
 
 
 def layout_of(stages: Sequence[StageBlocks]) -> Layout:
@@ -152,6 +157,12 @@ def check_optimizer(factory: OptimizerFactory, stage: nn.Module, names: dict[str
             f"the optimiser {kind} asks for a closure that evaluates the loss again, which no stage can do by itself. "
             "Use one that steps from the gradients alone (SGD, Adam, AdamW)."
         )
+    if blocks.drifting and not _has_plain_momentum(optimizer):
+        raise ConfigurationError(
+            f"blocks: {', '.join(sorted(blocks.drifting))} drift along the momentum of SGD between their updates, and "
+            f"the optimiser is {kind} {_settings(optimizer)}. Use torch.optim.SGD with momentum above 0, without "
+            "nesterov or maximize; or drifts=False."
+        )
     own = {names[name]: parameter.shape for name, parameter in stage.named_parameters()}
     cut = [piece for piece in blocks.pieces if piece.box]
     strided = [piece.name for piece in cut if not piece.is_contiguous(own[piece.parameter])]
@@ -174,7 +185,11 @@ def _shapes(cut: Partition, index: int) -> Shapes:
 
 
 def _within(
-    shapes: Shapes, paired: Iterable[tuple[Block, Cadence]], others: Iterable[Block], period: int
+    shapes: Shapes,
+    paired: Iterable[tuple[Block, Cadence]],
+    others: Iterable[Block],
+    period: int,
+    drifting: Collection[str],
 ) -> StageBlocks:
     """The part of the blocks that lies in one stage."""
     blocks, cadences = [], dict[str, Cadence]()
@@ -184,7 +199,7 @@ def _within(
             cadences[block.name] = cadence
     if cadences.keys() <= {REST}:
         return StageBlocks({REST: Periodic(period)})
-    return StageBlocks(cadences, tuple(blocks))
+    return StageBlocks(cadences, tuple(blocks), frozenset(cadences.keys() & drifting))
 
 
 def _made(factory: OptimizerFactory, parameters: list[nn.Parameter]) -> Optimizer:
@@ -192,6 +207,17 @@ def _made(factory: OptimizerFactory, parameters: list[nn.Parameter]) -> Optimize
         return factory(parameters)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"the optimiser {factory} cannot be made: {error}.") from error
+
+
+def _has_plain_momentum(optimizer: Optimizer) -> bool:
+    groups = optimizer.param_groups
+    plain = all(group.get("momentum") and not (group.get("nesterov") or group.get("maximize")) for group in groups)
+    return isinstance(optimizer, torch.optim.SGD) and plain
+
+
+def _settings(optimizer: Optimizer) -> str:
+    named = ("momentum", "nesterov", "maximize")
+    return ", ".join(f"{name}={value}" for name, value in optimizer.param_groups[0].items() if name in named)
 
 
 def _is_elementwise(factory: OptimizerFactory, *, strided: bool) -> bool:

@@ -365,7 +365,8 @@ class Learner:
             self.version += 1
             self._recorder.end("U", step, version=self.version)
             self._movement.after(before, step)
-        for update in applied if self.updater.pace.is_divided else ():
+        divided = self.updater.pace.is_divided
+        for update in (each for each in applied if divided and each.num_microbatches):
             self._recorder.block_updated(
                 update.block,
                 step,

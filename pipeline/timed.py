@@ -203,7 +203,7 @@ class TimedLearner:
     def _update(self, step: int, windows: list[Window]) -> None:
         for window in windows:
             window.close()
-        if windows and self._updates:
+        if (windows or self._pace.drifting) and self._updates:
             self._recorder.begin()
             self.version += 1
             self._recorder.end("U", step, version=self.version)

@@ -102,6 +102,7 @@ class Updater:
         self._base_rates = [group["lr"] for group in self._groups()]
         self._fresh = [_numbers(group) for group in self._groups()]
         self._names = self._names_by_position()
+        self._block_of = {leaf.parameter: leaf.block for leaf in self._leaves}
 
     @property
     def num_samples(self) -> int:
@@ -121,7 +122,9 @@ class Updater:
 
     def apply_due(self, step: int) -> list[Applied]:
         """Update the blocks that fell due at this step; those that had something to apply."""
-        applied = self._apply(step, self.pace.take_due(step))
+        windows = self.pace.take_due(step)
+        applied = self._apply(step, windows)
+        applied += self._drift(step, but={window.block for window in windows})
         if self._participants is not None and self._participants.forgets:
             self._forget_but(self._participants.own(step))
         return applied
@@ -271,6 +274,20 @@ class Updater:
             group["lr"] = rate * factor
             if blocks and group["params"] and (window := windows.get(blocks[id(group["params"][0])])):
                 group["lr"] *= rate_factor(self._rate_rule, window.num_microbatches) * window.rate
+
+    def _drift(self, step: int, *, but: Collection[str]) -> list[Applied]:
+        """Move the blocks that drift, `but` those just updated, by a step along their momentum."""
+        drifting = self.pace.drifting.difference(but)
+        if not drifting or self._optimizer is None:
+            return []
+        factor = self._schedule(step)
+        with torch.no_grad():
+            for group, rate in zip(self._groups(), self._base_rates, strict=True):
+                for parameter in group["params"]:
+                    momentum = self._optimizer.state.get(parameter, {}).get("momentum_buffer")
+                    if momentum is not None and self._block_of[parameter] in drifting:
+                        parameter.sub_(momentum, alpha=rate * factor)
+        return [self.pace.windows[name].drifted() for name in sorted(drifting)]
 
     def _forget_but(self, learning: Collection[str]) -> None:
         assert self._optimizer is not None or not self._leaves

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from dni import (
     BlockCadence,
+    Layer,
     Layout,
     LocalLoss,
+    Multirate,
     NoGradient,
     Only,
     Participation,
@@ -28,6 +30,7 @@ from dni import (
 from pipeline import ConfigurationError, StageFailure, prepare, run_simulated
 from pipeline.blocks import Draws, layout_of
 from pipeline.clock import VirtualClock
+from pipeline.config import Adam, Sgd
 from pipeline.messages import Gradient, Send
 from pipeline.run import build_stage, make_feed, make_inbox
 from pipeline.simulator import simulate
@@ -325,12 +328,82 @@ def test_run_goes_on_in_the_middle(tmp_path: Path) -> None:
     assert_bit_equal(resumed.export(), expected)
 
 
+def momentum(parameters: Iterable[nn.Parameter], lr: float = 0.05) -> torch.optim.SGD:
+    return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
+
+
+@pytest.mark.parametrize("executor", each_executor("simulate", "threads", "2 ranks"))
+def test_multirate_with_drift_equals_the_rule_written_out(executor: str, ranks: Ranks) -> None:
+    policy = Multirate(("0.0", "1.0"), every=3)
+    settings = {"participation": policy, "blocks": policy.blocks, "optimizer": momentum}
+    found = EXECUTORS[executor].run(Case(problem=PROBLEM, settings=settings), ranks)
+    model = initial_model(PROBLEM).train()
+    slow = [*model[0].parameters(), *model[1].parameters()]
+    fast = [parameter for index in (2, 3, 4) for parameter in model[index].parameters()]
+    velocity: dict[nn.Parameter, Tensor] = {}
+    for step, (x, target) in zip(range(PROBLEM.steps), PROBLEM.batches().start(0), strict=False):
+        nn.CrossEntropyLoss(reduction="sum")(model(x), target).backward()
+        for parameter in slow if step % 3 == 0 else fast:
+            assert parameter.grad is not None
+            gradient = parameter.grad / len(x)
+            before = velocity.get(parameter)
+            velocity[parameter] = gradient if before is None else before * 0.9 + gradient
+        model.zero_grad()
+        with torch.no_grad():
+            for parameter in slow if step % 3 == 0 else [*slow, *fast]:
+                parameter.sub_(velocity[parameter], alpha=0.05)
+    assert_bit_equal(found.weights, state(model))
+
+
+def test_block_drifts_between_updates_of_all_it_has_accumulated() -> None:
+    """A cadence of 4 with drift: each averaged gradient moves the block four times."""
+    problem = replace(PROBLEM, num_stages=1)
+    blocks = (BlockCadence(Layer("0.0"), Periodic(4), drifts=True),)
+    found = run_simulated(prepare(problem.config(blocks=blocks, optimizer=momentum))).export()
+    model = initial_model(problem).train()
+    slow = list(model[0].parameters())
+    fast = momentum(parameter for index in range(1, 5) for parameter in model[index].parameters())
+    sums, samples = [torch.zeros_like(parameter) for parameter in slow], 0
+    velocity: list[Tensor] = []
+    for step, (x, target) in zip(range(problem.steps), problem.batches().start(0), strict=False):
+        nn.CrossEntropyLoss(reduction="sum")(model(x), target).backward()
+        samples += len(x)
+        for index in range(1, 5):
+            for parameter in model[index].parameters():
+                if parameter.grad is not None:
+                    parameter.grad.div_(len(x))
+        fast.step()
+        for total, parameter in zip(sums, slow, strict=True):
+            assert parameter.grad is not None
+            total += parameter.grad
+        model.zero_grad()
+        if (step + 1) % 4 == 0:
+            gradients = [total / samples for total in sums]
+            velocity = [g if not velocity else velocity[i] * 0.9 + g for i, g in enumerate(gradients)]
+            sums, samples = [torch.zeros_like(parameter) for parameter in slow], 0
+        with torch.no_grad():
+            for parameter, moved in zip(slow, velocity, strict=False):
+                parameter.sub_(moved, alpha=0.05)
+    with torch.no_grad():  # what is left is applied at the end
+        for parameter, moved, total in zip(slow, velocity, sums, strict=True):
+            parameter.sub_(moved * 0.9 + total / samples, alpha=0.05)
+    assert_bit_equal(found, state(model))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"participation": Only(("7",))}, "no block '7' in the network; its blocks are 0.0, 1.0, 2.0, 3.0, 4.0"),
         ({"participation": Only(stages=(4,))}, "participation: there is no stage 4; the stages are 0 to 3"),
         ({"participation": TopOrAll(0.1, top="0.1")}, "no block '0.1' in the network"),
+        (
+            {"blocks": (BlockCadence(Layer("0.0"), Periodic(2), drifts=True),), "optimizer": Adam()},
+            "0.0 drift along the momentum of SGD between their updates, and the optimiser is Adam",
+        ),
+        (
+            {"blocks": (BlockCadence(Layer("0.0"), Periodic(2), drifts=True),), "optimizer": Sgd()},
+            "SGD momentum=0.0, nesterov=False, maximize=False. Use torch.optim.SGD with momentum above 0",
+        ),
         ({"participation": 0.5}, r"takes a policy, as TopOrAll\(0.1, top=2\)"),
     ],
 )
