@@ -15,7 +15,8 @@ from dni.active import (
     relative_distance,
     reset_to_initial,
 )
-from dni.blocks import REST, Block, BlockCadence, Box, Piece, Selector, Shapes, split_in_blocks
+from dni.block_coordinate import InCycles, RandomLayers
+from dni.blocks import REST, Block, BlockCadence, Box, Piece, Selector, Shapes, split_by_layer, split_in_blocks
 from dni.cadence import Applied, ByFunction, Cadence, Periodic, Phases, RandomCadence, Window
 from dni.confidence import ByConfidence
 from dni.context import LabelContext
@@ -27,18 +28,23 @@ from dni.direct_feedback import DirectFeedbackAlignment
 from dni.exact import LossGradient, TrueGradient
 from dni.feedback import FeedbackMode, convert_to_feedback_alignment
 from dni.few_shot import FewShotClassifier, LogitSynthesizer
+from dni.freeze_out import FreezeOut
 from dni.heads import ConvolutionalHead, Head, LinearHead, MLPHead
 from dni.input_source import InputSource, ReceivedInput
 from dni.kickback import Kickback
+from dni.layer_out import LayerOut
+from dni.layerwise_sparse import Only, Rescale, TopOrAll
 from dni.local_loss import LocalLoss
 from dni.loss import SummedLoss, sum_over_samples
 from dni.members import Members, as_tuple, carriers, like, map_members, num_samples
 from dni.mixture import MixedGradient
 from dni.movement import measure_update
+from dni.multirate import Multirate
 from dni.noise_scale import NoiseScale
 from dni.none import NoGradient
 from dni.own_labels import OwnLabels
 from dni.pace import Draw, Foreseen, Pace
+from dni.participation import Layout, Participation
 from dni.probe import grade_source, pull_back
 from dni.quality import (
     agreement,
@@ -109,9 +115,11 @@ __all__ = [
     "FeedbackMode",
     "FewShotClassifier",
     "Foreseen",
+    "FreezeOut",
     "GradientSource",
     "Head",
     "Heads",
+    "InCycles",
     "InTurn",
     "InputMLP",
     "InputNetwork",
@@ -119,7 +127,9 @@ __all__ = [
     "Kickback",
     "LabelContext",
     "Layer",
+    "LayerOut",
     "LayerPart",
+    "Layout",
     "Linear",
     "LinearHead",
     "LocalLoss",
@@ -131,24 +141,29 @@ __all__ = [
     "Masks",
     "Members",
     "MixedGradient",
+    "Multirate",
     "Need",
     "NesterovLookahead",
     "Never",
     "NoGradient",
     "NoiseScale",
+    "Only",
     "OptimizerFactory",
     "OwnLabels",
     "Pace",
     "Parameter",
+    "Participation",
     "Periodic",
     "Phases",
     "Piece",
     "Piecewise",
     "Quadrants",
     "RandomCadence",
+    "RandomLayers",
     "RateRule",
     "ReceivedInput",
     "RecurrentDNI",
+    "Rescale",
     "Rows",
     "Schedule",
     "Selector",
@@ -166,6 +181,7 @@ __all__ = [
     "Synthesizer",
     "SyntheticGradient",
     "SyntheticInput",
+    "TopOrAll",
     "TrueGradient",
     "Unrolled",
     "UpdateProbability",
@@ -213,6 +229,7 @@ __all__ = [
     "relative_distance",
     "reset_to_initial",
     "sliding_windows",
+    "split_by_layer",
     "split_direction",
     "split_error",
     "split_in_blocks",

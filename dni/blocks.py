@@ -6,7 +6,7 @@ is the rest, a block too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import prod
@@ -17,7 +17,10 @@ from torch import Tensor
 
 from dni.cadence import Cadence
 
-__all__ = ["REST", "Block", "BlockCadence", "Box", "Piece", "Selector", "Shapes", "box_name", "split_in_blocks"]
+__all__ = [
+    *("REST", "Block", "BlockCadence", "Box", "Piece", "Selector", "Shapes"),
+    *("box_name", "split_by_layer", "split_in_blocks"),
+]
 
 REST = "rest"
 """Name of the block of everything that no selector names."""
@@ -76,6 +79,10 @@ class BlockCadence:
     selector: Selector
     cadence: Cadence | tuple[Cadence, ...]
     """One for all of its blocks, or one for each, in the selector's order."""
+    drifts: bool = False
+    """Whether its blocks go on along their momentum between two updates, by the learning rate at each microbatch: an
+    update after k microbatches then moves them k times (multirate training, see `Multirate`). Otherwise they stay
+    exactly where they are."""
 
     def __post_init__(self) -> None:
         if not callable(getattr(self.selector, "select", None)):
@@ -125,6 +132,17 @@ def split_in_blocks(shapes: Shapes, blocks: Sequence[Block]) -> Block:
             boxes = [left for box in boxes for left in _without(box, piece.box)]
         rest += [Piece(name, box) for box in boxes] if name in taken else [Piece(name)]
     return Block(REST, tuple(rest))
+
+
+def split_by_layer(pieces: Iterable[Piece]) -> list[Block]:
+    """The pieces of each layer as a block of its name: `2.weight` and `2.bias` are of layer `2`.
+
+    A parameter that no module within the network owns is a layer by itself.
+    """
+    layers: dict[str, list[Piece]] = {}
+    for piece in pieces:
+        layers.setdefault(piece.parameter.rpartition(".")[0] or piece.parameter, []).append(piece)
+    return [Block(name, tuple(own)) for name, own in layers.items()]
 
 
 def box_name(parameter: str, box: Box) -> str:

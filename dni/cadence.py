@@ -26,7 +26,7 @@ class Applied:
     block: str
     """Name of the block."""
     num_microbatches: int
-    """The length of its accumulation."""
+    """The length of its accumulation; 0: the block drifted."""
     num_samples: int
     num_updates: int
     """Of the block, this one included."""
@@ -52,29 +52,39 @@ class Window:
     """Updates of the block so far."""
     samples_per_microbatch: float = 0.0
     """Mean of the last update; 0 before the first."""
+    rate: float = 1.0
+    """Factor of the learning rate that the newest of its microbatches asks for (`Participation`)."""
     noise: NoiseScale | None = None
     """The block's gradient noise, if its cadence asks for that."""
     memory: dict[str, float] = field(default_factory=dict)
     """Numbers that the cadence keeps from step to step; they go on in checkpoints."""
 
-    def accumulate(self, num_samples: int) -> None:
+    def accumulate(self, num_samples: int, *, rate: float = 1.0) -> None:
         """The gradient of a microbatch was added."""
         self.num_microbatches += 1
         self.num_samples += num_samples
+        self.rate = rate
 
     def close(self) -> Applied:
         """What was accumulated has been applied."""
         self.num_updates += 1
-        applied = Applied(
-            block=self.block,
-            num_microbatches=self.num_microbatches,
-            num_samples=self.num_samples,
-            num_updates=self.num_updates,
-            noise_scale=None if self.noise is None else self.noise.value,
-        )
+        applied = self._applied(self.num_microbatches, self.num_samples)
         self.samples_per_microbatch = self.num_samples / self.num_microbatches
         self.num_microbatches = self.num_samples = 0
         return applied
+
+    def drifted(self) -> Applied:
+        """The block went on along its momentum."""
+        return self._applied(0, 0)
+
+    def _applied(self, num_microbatches: int, num_samples: int) -> Applied:
+        return Applied(
+            block=self.block,
+            num_microbatches=num_microbatches,
+            num_samples=num_samples,
+            num_updates=self.num_updates,
+            noise_scale=None if self.noise is None else self.noise.value,
+        )
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ __all__ = ["Draw", "Foreseen", "Pace"]
 
 Draw = Callable[[str, int], float]
 """A number in [0, 1) that belongs to (block, step)."""
-_KEPT = ("num_steps", "num_microbatches", "num_samples", "num_updates", "samples_per_microbatch", "memory")
+_KEPT = ("num_steps", "num_microbatches", "num_samples", "num_updates", "samples_per_microbatch", "rate", "memory")
 
 
 def _no_draw(block: str, step: int) -> float:
@@ -33,12 +33,14 @@ class Foreseen:
     takes_every: int = 1
     """Of so many steps of the feed the stage gets the last."""
     draw: Draw = _no_draw
+    drifts: bool = False
+    """Whether a block of it moves at every step."""
 
     def due(self, step: int) -> bool:
         """Whether one may fall due at a step of the feed: it may wherever a cadence does not say beforehand."""
         own, late = divmod(step + 1, self.takes_every)
         return late == 0 and any(
-            not cadence.foreseeable or cadence.due(own - 1, Window(name, partial(self.draw, name)))
+            self.drifts or not cadence.foreseeable or cadence.due(own - 1, Window(name, partial(self.draw, name)))
             for name, cadence in zip(self.names, self.cadences, strict=True)
         )
 
@@ -50,10 +52,16 @@ class Pace:
         cadences: by block name.
         takes_every: of so many steps of the feed the stage gets the last; cadences count those.
         draw: for random cadences.
+        drifting: names of blocks that move at every step.
     """
 
     def __init__(
-        self, cadences: Mapping[str, Cadence] | None = None, *, takes_every: int = 1, draw: Draw = _no_draw
+        self,
+        cadences: Mapping[str, Cadence] | None = None,
+        *,
+        takes_every: int = 1,
+        draw: Draw = _no_draw,
+        drifting: Collection[str] = (),
     ) -> None:
         self.cadences: dict[str, Cadence] = dict(cadences or {REST: Periodic()})
         self.windows = {
@@ -66,12 +74,16 @@ class Pace:
         }
         self._takes_every = takes_every
         self._draw = draw
+        self.drifting = frozenset(drifting)
+        """Blocks that move at every step."""
         self._due: dict[int, list[str]] = {}
 
     @property
     def foreseen(self) -> Foreseen:
         """What other stages know of it."""
-        return Foreseen(tuple(self.cadences.values()), tuple(self.cadences), self._takes_every, self._draw)
+        return Foreseen(
+            tuple(self.cadences.values()), tuple(self.cadences), self._takes_every, self._draw, bool(self.drifting)
+        )
 
     @property
     def is_divided(self) -> bool:
@@ -97,12 +109,20 @@ class Pace:
                 due.append(name)
         if due:
             self._due[step] = due
-        return bool(due)
+        return bool(due or self.drifting)
 
-    def accumulate(self, num_samples: int) -> None:
-        """The gradients of this many further samples were accumulated, in every block."""
-        for window in self.windows.values():
-            window.accumulate(num_samples)
+    def accumulate(self, num_samples: int, rates: Mapping[str, float] | None = None) -> None:
+        """The gradients of this many further samples were accumulated, in every block or in those that learn.
+
+        Args:
+            num_samples: of a microbatch.
+            rates: factors of the learning rates of the blocks that learn from it; None: all do, at their own.
+        """
+        for name, window in self.windows.items():
+            if rates is None:
+                window.accumulate(num_samples)
+            elif name in rates:
+                window.accumulate(num_samples, rate=rates[name])
 
     def take_due(self, step: int) -> list[Window]:
         """What fell due at this step and has accumulated anything, to be applied and closed."""
@@ -126,7 +146,8 @@ class Pace:
         """Take over what `state_dict` returned."""
         for name, window in self.windows.items():
             for each in _KEPT:
-                setattr(window, each, _copied(state[name][each]))
+                if each in state[name]:  # the oldest checkpoints lack some
+                    setattr(window, each, _copied(state[name][each]))
             if window.noise is not None and "noise" in state[name]:
                 window.noise.load_state_dict(state[name]["noise"])
         self._due.clear()

@@ -69,7 +69,7 @@ def _pulls_back(prepared: Prepared) -> NDArray[np.float64]:
             acts = takes[index + 1]
         waits = index < last and prepared.waits[index]
         pulls[index] = acts if waits or prepared.plans[index].source_acts else 0.0
-    return pulls
+    return pulls * [prepared.shares(index).pulls for index in range(prepared.num_stages)]
 
 
 def fastest(prepared: Prepared, costs: CostModel) -> Bound:
@@ -92,7 +92,7 @@ def fastest(prepared: Prepared, costs: CostModel) -> Bound:
 
 def _bounds_of_waiting(prepared: Prepared, costs: CostModel) -> list[Bound]:
     config, means = prepared.config, costs.means(prepared.num_stages)
-    work_s = means["F"] + means["B"]
+    work_s = means["F"] + means["B"] * [prepared.shares(index).pulls for index in range(prepared.num_stages)]
     if config.stash == "recompute":
         work_s[:-1] += means["R"][:-1]
     in_chain = prepared.bounds[0]
@@ -101,7 +101,7 @@ def _bounds_of_waiting(prepared: Prepared, costs: CostModel) -> list[Bound]:
     bounds = [Bound(period_s=float(work_s.sum()) / in_chain, reason=reason)]
     if config.stash == "hold":
         num_microbatches = min(per_stage(config.cadence, prepared.num_stages, name="cadence"))
-        if config.blocks:  # windows differ
+        if config.blocks or config.participation:  # windows differ
             return bounds
         below_s = np.cumsum(work_s) - work_s
         window_s = float((below_s + num_microbatches * work_s).max() + means["U"][0])
@@ -147,6 +147,9 @@ def wire_bytes(prepared: Prepared, costs: CostModel, timing: Timing) -> NDArray[
     boundary's source makes anything of them (those that only syncs ask for are not counted)."""
     takes = np.array(prepared.takes_every)
     sent = timing.forwards[:-1] * takes[:-1] // takes[1:]
-    messages = sent + timing.backwards[1:] * np.array(prepared.wants, dtype=np.int64)
-    total: NDArray[np.float64] = messages.astype(np.float64) * np.asarray(costs.message_bytes)
+    gradients = timing.backwards[1:] * np.array(prepared.wants, dtype=np.float64)
+    if prepared.config.participation is not None:
+        wanted = [prepared.shares(index).wanted_below for index in range(1, prepared.num_stages)]
+        gradients = timing.forwards[1:] * np.array(wanted)
+    total: NDArray[np.float64] = (sent + gradients) * np.asarray(costs.message_bytes)
     return total

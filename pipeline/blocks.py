@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
 
@@ -10,18 +10,35 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dni import REST, Block, BlockCadence, Cadence, Pace, Periodic, Piece, Shapes, split_in_blocks
+from dni import (
+    REST,
+    Block,
+    BlockCadence,
+    Cadence,
+    Layout,
+    Pace,
+    Participation,
+    Periodic,
+    Piece,
+    Shapes,
+    split_by_layer,
+    split_in_blocks,
+)
 from pipeline.errors import ConfigurationError
 from pipeline.keyed import key, undisturbed
 from pipeline.partition import Partition
 from pipeline.updater import OptimizerFactory
 
-__all__ = ["Draws", "StageBlocks", "blocks_of", "check_blocks", "check_optimizer"]
+__all__ = ["Draws", "StageBlocks", "blocks_of", "check_blocks", "check_optimizer", "check_participation", "layout_of"]
+
+
+_MOST_FORESEEN = 1000
+"""Steps that are looked at to see who learns."""
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Numbers in [0, 1) that belong to (seed, block, step)."""
+    """Numbers in [0, 1) that belong to (seed, name, step)."""
 
     seed: int
 
@@ -37,6 +54,8 @@ class StageBlocks:
     """By block."""
     blocks: tuple[Block, ...] = ()
     """Empty: the stage is one block."""
+    drifting: frozenset[str] = frozenset()
+    """Names of those that go on along their momentum between updates."""
 
     @property
     def pieces(self) -> list[Piece]:
@@ -45,30 +64,42 @@ class StageBlocks:
 
     def pace(self, *, takes_every: int, seed: int) -> Pace:
         """The windows of a stage that is about to begin."""
-        return Pace(self.cadences, takes_every=takes_every, draw=Draws(seed))
+        return Pace(self.cadences, takes_every=takes_every, draw=Draws(seed), drifting=self.drifting)
 
 
-def blocks_of(cut: Partition, chosen: Sequence[BlockCadence], periods: Sequence[int]) -> tuple[StageBlocks, ...]:
+def blocks_of(
+    cut: Partition, chosen: Sequence[BlockCadence], periods: Sequence[int], *, by_layer: bool = False
+) -> tuple[StageBlocks, ...]:
     """Per stage, the blocks that lie in it; one that spans stages is divided, and keeps its name and its cadence.
 
     Args:
         cut: the stages.
         chosen: the blocks with cadences of their own.
         periods: per stage, the period of all that they do not name.
+        by_layer: whether what they do not name is divided into layers.
 
     Raises:
         ConfigurationError: a selector names nothing, or blocks overlap.
     """
-    if not chosen:
+    if not (chosen or by_layer):
         return tuple(StageBlocks({REST: Periodic(period)}) for period in periods)
     stages = [_shapes(cut, index) for index in range(len(cut))]
     shapes = {name: shape for stage in stages for name, shape in stage.items()}
     try:
         paired = [pair for block_cadence in chosen for pair in block_cadence.pair(shapes)]
+        drifting = {block.name for each in chosen if each.drifts for block in each.selector.select(shapes)}
         rest = split_in_blocks(shapes, [block for block, _ in paired])
     except ValueError as error:
         raise ConfigurationError(f"blocks: {error}") from error
-    return tuple(_within(stage, paired, rest, period) for stage, period in zip(stages, periods, strict=True))
+    others = split_by_layer(rest.pieces) if by_layer else [rest]
+    return tuple(
+        _within(stage, paired, others, period, drifting) for stage, period in zip(stages, periods, strict=True)
+    )
+
+
+def layout_of(stages: Sequence[StageBlocks]) -> Layout:
+    """The blocks by name, for who says which learn; those of a stage from the input up."""
+    return Layout(tuple(tuple(block.name for block in stage.blocks) for stage in stages))
 
 
 def check_blocks(stages: Sequence[StageBlocks], *, steps: int, takes_every: Sequence[int], seed: int) -> None:
@@ -78,7 +109,7 @@ def check_blocks(stages: Sequence[StageBlocks], *, steps: int, takes_every: Sequ
         ConfigurationError: names the block.
     """
     for index, (stage, every) in enumerate(zip(stages, takes_every, strict=True)):
-        for name in (block.name for block in stage.blocks if block.name != REST):
+        for name in (each for each in stage.cadences if each != REST):
             foreseen = Pace({name: stage.cadences[name]}, takes_every=every, draw=Draws(seed)).foreseen
             if not any(map(foreseen.due, range(every - 1, steps, every))):
                 names = ", ".join(stage.cadences)
@@ -87,6 +118,26 @@ def check_blocks(stages: Sequence[StageBlocks], *, steps: int, takes_every: Sequ
                     f"in the {steps // every} steps that the stage gets (blocks there: {names}). Shorten its period, "
                     "or freeze what is not to learn (requires_grad_(False))."
                 )
+
+
+def check_participation(policy: Participation, stages: Sequence[StageBlocks], *, steps: int, seed: int) -> None:
+    """Refuse a policy that names what is not there, or that lets nothing learn within the run.
+
+    Raises:
+        ConfigurationError: lists the blocks.
+    """
+    layout, draw = layout_of(stages), Draws(seed)
+    try:
+        policy.check(layout)
+        learning = [policy.learning(step, layout, draw) for step in range(min(steps, _MOST_FORESEEN))]
+        layout.check(*{block for blocks in learning for block in blocks})
+    except ValueError as error:
+        raise ConfigurationError(f"participation: {error}") from error
+    if not any(learning):
+        raise ConfigurationError(
+            f"participation: {policy} lets no block learn in the {len(learning)} steps looked at; the blocks are "
+            f"{', '.join(layout.blocks)}."
+        )
 
 
 def check_optimizer(factory: OptimizerFactory, stage: nn.Module, names: dict[str, str], blocks: StageBlocks) -> None:
@@ -105,6 +156,12 @@ def check_optimizer(factory: OptimizerFactory, stage: nn.Module, names: dict[str
         raise ConfigurationError(
             f"the optimiser {kind} asks for a closure that evaluates the loss again, which no stage can do by itself. "
             "Use one that steps from the gradients alone (SGD, Adam, AdamW)."
+        )
+    if blocks.drifting and not _has_plain_momentum(optimizer):
+        raise ConfigurationError(
+            f"blocks: {', '.join(sorted(blocks.drifting))} drift along the momentum of SGD between their updates, and "
+            f"the optimiser is {kind} {_settings(optimizer)}. Use torch.optim.SGD with momentum above 0, without "
+            "nesterov or maximize; or drifts=False."
         )
     own = {names[name]: parameter.shape for name, parameter in stage.named_parameters()}
     cut = [piece for piece in blocks.pieces if piece.box]
@@ -127,16 +184,22 @@ def _shapes(cut: Partition, index: int) -> Shapes:
     return {names[n]: tuple(p.shape) for n, p in cut.stages[index].named_parameters() if p.requires_grad}
 
 
-def _within(shapes: Shapes, paired: Iterable[tuple[Block, Cadence]], rest: Block, period: int) -> StageBlocks:
+def _within(
+    shapes: Shapes,
+    paired: Iterable[tuple[Block, Cadence]],
+    others: Iterable[Block],
+    period: int,
+    drifting: Collection[str],
+) -> StageBlocks:
     """The part of the blocks that lies in one stage."""
     blocks, cadences = [], dict[str, Cadence]()
-    for block, cadence in (*paired, (rest, Periodic(period))):
+    for block, cadence in (*paired, *((other, Periodic(period)) for other in others)):
         if pieces := tuple(piece for piece in block.pieces if piece.parameter in shapes):
             blocks.append(Block(block.name, pieces))
             cadences[block.name] = cadence
     if cadences.keys() <= {REST}:
         return StageBlocks({REST: Periodic(period)})
-    return StageBlocks(cadences, tuple(blocks))
+    return StageBlocks(cadences, tuple(blocks), frozenset(cadences.keys() & drifting))
 
 
 def _made(factory: OptimizerFactory, parameters: list[nn.Parameter]) -> Optimizer:
@@ -144,6 +207,17 @@ def _made(factory: OptimizerFactory, parameters: list[nn.Parameter]) -> Optimize
         return factory(parameters)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"the optimiser {factory} cannot be made: {error}.") from error
+
+
+def _has_plain_momentum(optimizer: Optimizer) -> bool:
+    groups = optimizer.param_groups
+    plain = all(group.get("momentum") and not (group.get("nesterov") or group.get("maximize")) for group in groups)
+    return isinstance(optimizer, torch.optim.SGD) and plain
+
+
+def _settings(optimizer: Optimizer) -> str:
+    named = ("momentum", "nesterov", "maximize")
+    return ", ".join(f"{name}={value}" for name, value in optimizer.param_groups[0].items() if name in named)
 
 
 def _is_elementwise(factory: OptimizerFactory, *, strided: bool) -> bool:

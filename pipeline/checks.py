@@ -50,6 +50,8 @@ def check_settings(
             f"correction is {config.correction}, which moves every weight at every update of its stage; a block that "
             "accumulates must not move. Use another correction, or a cadence per stage instead of blocks."
         )
+    if config.participation is None and config.idle_batch_norm != "follow":
+        _warn(f"idle_batch_norm is {config.idle_batch_norm}, but every layer learns at every step (no participation)")
     if config.max_restarts and config.executor != "distributed":
         _warn(f"max_restarts is {config.max_restarts}, but only the distributed executor is started again")
     if config.dead_after_s != type(config).dead_after_s and config.executor != "distributed":

@@ -23,6 +23,7 @@ from dni import (
     GradientSource,
     InputSource,
     Never,
+    Participation,
     Periodic,
     RateRule,
     ReceivedInput,
@@ -36,6 +37,7 @@ from pipeline.arrival import Arrival, Preference, QueuePolicy
 from pipeline.costs import CostModel
 from pipeline.errors import ConfigurationError
 from pipeline.feed import Batch
+from pipeline.idle import IdleBatchNorm
 from pipeline.partition import Balance, Partition
 from pipeline.stash import StashPolicy
 from pipeline.updater import OptimizerFactory
@@ -136,6 +138,12 @@ class Config:
     """Parts of the network with a cadence of their own, by their global names, as
     BlockCadence(Layer("2"), Periodic(4)): layers, parameters, or slices of one weight; what they do not name keeps the
     stage's cadence. by_depth makes one per layer."""
+    participation: tyro.conf.Suppress[Participation | None] = None
+    """Which blocks learn at a step, as TopOrAll(0.1, top=2): layers, or what `blocks` divides them into. No graph is
+    built below the lowest that learns, and no gradient is sent below it; None: all of them learn."""
+    idle_batch_norm: IdleBatchNorm = "follow"
+    """What a BatchNorm does at a step at which it does not learn itself. follow: as if it did. hold: its running
+    statistics stay. evaluate: they stay, and it normalises by them."""
     rate_rule: RateRule = "none"
     """By what the learning rate of a block is multiplied whose update holds k microbatches: none, linear (k), sqrt."""
     send_every: tuple[int, ...] = (1,)
@@ -240,6 +248,10 @@ class Config:
                     "blocks takes BlockCadence(selector, cadence), as BlockCadence(Layer('2'), Periodic(4)), "
                     f"got {block!r}."
                 )
+        if self.participation is not None and not isinstance(self.participation, Participation):
+            raise ConfigurationError(
+                f"participation takes a policy, as TopOrAll(0.1, top=2) or Only(('0',)), got {self.participation!r}."
+            )
         try:
             tuple(map(Periodic, self.cadence))
             tuple(map(UpdateProbability, self.update_probability))

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.config import Config, per_stage
+from pipeline.idle import normalisations
 from pipeline.monitor import StageStatus
 from pipeline.placement import Choice, choose_direct, device_of, places_here, planned
 from pipeline.prepared import Prepared
@@ -135,7 +136,8 @@ def plan_tables(prepared: Prepared, placement: Sequence[int]) -> RenderableType:
         lines.append(f"clocks: of so many steps a stage takes the last: {_listed(prepared.takes_every)}")
     if config.rate_rule != "none":
         lines.append(f"learning rate of an update that holds k microbatches: {_RULES[config.rate_rule]}")
-    tables = [_block_table(prepared)] if config.blocks else []
+    lines += _participation_lines(prepared)
+    tables = [_block_table(prepared)] if config.blocks or config.participation else []
     choices = planned(config, placement)
     boundaries = _boundary_table(prepared, [choice.kind for choice in choices])
     lines += _error_lines(prepared, placement) + _input_lines(prepared, placement)
@@ -166,15 +168,33 @@ def _stage_table(prepared: Prepared, placement: Sequence[int]) -> Table:
 def _block_table(prepared: Prepared) -> Table:
     """What has a cadence of its own; a stage that is one block keeps the one in the table of stages."""
     table = Table(title="blocks; a cadence counts the microbatches that the stage gets")
+    sparse = prepared.config.participation is not None
     for heading, justify in _BLOCK_COLUMNS.items():
         table.add_column(heading, justify=justify)
+    if sparse:
+        table.add_column("learns at", justify="right")
     for index, stage in enumerate(prepared.blocks):
+        shares = prepared.shares(index).blocks
         names = prepared.cut.names(index)
         learned = {names[name]: p for name, p in prepared.cut.stages[index].named_parameters()}
         for block in stage.blocks:
             count = sum(piece.of(learned[piece.parameter]).numel() for piece in block.pieces)
-            table.add_row(str(index), block.name, f"{count:,}", str(stage.cadences[block.name]))
+            drifts = ", drifts" if block.name in stage.drifting else ""
+            share = [f"{shares[block.name]:.0%} of steps"] if sparse else []
+            table.add_row(str(index), block.name, f"{count:,}", f"{stage.cadences[block.name]}{drifts}", *share)
     return table
+
+
+def _participation_lines(prepared: Prepared) -> list[str]:
+    """Who learns, what is left out for it, and what BatchNorm makes of that."""
+    config, stages = prepared.config, prepared.cut.stages
+    if config.participation is None:
+        return []
+    pulls = [f"{prepared.shares(index).pulls:.0%}" for index in range(len(stages))]
+    lines = [f"participation {config.participation}", f"steps at which a stage pulls back: {', '.join(pulls)}"]
+    if count := sum(len(normalisations(stage)) for stage in stages):
+        lines.append(f"{count} BatchNorm layer(s), at steps at which they pause: {config.idle_batch_norm}")
+    return lines
 
 
 def _place(config: Config, stage: int, *, rank: int) -> str:

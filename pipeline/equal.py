@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from pipeline.blocks import check_participation
 from pipeline.errors import ConfigurationError
-from pipeline.partition import Partition
+from pipeline.partition import Partition, partition
 from pipeline.plan import StagePlan
 from pipeline.prepared import Prepared, imagines_of
 
@@ -43,9 +44,9 @@ def equal_stages(prepared: Prepared, num_stages: int) -> Prepared:
     stretched = replace(config, num_stages=num_stages, at=(), evaluate_every=0, checkpoint_every=0, **settings)
     stretched.costs.check(num_stages)
     inner = _mean_plan(plans, 0, is_last=False)
-    return Prepared(
+    chain = Prepared(
         config=stretched,
-        cut=Partition(stages=(nn.Identity(),) * num_stages, prefixes=((),) * num_stages),
+        cut=_no_mathematics(num_stages, one_layer_each=config.participation is not None),
         sources=(prepared.sources[0],) * (num_stages - 1) + prepared.sources[-1:],
         inputs=prepared.inputs[:1] * (num_stages - 1),
         outline=replace(prepared.outline, starts=None, modifies_input=(False,) * num_stages, evaluates=False),
@@ -54,6 +55,16 @@ def equal_stages(prepared: Prepared, num_stages: int) -> Prepared:
             _mean_plan(plans, num_stages - 1, is_last=True),
         ),
     )
+    if config.participation is not None:
+        check_participation(config.participation, chain.blocks, steps=config.steps, seed=config.seed)
+    return chain
+
+
+def _no_mathematics(num_stages: int, *, one_layer_each: bool) -> Partition:
+    """Stages of nothing; or of one layer each, by the number of the stage, for who says which learn."""
+    if one_layer_each:
+        return partition(nn.Sequential(*(nn.Linear(1, 1) for _ in range(num_stages))), num_stages)
+    return Partition(stages=(nn.Identity(),) * num_stages, prefixes=((),) * num_stages)
 
 
 def _extended(values: tuple[Any, ...], num_stages: int, *, name: str) -> tuple[Any, ...]:

@@ -30,6 +30,7 @@ from dni import (
 from pipeline.awaited import Awaited
 from pipeline.carried_states import CarriedStates
 from pipeline.errors import NotFinite
+from pipeline.idle import IdleLayers
 from pipeline.input_learner import InputLearner
 from pipeline.keyed import Generators
 from pipeline.late_weights import LateWeights
@@ -67,6 +68,7 @@ class Learner:
         corrector: what is done about gradients that come late; None: nothing.
         takes_every: the stage gets one in so many steps of the feed.
         measure_updates_every: one in so many updates is measured; 0: none.
+        idle: leaves out what does not learn at a step; None: all of it learns.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Learner:
         corrector: Corrector | None = None,
         takes_every: int = 1,
         measure_updates_every: int = 0,
+        idle: IdleLayers | None = None,
     ) -> None:
         self.module = module
         self.updater = updater
@@ -113,6 +116,7 @@ class Learner:
         self._modifies_input = modifies_input
         self._stash: StashPolicy = stash
         self._weights = LateWeights(module, stash=stash, corrector=corrector)
+        self._idle = idle or IdleLayers(module)
         self._carried = CarriedStates(module, every=takes_every)
         self._movement = MovementMeter(module, names=self._names, recorder=recorder, every=measure_updates_every)
 
@@ -162,8 +166,9 @@ class Learner:
             torch.set_grad_enabled(self._needs_graph(learns=learns, held=held)),
             self._weights.forward(version=self.version, held=held, num_due=num_due) as weights,
             self._carried.training(message.step) as began_with,
+            self._idle.left_out(message.step, weights.replaced) as replaced,
         ):
-            graph = self._run(x, message.step, replaced=weights.replaced)
+            graph = self._run(x, message.step, replaced=replaced)
         forward_s = self._recorder.end("F", message.step, version=self.version, reach=message.reach)
         h = map_members(Tensor.detach, graph)
         self._recorder.totals.num_samples += num_samples(h)
@@ -360,7 +365,8 @@ class Learner:
             self.version += 1
             self._recorder.end("U", step, version=self.version)
             self._movement.after(before, step)
-        for update in applied if self.updater.pace.is_divided else ():
+        divided = self.updater.pace.is_divided
+        for update in (each for each in applied if divided and each.num_microbatches):
             self._recorder.block_updated(
                 update.block,
                 step,
@@ -391,7 +397,8 @@ class Learner:
         assert entry.x is not None
         with torch.enable_grad(), self._carried.again(entry.began_with, entry.step):
             weights = dict(self._weights.forward_again(entry, version=self.version))
-            entry.graph = self._run(entry.x, entry.step, replaced=self._copied_buffers() | weights)
+            with self._idle.left_out(entry.step, weights) as replaced:
+                entry.graph = self._run(entry.x, entry.step, replaced=self._copied_buffers() | dict(replaced or {}))
         self._recorder.end("R", entry.step, version=self.version)
 
     def _copied_buffers(self) -> dict[str, Tensor]:
@@ -419,7 +426,7 @@ class Learner:
                 self._weights.backward(entry, version=self.version),
             ):
                 torch.autograd.backward([h for h, _ in pairs], [value for _, value in pairs])
-        self.updater.accumulate(num_samples(entry.h))
+        self.updater.accumulate(num_samples(entry.h), step=entry.step)
         x, wanted = entry.x, entry.wanted
         entry.let_go()
         self._recorder.end("B", entry.step, version=self.version)

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from operator import mul
 
 from dni import REST, Foreseen, GradientSource, InputSource, Need, Pace, Periodic
 from pipeline.awaited import Awaited
-from pipeline.blocks import StageBlocks, blocks_of
+from pipeline.blocks import Draws, StageBlocks, blocks_of, layout_of
 from pipeline.config import Config, per_stage
 from pipeline.feed import Batch, Batches
 from pipeline.keyed import Phase
 from pipeline.messages import Activation
 from pipeline.output_errors import Listener
+from pipeline.participants import Boundary, Participants
 from pipeline.partition import Partition
 from pipeline.plan import StagePlan
 from pipeline.stash import OUTPUT_ERROR
 
-__all__ = ["Outline", "Prepared", "bounds_of", "imagines_of", "takes_every_of", "waits_of"]
+__all__ = ["Outline", "Prepared", "Shares", "bounds_of", "imagines_of", "takes_every_of", "waits_of"]
 
 _MOST_FORESEEN = 1000
-"""Steps that are looked at to see how often a stage with blocks is updated."""
+"""Steps that are looked at to see how often a stage with blocks is updated, and who learns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """Of the steps of a run, the part at which something of a stage is done."""
+
+    blocks: Mapping[str, float] = field(default_factory=dict)
+    """By block: it learns."""
+    pulls: float = 1.0
+    """The stage pulls a gradient back, for itself or for those below."""
+    wanted_below: float = 1.0
+    """The stage below is sent a gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +103,35 @@ class Prepared:
     def blocks(self) -> tuple[StageBlocks, ...]:
         """Per stage, what has a cadence of its own."""
         periods = per_stage(self.config.cadence, self.num_stages, name="cadence")
-        return blocks_of(self.cut, self.config.blocks, periods)
+        by_layer = self.config.participation is not None
+        return blocks_of(self.cut, self.config.blocks, periods, by_layer=by_layer)
 
     def pace(self, index: int) -> Pace:
         """The windows of a stage's blocks, before the first step."""
         return self.blocks[index].pace(takes_every=self.takes_every[index], seed=self.config.seed)
+
+    def participants(self, index: int) -> Participants | None:
+        """Who learns at a step, as stage `index` has to know it; None: everything does."""
+        policy, seed = self.config.participation, self.config.seed
+        if policy is None:
+            return None
+        boundaries = [
+            Boundary(acts=bool(source.needs & Need.GRADIENT), learns=bool(source.learns_from & Need.GRADIENT))
+            for source in self.sources[:-1]
+        ]
+        return Participants(policy, layout_of(self.blocks), boundaries, index=index, draw=Draws(seed))
+
+    def shares(self, index: int) -> Shares:
+        """How often a stage and its blocks learn, in the first steps of the run, syncs left out."""
+        participants, steps = self.participants(index), range(min(self.config.steps, _MOST_FORESEEN))
+        if participants is None:
+            return Shares()
+        learned = Counter(block for step in steps for block in participants.own(step))
+        return Shares(
+            blocks={block.name: learned[block.name] / len(steps) for block in self.blocks[index].blocks},
+            pulls=sum(participants.pulls(step, 0) for step in steps) / len(steps),
+            wanted_below=sum(participants.wanted_below(step, 0) for step in steps) / len(steps),
+        )
 
     @cached_property
     def foreseen(self) -> list[Foreseen]:

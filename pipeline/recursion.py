@@ -50,6 +50,7 @@ def why_not_recursive(prepared: Prepared) -> str | None:
         "stages are on different clocks (send_every)": any(every > 1 for every in config.send_every),
         "cadences differ": len(set(config.cadence)) > 1,
         "blocks have cadences of their own": bool(config.blocks),
+        "not everything learns at every step": config.participation is not None,
         "steps are left out (update_probability)": any(p < 1.0 for p in config.update_probability),
         "gradients may be too stale to be used": config.max_staleness is not None and config.at_max_staleness == "drop",
         "stages are paused": bool(config.costs.pauses),

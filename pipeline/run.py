@@ -27,13 +27,14 @@ from dni import (
     UpdateProbability,
 )
 from pipeline.arrival import Inbox
-from pipeline.blocks import blocks_of, check_blocks, check_optimizer
+from pipeline.blocks import blocks_of, check_blocks, check_optimizer, check_participation
 from pipeline.checks import check_evaluation, check_settings
 from pipeline.clock import Clock
 from pipeline.config import Config, per_stage
 from pipeline.decay import Decay, check_no_decay
 from pipeline.errors import ConfigurationError
 from pipeline.feed import Batch, Feed, FeedSettings, batches
+from pipeline.idle import IdleLayers
 from pipeline.keyed import Generators, seeded, undisturbed
 from pipeline.learner import Learner
 from pipeline.partition import Partition, partition
@@ -135,16 +136,17 @@ def build_stage(
     config, num_stages = prepared.config, prepared.num_stages
     device = device or _CPU
     module = prepared.cut.stages[index].to(device)
-    names = prepared.cut.names(index)
+    names, blocks, participants = prepared.cut.names(index), prepared.blocks[index].blocks, prepared.participants(index)
     updater = Updater(
         {names[name]: parameter for name, parameter in module.named_parameters()},
         optimizer=per_stage(config.optimizer, num_stages, name="optimizer")[index],
         schedule=_schedule(prepared, index),
         clip_norm=config.clip_norm,
         decay=None if config.weight_decay is None else Decay(config.weight_decay),
-        blocks=prepared.blocks[index].blocks,
+        blocks=blocks,
         pace=prepared.pace(index),
         rate_rule=config.rate_rule,
+        participants=participants,
     )
     recorder = Recorder(index, clock)
     learner = Learner(
@@ -172,6 +174,9 @@ def build_stage(
         corrector=_corrector(prepared, index, module),
         takes_every=prepared.takes_every[index],
         measure_updates_every=config.measure_updates_every,
+        idle=IdleLayers(
+            module, names=names, blocks=blocks, participants=participants, batch_norm=config.idle_batch_norm
+        ),
     )
     return Stage(learner, settings=stage_settings(prepared, index), recorder=recorder)
 
@@ -197,6 +202,7 @@ def stage_settings(prepared: Prepared, index: int) -> StageSettings:
         cadences_below=_each_once(prepared.foreseen[:index]) if config.stash == "hold" else (),
         below_wants=index > 0 and prepared.wants[index - 1],
         update_probability=UpdateProbability(probabilities[index]),
+        participants=prepared.participants(index),
         max_in_flight=bound,
         stash=config.stash,
         most_staleness=config.max_staleness if config.at_max_staleness == "drop" else None,
@@ -342,9 +348,13 @@ def _check_transport(config: Config, num_stages: int, *, num_ranks: int | None) 
 def _check_blocks(config: Config, cut: Partition) -> None:
     """Whether the blocks are there, will be updated, and suit the optimisers; and whether weights decay once."""
     num_stages = len(cut)
-    stages = blocks_of(cut, config.blocks, per_stage(config.cadence, num_stages, name="cadence"))
+    periods = per_stage(config.cadence, num_stages, name="cadence")
+    stages = blocks_of(cut, config.blocks, periods)
     takes_every = takes_every_of(config, num_stages)
     check_blocks(stages, steps=config.steps, takes_every=takes_every, seed=config.seed)
+    if config.participation is not None:
+        stages = blocks_of(cut, config.blocks, periods, by_layer=True)
+        check_participation(config.participation, stages, steps=config.steps, seed=config.seed)
     optimizers = per_stage(config.optimizer, num_stages, name="optimizer")
     for index, (optimizer, blocks) in enumerate(zip(optimizers, stages, strict=True)):
         check_optimizer(optimizer, cut.stages[index], cut.names(index), blocks)

@@ -223,21 +223,22 @@ class Stage:
             message = self._with_reach(message)
             yield from self._outbox.share_input(message, after=self.num_others)
         self.newest_step = step = message.step
-        awaited, goes_on = self.learner.awaited, self.settings.goes_on(step)
-        learns = self._draws_update(step) and (goes_on or awaited.acts_apart)
-        within_reach = goes_on and self.settings.is_within(message.reach)
+        settings, awaited = self.settings, self.learner.awaited
+        goes_on = settings.goes_on(step)
+        learns = (goes_on or awaited.acts_apart) and self._draws_update(step) and settings.pulls(step, message.reach)
+        within_reach = goes_on and settings.is_within(message.reach)
         needs, learns_from = (awaited.to_act, awaited.to_learn) if goes_on else (NOTHING, NOTHING)
         entry = self.learner.forward(
             message,
             learns=learns,
-            held=learns and (self.settings.defers if self.is_last else within_reach or bool(needs)),
+            held=learns and (settings.defers if self.is_last else within_reach or bool(needs)),
             sync=learns and within_reach and "gradient" not in needs,
             asks=bool(needs) and not within_reach,
             num_due=self.stash.num_due,
-            wanted=self.index > 0 and (self.settings.below_wants or self.settings.is_true_below(message.reach)),
+            wanted=settings.is_wanted_below(step, message.reach),
         )
         entry.goes_on, entry.lessons = goes_on, learns_from
-        if self.settings.comes_to_top(step):  # of others the last stage, on its clock, never hears
+        if settings.comes_to_top(step):  # of others the last stage, on its clock, never hears
             entry.awaited |= (needs | learns_from) & OUTPUT_ERROR
         if entry.held or (goes_on and not self.is_last):
             self.stash.put(entry)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from dni import Foreseen, SyncPolicy, UpdateProbability
 from pipeline.output_errors import Listener
+from pipeline.participants import Participants
 from pipeline.stash import StashPolicy
 
 __all__ = ["StageSettings"]
@@ -34,6 +35,8 @@ class StageSettings:
     """Whether the source of the boundary below makes anything of a gradient. If not, it is sent one within reach of a
     sync only, and a credit else."""
     update_probability: UpdateProbability = field(default_factory=UpdateProbability)
+    participants: Participants | None = None
+    """Say which blocks learn at a step; None: all of them do."""
     max_in_flight: int = 1
     """Bound on the microbatches sent on and not yet answered; of a last stage that defers, on those it holds."""
     stash: StashPolicy = "hold"
@@ -66,6 +69,16 @@ class StageSettings:
     def comes_to_top(self, step: int) -> bool:
         """Whether the last stage gets it."""
         return (step + 1) % self.top_takes_every == 0
+
+    def pulls(self, step: int, reach: int) -> bool:
+        """Whether there is anything to pull a gradient back for, here or below."""
+        return self.participants is None or self.participants.pulls(step, reach)
+
+    def is_wanted_below(self, step: int, reach: int) -> bool:
+        """Whether the stage below makes anything of a gradient from here."""
+        if self.participants is not None:
+            return self.participants.wanted_below(step, reach)
+        return self.index > 0 and (self.below_wants or self.is_true_below(reach))
 
     def is_within(self, reach: int) -> bool:
         """Whether a sync of this reach has the stage use the gradient from above."""

@@ -60,6 +60,8 @@ def summarize(
         "test_loss": scalars.get("test_loss"),
         "test_accuracy": accuracy,
         "test_error": None if accuracy is None else 1.0 - accuracy,
+        "participation": None if config.participation is None else str(config.participation),
+        "idle_batch_norm": None if config.participation is None else config.idle_batch_norm,
         "metrics": {},
         "resume_exact": resumes_exactly(prepared, stopped_at),
         "stages": [dict(stage) for stage in stages],

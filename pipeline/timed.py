@@ -18,6 +18,7 @@ from pipeline.awaited import Awaited
 from pipeline.clock import Clock
 from pipeline.feed import Batch, Feed, FeedSettings
 from pipeline.messages import Activation, Input, OutputError, Payload
+from pipeline.participants import Participants
 from pipeline.prepared import Prepared
 from pipeline.run import stage_settings
 from pipeline.stage import Stage
@@ -44,6 +45,7 @@ class TimedLearner:
         stash: what a real learner would keep from a forward; "recompute" takes a second forward.
         pace: the cadences of the stage's blocks; by default an update is due at every step. What they would measure is
             not there to be measured.
+        participants: say which blocks learn at a step; None: all of them do.
     """
 
     device = _CPU
@@ -59,6 +61,7 @@ class TimedLearner:
         updates: bool = True,
         stash: StashPolicy = "hold",
         pace: Pace | None = None,
+        participants: Participants | None = None,
     ) -> None:
         self.awaited = awaited or Awaited()
         self.version = 0
@@ -67,6 +70,7 @@ class TimedLearner:
         self._acts, self._updates = acts, updates
         self._recomputes = stash == "recompute"
         self._pace = pace or Pace()
+        self._participants = participants
 
     @property
     def module(self) -> nn.Module:
@@ -192,14 +196,14 @@ class TimedLearner:
     def _backward(self, entry: Forwarded) -> Payload:
         self._recorder.begin()
         self._recorder.end("B", entry.step, version=self.version)
-        self._pace.accumulate(1)
+        self._pace.accumulate(1, None if self._participants is None else self._participants.own(entry.step))
         entry.let_go()
         return _NOTHING
 
     def _update(self, step: int, windows: list[Window]) -> None:
         for window in windows:
             window.close()
-        if windows and self._updates:
+        if (windows or self._pace.drifting) and self._updates:
             self._recorder.begin()
             self.version += 1
             self._recorder.end("U", step, version=self.version)
@@ -216,6 +220,7 @@ def build_timed_stage(prepared: Prepared, index: int, *, clock: Clock) -> Stage:
         updates=plan.num_parameters > 0,
         stash=prepared.config.stash,
         pace=prepared.pace(index),
+        participants=prepared.participants(index),
     )
     return Stage(learner, settings=stage_settings(prepared, index), recorder=recorder)
 

@@ -15,7 +15,8 @@ back through a part that was updated since the forward, as it does for whole wei
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ from torch.optim import Optimizer
 from dni import Applied, Block, Pace, Piece, RateRule, Window, rate_factor
 from pipeline.decay import Decay
 from pipeline.errors import CheckpointError, NotFinite
+from pipeline.participants import Participants
 
 __all__ = ["OptimizerFactory", "Updater"]
 
@@ -61,6 +63,7 @@ class Updater:
         blocks: of what is learned, each element in one of them; none: all of it is one block.
         pace: the cadences of the blocks, by their names; by default an update is due at every step.
         rate_rule: factor of a block's learning rate by the microbatches that it has accumulated.
+        participants: say which blocks learn at a step; None: all of them do.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Updater:
         blocks: Sequence[Block] = (),
         pace: Pace | None = None,
         rate_rule: RateRule = "none",
+        participants: Participants | None = None,
     ) -> None:
         self.parameters = {name: p for name, p in parameters.items() if p.requires_grad}
         self.pace = pace or Pace()
@@ -81,22 +85,26 @@ class Updater:
         self._clip_norm = clip_norm
         self._decay = decay
         self._rate_rule: RateRule = rate_rule
+        self._participants = participants
+        self._sets_rates = rate_rule != "none" or (participants is not None and participants.sets_rates)
         if not blocks:
             blocks = [Block(next(iter(self.pace.windows)), tuple(map(Piece, self.parameters)))]
         assert {block.name for block in blocks} == self.pace.windows.keys(), "each block has a cadence"
         self._leaves = self._make_leaves(blocks)
+        self._num_parts = Counter(leaf.piece.parameter for leaf in self._leaves)
         self._apart = len(blocks) > 1 or any(window.noise is not None for window in self.pace.windows.values())
         """Whether gradients are added up here instead of in `.grad`."""
-        self._is_plain = not self._apart and not self.pace.is_divided and rate_rule == "none"
+        self._is_plain = not self._apart and not self.pace.is_divided and not self._sets_rates
         """Whether steps and samples say all that a resumed run has to know of the windows."""
         self._sums: dict[str, Tensor] = {}
         """What was added up here, by parameter."""
         self._optimizer = optimizer([leaf.parameter for leaf in self._leaves]) if self._leaves else None
-        if rate_rule != "none" and len(blocks) > 1:
+        if self._sets_rates and len(blocks) > 1:
             self._split_groups()
         self._base_rates = [group["lr"] for group in self._groups()]
         self._fresh = [_numbers(group) for group in self._groups()]
         self._names = self._names_by_position()
+        self._block_of = {leaf.parameter: leaf.block for leaf in self._leaves}
 
     @property
     def num_samples(self) -> int:
@@ -107,15 +115,21 @@ class Updater:
         """Whether an update falls due at this step; to be asked once for each microbatch, in order."""
         return self.pace.due(step)
 
-    def accumulate(self, num_samples: int) -> None:
-        """The gradients of this many further samples were added to `.grad`."""
+    def accumulate(self, num_samples: int, *, step: int = 0) -> None:
+        """The gradients of this many further samples were added to `.grad`; the step of their microbatch says whose."""
+        rates = None if self._participants is None else self._participants.own(step)
         if self._apart:
-            self._take_gradients(num_samples)
-        self.pace.accumulate(num_samples)
+            self._take_gradients(num_samples, learning=self.pace.windows if rates is None else rates)
+        self.pace.accumulate(num_samples, rates)
 
     def apply_due(self, step: int) -> list[Applied]:
         """Update the blocks that fell due at this step; those that had something to apply."""
-        return self._apply(step, self.pace.take_due(step))
+        windows = self.pace.take_due(step)
+        applied = self._apply(step, windows)
+        applied += self._drift(step, but={window.block for window in windows})
+        if self._participants is not None and self._participants.forgets:
+            self._forget_but(self._participants.own(step))
+        return applied
 
     def apply(self, step: int) -> list[Applied]:
         """Update every block, due or not; those that had something to apply."""
@@ -187,16 +201,19 @@ class Updater:
         order = {name: position for position, name in enumerate(self.parameters)}
         return sorted(leaves, key=lambda leaf: (order[leaf.piece.parameter], leaf.piece.box))
 
-    def _take_gradients(self, num_samples: int) -> None:
-        """Add up what is in `.grad`; a block whose cadence asks for it takes its norm first."""
+    def _take_gradients(self, num_samples: int, *, learning: Collection[str]) -> None:
+        """Add up what is in `.grad` for the blocks that learn; one whose cadence asks for it takes its norm first."""
         fresh = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
         for name, window in self.pace.windows.items():
-            if window.noise is not None:
+            if window.noise is not None and name in learning:
                 pieces = [leaf.piece for leaf in self._leaves if leaf.block == name and leaf.piece.parameter in fresh]
                 square = _square(piece.of(fresh[piece.parameter]) for piece in pieces)
                 window.noise.add(square, num_samples=num_samples)
         for leaf in self._leaves:
-            leaf.touched |= leaf.piece.parameter in fresh
+            if leaf.block in learning:
+                leaf.touched |= leaf.piece.parameter in fresh
+            elif leaf.piece.parameter in fresh:  # a part of a weight that pauses while others of its parts learn
+                leaf.piece.of(fresh[leaf.piece.parameter]).zero_()
         known = [name for name in fresh if name in self._sums]
         if known:
             torch._foreach_add_([self._sums[name] for name in known], [fresh[name] for name in known])
@@ -210,19 +227,19 @@ class Updater:
             for window in windows:
                 window.close()
             return []
-        names = {window.block for window in windows}
-        leaves = [leaf for leaf in self._leaves if leaf.block in names]
+        due = {window.block: window for window in windows}
+        leaves = [leaf for leaf in self._leaves if leaf.block in due]
         if self._apart:
             self._give_gradients(leaves)
-        for window in windows:
-            self._divide(window, leaves)
+        self._divide(due, leaves)
         if not math.isinf(self._clip_norm) and any(leaf.parameter.grad is not None for leaf in leaves):
             nn.utils.clip_grad_norm_([leaf.parameter for leaf in leaves], self._clip_norm)
-        self._set_rates(step, {window.block: window.num_microbatches for window in windows})
+        self._set_rates(step, due)
         if self._decay is not None:
             self._decay.apply(self._optimizer, step)
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        for leaf in leaves:
+            leaf.parameter.grad = None
         if self._apart:
             self._clear(leaves)
         return [window.close() for window in windows]
@@ -232,13 +249,28 @@ class Updater:
             if leaf.touched:
                 leaf.parameter.grad = leaf.piece.of(self._sums[leaf.piece.parameter])
 
-    def _divide(self, window: Window, leaves: Iterable[_Leaf]) -> None:
-        own = [leaf.parameter.grad for leaf in leaves if leaf.block == window.block]
-        gradients = [gradient for gradient in own if gradient is not None]
-        if gradients:
-            torch._foreach_div_(gradients, window.num_samples)
-        if window.noise is not None:
-            window.noise.close(_square(gradients), num_samples=window.num_samples)
+    def _divide(self, due: Mapping[str, Window], leaves: Iterable[_Leaf]) -> None:
+        """By the samples of each block; a parameter whose parts all hold as many, in one piece, which is faster."""
+        parts: dict[str, list[_Leaf]] = {}
+        for leaf in leaves:
+            if leaf.parameter.grad is not None:
+                parts.setdefault(leaf.piece.parameter, []).append(leaf)
+        by_count: dict[int, list[Tensor]] = {}
+        for name, own in parts.items():
+            counts = [due[leaf.block].num_samples for leaf in own]
+            if self._apart and len(own) == self._num_parts[name] and len(set(counts)) == 1:
+                by_count.setdefault(counts[0], []).append(self._sums[name])
+                continue
+            for count, leaf in zip(counts, own, strict=True):
+                assert leaf.parameter.grad is not None
+                by_count.setdefault(count, []).append(leaf.parameter.grad)
+        for count, gradients in by_count.items():
+            torch._foreach_div_(gradients, count)
+        for window in due.values():
+            if window.noise is not None:
+                taken = [leaf.parameter.grad for own in parts.values() for leaf in own if leaf.block == window.block]
+                square = _square(gradient for gradient in taken if gradient is not None)
+                window.noise.close(square, num_samples=window.num_samples)
 
     def _clear(self, leaves: Iterable[_Leaf]) -> None:
         """What was applied is forgotten; what shares a tensor with it stays."""
@@ -251,14 +283,34 @@ class Updater:
             else:
                 self._sums.pop(leaf.piece.parameter, None)
 
-    def _set_rates(self, step: int, lengths: Mapping[str, int]) -> None:
-        """By the schedule, and by the rule for what a block has accumulated."""
+    def _set_rates(self, step: int, windows: Mapping[str, Window]) -> None:
+        """By the schedule, by the rule for what a block has accumulated, and by what its microbatches ask for."""
         factor = self._schedule(step)
-        blocks = {id(leaf.parameter): leaf.block for leaf in self._leaves} if self._rate_rule != "none" else {}
+        blocks = {id(leaf.parameter): leaf.block for leaf in self._leaves} if self._sets_rates else {}
         for group, rate in zip(self._groups(), self._base_rates, strict=True):
             group["lr"] = rate * factor
-            if blocks and group["params"] and (length := lengths.get(blocks[id(group["params"][0])])):
-                group["lr"] *= rate_factor(self._rate_rule, length)
+            if blocks and group["params"] and (window := windows.get(blocks[id(group["params"][0])])):
+                group["lr"] *= rate_factor(self._rate_rule, window.num_microbatches) * window.rate
+
+    def _drift(self, step: int, *, but: Collection[str]) -> list[Applied]:
+        """Move the blocks that drift, `but` those just updated, by a step along their momentum."""
+        drifting = self.pace.drifting.difference(but)
+        if not drifting or self._optimizer is None:
+            return []
+        factor = self._schedule(step)
+        with torch.no_grad():
+            for group, rate in zip(self._groups(), self._base_rates, strict=True):
+                for parameter in group["params"]:
+                    momentum = self._optimizer.state.get(parameter, {}).get("momentum_buffer")
+                    if momentum is not None and self._block_of[parameter] in drifting:
+                        parameter.sub_(momentum, alpha=rate * factor)
+        return [self.pace.windows[name].drifted() for name in sorted(drifting)]
+
+    def _forget_but(self, learning: Collection[str]) -> None:
+        assert self._optimizer is not None or not self._leaves
+        for leaf in self._leaves:
+            if leaf.block not in learning and self._optimizer is not None:
+                self._optimizer.state.pop(leaf.parameter, None)
 
     def _split_groups(self) -> None:
         """A learning rate belongs to a group, so each block gets groups of its own."""

@@ -23,8 +23,30 @@ FORBIDDEN_IN_DNI = (
 )
 FORBIDDEN_CALLS_IN_DNI = ("open", "print", "input", "torch.save", "torch.load", "torch.set_num_threads")
 USERS_OF_DNI = (
-    *("awaited", "blocks", "carrying", "config", "decay", "input_learner", "late_weights", "learner", "methods"),
-    *("movement", "plan", "prepared", "probe", "quickstart", "run", "source_learner", "stage_settings", "timed"),
+    *(
+        "awaited",
+        "blocks",
+        "carrying",
+        "config",
+        "decay",
+        "idle",
+        "input_learner",
+        "late_weights",
+        "learner",
+        "methods",
+    ),
+    *(
+        "movement",
+        "participants",
+        "plan",
+        "prepared",
+        "probe",
+        "quickstart",
+        "run",
+        "source_learner",
+        "stage_settings",
+        "timed",
+    ),
     "updater",
 )
 WAITING_OR_TALKING = ("threading", "queue", "socket", "multiprocessing", "concurrent", "asyncio", "torch.distributed")

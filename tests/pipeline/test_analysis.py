@@ -8,9 +8,10 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from dni import DiscrepancyCorrection, Every, WeightPrediction
+from dni import DiscrepancyCorrection, Every, TopOrAll, WeightPrediction
 from pipeline.analysis import fastest, held_bytes, own_seconds, wire_bytes
 from pipeline.costs import CostModel
+from pipeline.equal import equal_stages
 from pipeline.methods import MethodName
 from pipeline.recursion import recur
 from pipeline.rehearsal import rehearse
@@ -107,6 +108,20 @@ def test_memory_is_what_the_stash_keeps() -> None:
     local = timed_chain("local", 3, steps=20, delay=(2,), costs=COSTS)
     found = held_bytes(local, rehearse(local, way="stages").timing)
     assert found.tolist() == [graph, graph, local.plans[-1].held_bytes], "nothing comes back to learn from"
+
+
+def test_stages_that_pause_save_time_and_bytes() -> None:
+    policy = TopOrAll(0.0, top=2, unit="stages")
+    prepared = equal_stages(timed_chain("true", 2, steps=40, delay=(4,), costs=COSTS, participation=policy), 4)
+    rehearsal = rehearse(prepared, way="stages")
+    plan = prepared.plans[0]
+    assert (
+        own_seconds(prepared, COSTS).tolist()
+        == [COSTS.forward_s] * 2 + [COSTS.forward_s + COSTS.backward_s + COSTS.update_s] * 2
+    )
+    sent = wire_bytes(rehearsal.prepared, rehearsal.costs, rehearsal.timing)
+    assert sent.tolist() == [40 * plan.activation_bytes] * 2 + [80 * plan.activation_bytes]
+    assert rehearsal.timing.backwards.tolist() == [0, 0, 40, 40]
 
 
 def test_bytes_go_up_with_activations_and_down_with_gradients() -> None:

@@ -20,8 +20,11 @@ from dni import (
     Quadrants,
     RandomCadence,
     SyntheticGradient,
+    TopOrAll,
+    TrueGradient,
 )
 from pipeline import Config, Data, KeyedBatches, prepare, run_simulated
+from pipeline.config import Sgd
 from pipeline.display import LiveDisplay, _stage_table, plan_tables, summary_table
 from pipeline.monitor import StageStatus
 from pipeline.prepared import Prepared
@@ -151,3 +154,24 @@ def test_plan_shows_every_block_with_its_cadence() -> None:
     ):
         assert word in text
     assert "…" not in text and "blocks;" not in _printed(plan_tables(_prepared(), [0, 0]))
+
+
+def test_plan_shows_how_often_each_layer_learns() -> None:
+    def model() -> list[nn.Module]:
+        return [nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5)), nn.Linear(5, 3)]
+
+    policy = TopOrAll(0.0, top=1)
+    blocks = (BlockCadence(Layer("0.0"), Periodic(2), drifts=True),)
+    optimizer = Sgd(momentum=0.9)
+    run = _prepared(model=model, source=TrueGradient(), participation=policy, blocks=blocks, optimizer=optimizer)
+    text = _printed(plan_tables(run, [0, 0]))
+    for word in (
+        "participation TopOrAll(probability=0.0, top=1,",
+        "pulls back: 0%, 100%",
+        "1 BatchNorm layer(s), at steps at which they pause: follow",
+        "0% of steps",
+        "100% of steps",
+        "Periodic(period=2), drifts",
+    ):
+        assert word in text
+    assert "…" not in text

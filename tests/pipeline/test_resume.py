@@ -37,6 +37,7 @@ from dni import (
     Steps,
     Sum,
     SyntheticGradient,
+    TopOrAll,
     TrueGradient,
 )
 from pipeline import Adam, CheckpointError, Data, KeyedBatches, Sgd, StageFailure, partition, prepare, run_simulated
@@ -170,6 +171,7 @@ def runs(draw: st.DrawFn) -> tuple[int, dict[str, Any]]:
         "checkpoint_every": draw(st.integers(1, 6)),
         "evaluate_every": draw(st.sampled_from([0, 3, 4])),
         "blocks": draw(st.sampled_from([(), BLOCKS])),
+        "participation": draw(st.sampled_from([None, TopOrAll(0.5, rescale="elapsed")])),
         "rate_rule": draw(st.sampled_from(["none", "none", "linear", "sqrt"])),
         "seed": draw(st.integers(0, 3)),
     }

@@ -28,6 +28,7 @@ from dni import (
     MixedGradient,
     Never,
     NoGradient,
+    Only,
     Periodic,
     Phases,
     RandomCadence,
@@ -39,6 +40,7 @@ from dni import (
     SyncPolicy,
     SyntheticGradient,
     SyntheticInput,
+    TopOrAll,
     TrueGradient,
 )
 from pipeline.arrival import Arrival
@@ -367,6 +369,9 @@ UNFORESEEN = [ByConfidence(warmup=1, longest=4), ByFunction(lambda step, window:
 FORESEEN = [Periodic(2), Periodic(4), RandomCadence(0.9), Phases((2,), (Periodic(1), ByConfidence(warmup=1)))]
 
 
+SPARSE = [TopOrAll(0.5, unit="stages"), TopOrAll(0.5, rescale="elapsed"), Only(stages=(0,)), TopOrAll(0.0)]
+
+
 @st.composite
 def _runs(draw: st.DrawFn) -> dict[str, Any]:
     num_stages = draw(st.integers(1, 4))
@@ -394,6 +399,7 @@ def _runs(draw: st.DrawFn) -> dict[str, Any]:
         "at_max_staleness": draw(st.sampled_from(["wait", "drop"])),
         "steps": steps,
         "blocks": tuple(draw(st.lists(st.sampled_from(blocks), unique_by=id, max_size=2 * reaches_top))),
+        "participation": draw(st.sampled_from([None, None, *SPARSE, Only(stages=(num_stages // 2,))])),
         "evaluate_every": draw(st.integers(0, 3)),
         "checkpoint_every": draw(st.integers(0, 3)),
         "costs": draw(st.sampled_from([COSTS, CostModel(message_s=5.0), CostModel(forward_s=0.0, backward_s=0.0)])),
