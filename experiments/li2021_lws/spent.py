@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from statistics import median
 
+from torch import nn
+
 from dni import Layout, Participation
 from experiments.li2021_lws.config import Rule, participation, units
 from experiments.spans import read_trace
-from torch import nn
-
 from pipeline.blocks import Draws
 
 __all__ = ["Step", "full_steps", "median_ms", "read_steps", "seed_with_share"]
@@ -43,9 +43,7 @@ def seed_with_share(rule: Rule, network: nn.Sequential, *, first: int, steps: in
     """The first seed with which, of `steps` steps from `first` on, exactly the rule's share lets everything learn."""
     policy, wanted = participation(rule, network), round(rule.probability * steps)
     seeds = (
-        seed
-        for seed in count()
-        if sum(full_steps(policy, network, steps=first + steps, seed=seed)[first:]) == wanted
+        seed for seed in count() if sum(full_steps(policy, network, steps=first + steps, seed=seed)[first:]) == wanted
     )
     return next(seeds)
 

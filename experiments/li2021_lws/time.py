@@ -101,22 +101,22 @@ class Options:
 
 def turn(net: TimedNet, rule: Rule, *, steps: int) -> list[Step]:
     """The timed steps of one run."""
-    seed = seed_with_share(rule, net.make(), first=_WARM_UP, steps=steps)
-    total = _WARM_UP + steps + 1
+    network, total = net.make(), _WARM_UP + steps + 1
+    seed = seed_with_share(rule, network, first=_WARM_UP, steps=steps)
     config = Config(
         model=net.make,
         num_stages=1,
         data=lambda: Data(train=KeyedBatches(*net.batch(), batch_size=net.batch_size)),
         loss=nn.CrossEntropyLoss(),
         optimizer=Sgd(lr=1e-4),
-        participation=participation(rule, net.make()),
+        participation=participation(rule, network),
         steps=total,
         seed=seed,
         log_every=total + 1,  # the trace is written at the end, not between
         executor="threads",
         device="cpu",
     )
-    full = full_steps(config.participation, net.make(), steps=total, seed=seed)
+    full = full_steps(config.participation, network, steps=total, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         run_threaded(prepare(config), folder=Path(folder))
         return read_steps(Path(folder), full)[_WARM_UP:-1]
