@@ -84,7 +84,8 @@ def _finalists(own: Counted, lengths: Mapping[Task, Sequence[Run]]) -> Iterator[
             pairs = [(run.test_accuracy, at_equal_time(run, lengths.get(task, ()))) for run in runs]
             over = [100 * (a - b) for a, b in pairs if a is not None and b is not None]
             cells = [kind, rule.title, _accuracy(runs), _spread(differences(own, task, rule), "+.2f"), verdict]
-            yield f"{head} {' | '.join(cells)} | {mean(faster):.1f} x | {_spread(over, '+.2f')} |"
+            times = f"{mean(faster):.1f} x" if faster else "not known"
+            yield f"{head} {' | '.join(cells)} | {times} | {_spread(over, '+.2f')} |"
 
 
 def _lengths(lengths: Mapping[Task, Sequence[Run]]) -> Iterator[str]:
