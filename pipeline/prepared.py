@@ -17,7 +17,7 @@ from pipeline.feed import Batch, Batches
 from pipeline.keyed import Phase
 from pipeline.messages import Activation
 from pipeline.output_errors import Listener
-from pipeline.participants import Boundary, Participants
+from pipeline.participants import Boundary, Participants, Participation
 from pipeline.partition import Partition
 from pipeline.plan import StagePlan
 from pipeline.stash import OUTPUT_ERROR
@@ -112,14 +112,18 @@ class Prepared:
 
     def participants(self, index: int) -> Participants | None:
         """Who learns at a step, as stage `index` has to know it; None: everything does."""
-        policy, seed = self.config.participation, self.config.seed
+        return None if self._participation is None else Participants(self._participation, index)
+
+    @cached_property
+    def _participation(self) -> Participation | None:
+        policy = self.config.participation
         if policy is None:
             return None
         boundaries = [
             Boundary(acts=bool(source.needs & Need.GRADIENT), learns=bool(source.learns_from & Need.GRADIENT))
             for source in self.sources[:-1]
         ]
-        return Participants(policy, layout_of(self.blocks), boundaries, index=index, draw=Draws(seed))
+        return Participation(policy, layout_of(self.blocks), boundaries, draw=Draws(self.config.seed))
 
     def shares(self, index: int) -> Shares:
         """How often a stage and its blocks learn, in the first steps of the run, syncs left out."""
