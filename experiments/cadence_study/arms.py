@@ -138,7 +138,8 @@ def steps_for_updates(arm: str, shapes: Shapes, updates: int) -> int | None:
     if foreseen_updates(arm, shapes, updates) is None:
         return None
     lengths = range(updates, LONGEST * updates + 1)  # no arm is faster than every step, or slower than its slowest
-    return lengths[bisect_left(lengths, updates, key=lambda steps: foreseen_updates(arm, shapes, steps) or 0.0)]
+    enough = bisect_left(lengths, True, key=lambda steps: (foreseen_updates(arm, shapes, steps) or 0.0) >= updates)
+    return lengths[enough]
 
 
 def _divided(arm: str, shapes: Shapes, steps: int) -> list[tuple[Block, Cadence]]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from experiments.cadence_study.arms import block_sizes
 from experiments.cadence_study.config import RATES, SCREENING_SEED, make_config, shapes_of, split
 from experiments.cadence_study.plan import FULL, ROUNDS, Job, full_jobs
-from experiments.cadence_study.results import FOLDER, BlockUpdates, Run, choices, read_runs
+from experiments.cadence_study.results import FOLDER, BlockUpdates, Run, read_runs, screened
 from experiments.jobs import carry_out
 from experiments.machine import machine
 from experiments.records import append_record
@@ -106,8 +106,8 @@ def at_the_edge(runs: Collection[Run]) -> list[str]:
     """The cells whose best rate is the lowest or the highest that was tried, in words."""
     return [
         f"{cell.comparison}, {cell.task.title}, {cell.optimizer}, {cell.arm}: the best rate is {rate:g}, at the edge"
-        for cell, (_, rate) in choices(runs).items()
-        if rate in (min(RATES[cell.optimizer]), max(RATES[cell.optimizer]))
+        for cell, run in screened(runs).items()
+        if (rate := run.rate) in (min(RATES[cell.optimizer]), max(RATES[cell.optimizer]))
     ]
 
 

@@ -11,7 +11,6 @@ from experiments.cadence_study.results import (
     Cell,
     Run,
     Setting,
-    choices,
     finalists,
     screened,
     screening,
@@ -63,11 +62,11 @@ def choices_table(runs: Collection[Run], comparison: str) -> Iterator[str]:
     """The rate and the rule of each arm, on each task."""
     yield f"| | {titles()} |"
     yield "|---|" + "---:|" * len(TASKS)
-    found, tried = choices(runs), screening(runs)
+    found, tried = screened(runs), screening(runs)
     for optimizer in RATES:
         for arm in ARMS:
             cells = [Cell(comparison, task, optimizer, arm) for task in TASKS]
-            texts = [_choice(found[cell], cell, tried[cell]) if cell in found else NOT_RUN for cell in cells]
+            texts = [_choice(found[cell].setting, cell, tried[cell]) if cell in found else NOT_RUN for cell in cells]
             yield f"| {optimizer}, {ARMS[arm].title} | {' | '.join(texts)} |"
 
 

@@ -23,7 +23,18 @@ from experiments.cadence_study.arms import (
     foreseen_updates,
     steps_for_updates,
 )
-from experiments.cadence_study.config import NETS, RATES, SCREENING_SEED, SEEDS, TASKS, Split, Task, rules_of, shapes_of
+from experiments.cadence_study.config import (
+    NETS,
+    RATES,
+    SCREENING_SEED,
+    SEEDS,
+    TASKS,
+    Split,
+    Task,
+    make_config,
+    rules_of,
+    shapes_of,
+)
 from experiments.cadence_study.differences import differences, interval, like_uniform, over_tasks
 from experiments.cadence_study.picture import draw
 from experiments.cadence_study.plan import ROUNDS, Job, num_planned, round_of, steps_of
@@ -40,6 +51,7 @@ from experiments.cadence_study.results import (
 )
 from experiments.cadence_study.run import at_the_edge, measure
 from experiments.records import append_record
+from pipeline import prepare
 
 SHAPES: Shapes = {"0.a.weight": (8, 8), "0.a.bias": (8,), "0.b.weight": (4, 8), "0.b.bias": (4,)}
 """72 and 36 parameters."""
@@ -180,7 +192,9 @@ def test_rule_is_chosen_on_one_data_set_and_rates_on_each_with_it_by_held_out_ac
     assert found[Cell("samples", Task("mlp", "fashion"), "SGD", "late")] == Setting("linear", 0.01)
     assert found[Cell("samples", mnist, "SGD", "late")] == Setting("linear", 0.1)
     assert screened(runs) == {} and finals(runs) == {}
-    assert at_the_edge(runs) == ["samples, MLP, Fashion-MNIST, SGD, late: the best rate is 0.01, at the edge"]
+    assert at_the_edge(runs) == []  # not before all of the grid was tried
+    runs += [run_of(job_of(UNIFORM, rate=rate), 80.0 - rate) for rate in RATES["SGD"]]
+    assert at_the_edge(runs) == ["samples, MLP, Fashion-MNIST, SGD, uniform: the best rate is 0.01, at the edge"]
 
 
 def test_interval_is_students_about_the_mean_of_paired_differences() -> None:
@@ -259,8 +273,19 @@ def parts_of(runs: list[Run]) -> Iterator[list[Run]]:
         yield [run for run in runs if each(run)]
 
 
-def test_all_tasks_have_four_layers_and_one_first_batch_for_all_arms() -> None:
-    for task in TASKS:
-        assert [name for name in shapes_of(task) if name.endswith("weight")] == [
-            f"0.layer{i}.weight" for i in range(1, 5)
+def test_arms_of_a_seed_begin_with_the_same_weights_and_see_the_same_samples(noise: None) -> None:
+    for task in (Task("mlp", "cifar"), Task("cnn", "mnist")):
+        prepared = [
+            prepare(make_config(arm, task, optimizer="SGD", rule="none", rate=0.1, seed=seed, steps=8))
+            for arm, seed in ((UNIFORM, 1), ("quadrants", 1), (UNIFORM, 2))
         ]
+        weights = [each.cut.stages[0].state_dict()["0.layer1.weight"] for each in prepared]
+        first = [each.train.peek()[0] for each in prepared if each.train is not None]
+        for one, same, other in (weights, first):
+            assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_all_networks_have_four_layers() -> None:
+    for task in TASKS:
+        weights = [name for name in shapes_of(task) if name.endswith("weight")]
+        assert weights == [f"0.layer{i}.weight" for i in range(1, 5)]
