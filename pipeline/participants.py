@@ -48,7 +48,7 @@ class Participation:
 
     def __init__(self, policy: Policy, layout: Layout, boundaries: Sequence[Boundary], *, draw: Draw) -> None:
         self.policy = policy
-        self.stages = tuple(frozenset(stage) for stage in layout.stages)
+        self.stages = layout.stages
         """Their blocks."""
         self.learning = lru_cache(_RECENT)(lambda step: policy.learning(step, layout, draw))
         """The blocks that learn at a step, with the factors of their learning rates."""
@@ -66,7 +66,7 @@ class Participation:
                 boundary, within_reach = self._boundaries[index - 1], reach > len(self.stages) - index
                 wanted = boundary.learns or ((boundary.acts or within_reach) and pulls[-1])
             wanted_below.append(wanted)
-            pulls.append(wanted or not blocks.isdisjoint(learning))
+            pulls.append(wanted or any(block in learning for block in blocks))
         return _Passing(tuple(pulls), tuple(wanted_below))
 
 
@@ -90,8 +90,8 @@ class Participants:
 
     def own(self, step: int) -> Mapping[str, float]:
         """The stage's blocks that learn at a step, with the factors of their learning rates."""
-        blocks = self.shared.stages[self.index]
-        return {block: rate for block, rate in self.shared.learning(step).items() if block in blocks}
+        learning = self.shared.learning(step)
+        return {block: learning[block] for block in self.shared.stages[self.index] if block in learning}
 
     def pulls(self, step: int, reach: int) -> bool:
         """Whether the stage has anything to pull a gradient back for, here or below, at a step of this reach."""

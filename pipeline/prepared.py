@@ -141,17 +141,18 @@ class Prepared:
     def foreseen(self) -> list[Foreseen]:
         """Per stage, when its updates fall due; the same object for stages that are alike."""
         alike: dict[tuple[int, int], Foreseen] = {}
-        periods = per_stage(self.config.cadence, self.num_stages, name="cadence")
         return [
-            self.pace(index).foreseen if stage.blocks else alike.setdefault((period, every), self.pace(index).foreseen)
-            for index, (stage, period, every) in enumerate(zip(self.blocks, periods, self.takes_every, strict=True))
+            self.pace(index).foreseen
+            if stage.period is None
+            else alike.setdefault((stage.period, every), self.pace(index).foreseen)
+            for index, (stage, every) in enumerate(zip(self.blocks, self.takes_every, strict=True))
         ]
 
     def mean_period(self, index: int) -> float:
         """Steps that the stage gets from one of its updates, of whichever block, to the next; estimated where blocks
         have cadences of their own, those that cannot be foreseen left out."""
-        if not self.blocks[index].blocks:
-            return float(per_stage(self.config.cadence, self.num_stages, name="cadence")[index])
+        if (period := self.blocks[index].period) is not None:
+            return float(period)
         every = self.takes_every[index]
         steps = range(every - 1, every * _MOST_FORESEEN, every)
         cadences = {name: each for name, each in self.blocks[index].cadences.items() if each.foreseeable}
