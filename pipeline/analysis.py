@@ -85,7 +85,8 @@ def fastest(prepared: Prepared, costs: CostModel) -> Bound:
     transfer_s = float((costs.transfer_s(prepared.num_stages) / takes[1:]).max(initial=0.0))
     candidates = [slowest, Bound(period_s=transfer_s, reason="the slowest link")]
     beside = prepared.listeners or prepared.input_listeners
-    if prepared.waits and all(prepared.waits) and not beside and takes[-1] == 1:
+    sparse = prepared.config.participation is not None
+    if prepared.waits and all(prepared.waits) and not (beside or sparse) and takes[-1] == 1:
         candidates += _bounds_of_waiting(prepared, costs)
     return max(candidates, key=lambda bound: bound.period_s)
 

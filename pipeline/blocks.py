@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
 
@@ -58,6 +58,12 @@ class StageBlocks:
     """Names of those that go on along their momentum between updates."""
 
     @property
+    def period(self) -> int | None:
+        """The one period of all of them; None: they have cadences of other kinds, or more than one."""
+        periods = {cadence.period if isinstance(cadence, Periodic) else None for cadence in self.cadences.values()}
+        return periods.pop() if len(periods) == 1 and not self.drifting else None
+
+    @property
     def pieces(self) -> list[Piece]:
         """Those of all blocks."""
         return [piece for block in self.blocks for piece in block.pieces]
@@ -92,9 +98,18 @@ def blocks_of(
     except ValueError as error:
         raise ConfigurationError(f"blocks: {error}") from error
     others = split_by_layer(rest.pieces) if by_layer else [rest]
-    return tuple(
-        _within(stage, paired, others, period, drifting) for stage, period in zip(stages, periods, strict=True)
-    )
+    place = {name: (index, order) for index, stage in enumerate(stages) for order, name in enumerate(stage)}
+    parts: list[list[tuple[Block, Cadence | None]]] = [[] for _ in stages]
+    for block, cadence in (*paired, *((other, None) for other in others)):
+        lying: dict[int, list[Piece]] = {}
+        for piece in block.pieces:
+            lying.setdefault(place[piece.parameter][0], []).append(piece)
+        for index, pieces in lying.items():
+            parts[index].append((Block(block.name, tuple(pieces)), cadence))
+    if by_layer:  # from the input up, whichever were named
+        for part in parts:
+            part.sort(key=lambda each: place[each[0].pieces[0].parameter])
+    return tuple(_of_stage(part, period, drifting) for part, period in zip(parts, periods, strict=True))
 
 
 def layout_of(stages: Sequence[StageBlocks]) -> Layout:
@@ -184,22 +199,12 @@ def _shapes(cut: Partition, index: int) -> Shapes:
     return {names[n]: tuple(p.shape) for n, p in cut.stages[index].named_parameters() if p.requires_grad}
 
 
-def _within(
-    shapes: Shapes,
-    paired: Iterable[tuple[Block, Cadence]],
-    others: Iterable[Block],
-    period: int,
-    drifting: Collection[str],
-) -> StageBlocks:
-    """The part of the blocks that lies in one stage."""
-    blocks, cadences = [], dict[str, Cadence]()
-    for block, cadence in (*paired, *((other, Periodic(period)) for other in others)):
-        if pieces := tuple(piece for piece in block.pieces if piece.parameter in shapes):
-            blocks.append(Block(block.name, pieces))
-            cadences[block.name] = cadence
+def _of_stage(parts: Sequence[tuple[Block, Cadence | None]], period: int, drifting: Collection[str]) -> StageBlocks:
+    """The blocks that lie in one stage; those without a cadence have the stage's."""
+    cadences = {block.name: cadence or Periodic(period) for block, cadence in parts}
     if cadences.keys() <= {REST}:
         return StageBlocks({REST: Periodic(period)})
-    return StageBlocks(cadences, tuple(blocks), frozenset(cadences.keys() & drifting))
+    return StageBlocks(cadences, tuple(block for block, _ in parts), frozenset(cadences.keys() & drifting))
 
 
 def _made(factory: OptimizerFactory, parameters: list[nn.Parameter]) -> Optimizer:

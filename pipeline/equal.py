@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.blocks import check_participation
 from pipeline.errors import ConfigurationError
-from pipeline.partition import Partition, partition
+from pipeline.partition import Partition
 from pipeline.plan import StagePlan
 from pipeline.prepared import Prepared, imagines_of
 
@@ -63,7 +63,8 @@ def equal_stages(prepared: Prepared, num_stages: int) -> Prepared:
 def _no_mathematics(num_stages: int, *, one_layer_each: bool) -> Partition:
     """Stages of nothing; or of one layer each, by the number of the stage, for who says which learn."""
     if one_layer_each:
-        return partition(nn.Sequential(*(nn.Linear(1, 1) for _ in range(num_stages))), num_stages)
+        layers = tuple(nn.Linear(1, 1) for _ in range(num_stages))
+        return Partition(stages=layers, prefixes=tuple((("", f"{index}."),) for index in range(num_stages)))
     return Partition(stages=(nn.Identity(),) * num_stages, prefixes=((),) * num_stages)
 
 

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from dni import Draw, Layout, Participation
+from dni import Draw, Layout
+from dni import Participation as Policy
 
-__all__ = ["Boundary", "Participants"]
+__all__ = ["Boundary", "Participants", "Participation"]
 
-_RECENT = 64
-"""Steps whose answer is kept: it is asked for at forward, backward and update."""
+_RECENT = 256
+"""Steps whose answer is kept: it is asked for at forward, backward and update, by every stage of the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,47 +28,75 @@ class Boundary:
     """It learns from them, whether its stage does or not."""
 
 
-class Participants:
-    """Who learns, as stage `index` has to know it.
+@dataclass(frozen=True, slots=True)
+class _Passing:
+    """What becomes of gradients at a step, per stage."""
+
+    pulls: tuple[bool, ...]
+    wanted_below: tuple[bool, ...]
+
+
+class Participation:
+    """Who learns, and what is pulled back for it; shared by the stages of a process.
 
     Args:
         policy: decides.
         layout: the blocks of the network.
         boundaries: their sources, from the bottom up.
-        index: of the stage.
         draw: for random policies.
     """
 
-    def __init__(
-        self, policy: Participation, layout: Layout, boundaries: Sequence[Boundary], *, index: int, draw: Draw
-    ) -> None:
-        self.forgets = policy.forgets
-        """Whether blocks that pause lose their optimiser state."""
-        self.sets_rates = policy.sets_rates
-        """Whether their learning rates have factors."""
+    def __init__(self, policy: Policy, layout: Layout, boundaries: Sequence[Boundary], *, draw: Draw) -> None:
+        self.policy = policy
+        self.stages = layout.stages
+        """Their blocks."""
+        self.learning = lru_cache(_RECENT)(lambda step: policy.learning(step, layout, draw))
+        """The blocks that learn at a step, with the factors of their learning rates."""
+        self.passing = lru_cache(_RECENT)(self._passing)
+        """What becomes of gradients at a step, and a reach."""
         self._boundaries = tuple(boundaries)
-        self._stages = tuple(frozenset(stage) for stage in layout.stages)
-        self._index = index
-        self._learning = lru_cache(_RECENT)(lambda step: policy.learning(step, layout, draw))
+
+    def _passing(self, step: int, reach: int) -> _Passing:
+        learning = self.learning(step)
+        pulls: list[bool] = []
+        wanted_below: list[bool] = []
+        for index, blocks in enumerate(self.stages):
+            wanted = False
+            if index:
+                boundary, within_reach = self._boundaries[index - 1], reach > len(self.stages) - index
+                wanted = boundary.learns or ((boundary.acts or within_reach) and pulls[-1])
+            wanted_below.append(wanted)
+            pulls.append(wanted or any(block in learning for block in blocks))
+        return _Passing(tuple(pulls), tuple(wanted_below))
+
+
+@dataclass(frozen=True, slots=True)
+class Participants:
+    """Who learns, as one stage has to know it."""
+
+    shared: Participation
+    index: int
+    """Of the stage."""
+
+    @property
+    def forgets(self) -> bool:
+        """Whether blocks that pause lose their optimiser state."""
+        return self.shared.policy.forgets
+
+    @property
+    def sets_rates(self) -> bool:
+        """Whether learning rates have factors."""
+        return self.shared.policy.sets_rates
 
     def own(self, step: int) -> Mapping[str, float]:
         """The stage's blocks that learn at a step, with the factors of their learning rates."""
-        return {block: rate for block, rate in self._learning(step).items() if block in self._stages[self._index]}
+        learning = self.shared.learning(step)
+        return {block: learning[block] for block in self.shared.stages[self.index] if block in learning}
 
     def pulls(self, step: int, reach: int) -> bool:
-        """Whether the stage has anything to pull a gradient back for, at a step of this reach."""
-        return self._pulls(self._index, step, reach)
+        """Whether the stage has anything to pull a gradient back for, here or below, at a step of this reach."""
+        return self.shared.passing(step, reach).pulls[self.index]
 
     def wanted_below(self, step: int, reach: int) -> bool:
         """Whether anything below makes something of the gradient at the stage's input."""
-        return self._index > 0 and self._wants(self._index - 1, step, reach)
-
-    def _pulls(self, stage: int, step: int, reach: int) -> bool:
-        if not self._stages[stage].isdisjoint(self._learning(step)):
-            return True
-        return stage > 0 and self._wants(stage - 1, step, reach)
-
-    def _wants(self, below: int, step: int, reach: int) -> bool:
-        boundary = self._boundaries[below]
-        within_reach = reach >= len(self._stages) - below
-        return boundary.learns or ((boundary.acts or within_reach) and self._pulls(below, step, reach))
+        return self.shared.passing(step, reach).wanted_below[self.index]

@@ -17,7 +17,7 @@ from pipeline.feed import Batch, Batches
 from pipeline.keyed import Phase
 from pipeline.messages import Activation
 from pipeline.output_errors import Listener
-from pipeline.participants import Boundary, Participants
+from pipeline.participants import Boundary, Participants, Participation
 from pipeline.partition import Partition
 from pipeline.plan import StagePlan
 from pipeline.stash import OUTPUT_ERROR
@@ -112,14 +112,18 @@ class Prepared:
 
     def participants(self, index: int) -> Participants | None:
         """Who learns at a step, as stage `index` has to know it; None: everything does."""
-        policy, seed = self.config.participation, self.config.seed
+        return None if self._participation is None else Participants(self._participation, index)
+
+    @cached_property
+    def _participation(self) -> Participation | None:
+        policy = self.config.participation
         if policy is None:
             return None
         boundaries = [
             Boundary(acts=bool(source.needs & Need.GRADIENT), learns=bool(source.learns_from & Need.GRADIENT))
             for source in self.sources[:-1]
         ]
-        return Participants(policy, layout_of(self.blocks), boundaries, index=index, draw=Draws(seed))
+        return Participation(policy, layout_of(self.blocks), boundaries, draw=Draws(self.config.seed))
 
     def shares(self, index: int) -> Shares:
         """How often a stage and its blocks learn, in the first steps of the run, syncs left out."""
@@ -137,17 +141,18 @@ class Prepared:
     def foreseen(self) -> list[Foreseen]:
         """Per stage, when its updates fall due; the same object for stages that are alike."""
         alike: dict[tuple[int, int], Foreseen] = {}
-        periods = per_stage(self.config.cadence, self.num_stages, name="cadence")
         return [
-            self.pace(index).foreseen if stage.blocks else alike.setdefault((period, every), self.pace(index).foreseen)
-            for index, (stage, period, every) in enumerate(zip(self.blocks, periods, self.takes_every, strict=True))
+            self.pace(index).foreseen
+            if stage.period is None
+            else alike.setdefault((stage.period, every), self.pace(index).foreseen)
+            for index, (stage, every) in enumerate(zip(self.blocks, self.takes_every, strict=True))
         ]
 
     def mean_period(self, index: int) -> float:
         """Steps that the stage gets from one of its updates, of whichever block, to the next; estimated where blocks
         have cadences of their own, those that cannot be foreseen left out."""
-        if not self.blocks[index].blocks:
-            return float(per_stage(self.config.cadence, self.num_stages, name="cadence")[index])
+        if (period := self.blocks[index].period) is not None:
+            return float(period)
         every = self.takes_every[index]
         steps = range(every - 1, every * _MOST_FORESEEN, every)
         cadences = {name: each for name, each in self.blocks[index].cadences.items() if each.foreseeable}

@@ -423,6 +423,12 @@ def test_layers_are_the_blocks_and_chosen_blocks_are_taken_out_of_them() -> None
     )
 
 
+def test_blocks_are_counted_from_the_output_whichever_were_named() -> None:
+    blocks = (BlockCadence(Rows("4.0.weight"), Periodic(2)),)
+    run = prepare(replace(PROBLEM, num_stages=1).config(participation=TopOrAll(0.1, top=3), blocks=blocks))
+    assert layout_of(run.blocks).blocks[-3:] == ("4.0.weight[0:5]", "4.0.weight[5:10]", "4.0")
+
+
 def test_batch_norm_choice_without_a_policy_warns() -> None:
     with pytest.warns(UserWarning, match="idle_batch_norm is hold, but every layer learns"):
         prepare(PROBLEM.config(idle_batch_norm="hold"))
