@@ -9,6 +9,7 @@ from experiments.li2021_lws.config import (
     DATA,
     EVERYTHING,
     FULL_NETS,
+    INVERSE,
     NETS,
     NORMALISED,
     PROBABILITIES,
@@ -20,6 +21,7 @@ from experiments.li2021_lws.config import (
     TASKS,
     TOPS,
     TUNED,
+    TUNED_INVERSE,
     Rule,
     Task,
 )
@@ -109,6 +111,10 @@ def _grid(data: str, own: Counted) -> Iterator[str]:
         for probability in (0.0, *PROBABILITIES):
             cells = [_timed_cell(own.get((task, Rule(top, probability)), ()), full) for top in TOPS]
             yield f"| {NETS[net].title} | {f'{probability:g}'} | {' | '.join(cells)} |"
+        for probability in dict.fromkeys(rule.probability for rule in INVERSE):
+            rules = (Rule(top, probability, "inverse") for top in TOPS)
+            cells = [_timed_cell(own.get((task, rule), ()), full) for rule in rules]
+            yield f"| {NETS[net].title} | {probability:g}, inverse | {' | '.join(cells)} |"
         yield f"| {NETS[net].title} | 1: full SGD | {_accuracy(full)} |" + " |" * (len(TOPS) - 1)
 
 
@@ -149,7 +155,7 @@ def _rates(runs: Collection[Run]) -> Iterator[str]:
     yield f"| network | data | rule | {' | '.join(f'{rate:g}' for rate in RATES)} | taken |"
     yield "|---|---|---|" + "---:|" * (len(RATES) + 1)
     for task in TASKS:
-        for rule in (EVERYTHING, TUNED):
+        for rule in (EVERYTHING, TUNED, TUNED_INVERSE):
             tried = {run.rate: run for run in runs if run.case == (task, rule) and run.seed == SEEDS[0]}
             cells = [_percent(tried[rate].held_out_accuracy) if rate in tried else "not run" for rate in RATES]
             taken = f"{best[task, rule]:g}" if (task, rule) in best else "not run"

@@ -26,6 +26,7 @@ __all__ = [
     "EVERYTHING",
     "FULL_NETS",
     "GRID",
+    "INVERSE",
     "NETS",
     "NORMALISED",
     "PROBABILITIES",
@@ -37,6 +38,7 @@ __all__ = [
     "TASKS",
     "TOPS",
     "TUNED",
+    "TUNED_INVERSE",
     "Net",
     "Rule",
     "Split",
@@ -86,6 +88,10 @@ TUNED = Rule("third", 0.2)
 """The rule whose rate is chosen for all of its kind, before some become finalists."""
 GRID = tuple(Rule(top, probability) for top, probability in product(TOPS, PROBABILITIES))
 STATIC = tuple(Rule(learns, 0.0) for learns in ("head", "third", "half", "bottom", "ends"))
+TUNED_INVERSE = Rule("head", 0.2, "inverse")
+"""The one whose rate those of `INVERSE` have."""
+INVERSE = tuple(Rule(top, probability, "inverse") for top, probability in product(TOPS, (0.2, 0.3)))
+"""Those that may become finalists with the lower layers' rate times 1/p."""
 _PICKED = (Rule("head", 0.1), Rule("half", 0.1))
 RESCALED = tuple(rule._replace(rescale=how) for rule in _PICKED for how in ("inverse", "elapsed"))
 """With every rate, on the networks that `rescales` says."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dni import Rescale
-from experiments.li2021_lws.config import EVERYTHING, GRID, SEEDS, Rule, Task
+from experiments.li2021_lws.config import EVERYTHING, GRID, INVERSE, SEEDS, Rule, Task
 from experiments.records import grouped, newest, read_records
 from pipeline.idle import IdleBatchNorm
 
@@ -116,7 +116,7 @@ def finalists(own: Counted, task: Task) -> dict[str, Rule]:
 
     Nobody is one before all of them and full SGD have been run; and nobody is the fastest if none holds.
     """
-    cases = {rule: own.get((task, rule)) for rule in (EVERYTHING, *GRID)}
+    cases = {rule: own.get((task, rule)) for rule in (EVERYTHING, *GRID, *INVERSE)}
     found = {rule: runs[0] for rule, runs in cases.items() if runs and runs[0].seed == SEEDS[0]}
     if len(found) < len(cases):
         return {}

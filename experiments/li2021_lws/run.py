@@ -27,6 +27,7 @@ from experiments.li2021_lws.config import (
     EVERYTHING,
     FULL_NETS,
     GRID,
+    INVERSE,
     NETS,
     NORMALISED,
     RATES,
@@ -36,6 +37,7 @@ from experiments.li2021_lws.config import (
     STATIC,
     TASKS,
     TUNED,
+    TUNED_INVERSE,
     Rule,
     Task,
     make_config,
@@ -97,16 +99,16 @@ class Job:
 
 
 def _tuned(task: Task, runs: Collection[Run]) -> Iterable[Job]:
-    """Full SGD, and one rule of the kind that lets the top or all learn, with every rate."""
-    rules = (EVERYTHING, TUNED)
+    """Full SGD, and two rules that let the top or all learn, without and with rescaling, with every rate."""
+    rules = (EVERYTHING, TUNED, TUNED_INVERSE)
     return [Job(task=task, rule=rule, rate=rate) for rule in rules for rate in RATES]
 
 
 def _screened(task: Task, runs: Collection[Run]) -> Iterable[Job]:
-    """The other rules of that kind with its rate, and what is static with full SGD's."""
+    """The other rules of either kind with its rate, and what is static with full SGD's."""
     best = best_rates(runs)
-    like = dict.fromkeys(GRID, TUNED) | dict.fromkeys(STATIC, EVERYTHING)
-    return [Job(task=task, rule=rule, rate=best[task, other]) for rule, other in like.items() if rule != TUNED]
+    like = dict.fromkeys(GRID, TUNED) | dict.fromkeys(INVERSE, TUNED_INVERSE) | dict.fromkeys(STATIC, EVERYTHING)
+    return [Job(task=task, rule=rule, rate=best[task, other]) for rule, other in like.items() if rule != other]
 
 
 def _tuned_finalists(task: Task, runs: Collection[Run]) -> Iterable[Job]:

@@ -20,6 +20,7 @@ from experiments.li2021_lws.config import (
     EVERYTHING,
     FULL_NETS,
     GRID,
+    INVERSE,
     NETS,
     RATES,
     SEEDS,
@@ -150,7 +151,7 @@ def run_of(task: Task = TASK, rule: Rule = EVERYTHING, *, held_out: float | None
 
 
 def screened(held_out: Callable[[Rule], float], task: Task = TASK) -> list[Run]:
-    return [run_of(task, rule, held_out=held_out(rule)) for rule in (EVERYTHING, *GRID)]
+    return [run_of(task, rule, held_out=held_out(rule)) for rule in (EVERYTHING, *GRID, *INVERSE)]
 
 
 def test_speed_up_is_that_of_the_time_spent() -> None:
@@ -199,7 +200,7 @@ def test_rounds_build_upon_one_another_and_end() -> None:
         jobs = runner._pending([job for task in tasks for job in jobs_of(task, runs)], runs, Options())
         runs += [run_of(job.task, job.rule, rate=job.rate, seed=job.seed, part=job.part) for job in jobs]
         counts.append(len(jobs))
-    assert counts[:2] == [8 * 2 * len(RATES), 8 * (len(GRID) - 1 + len(STATIC))]
+    assert counts[:2] == [8 * 3 * len(RATES), 8 * (len(GRID) + len(INVERSE) - 2 + len(STATIC))]
     # all are as accurate, so one rule is both finalists
     assert counts[2:5] == [8 * (len(RATES) - 1), 8 * 2 * 2, 8 * len(SEEDS) * len(SHORTENED)]
     assert not any(runner._pending(jobs_of(task, runs), runs, Options()) for jobs_of in ROUNDS for task in tasks)
