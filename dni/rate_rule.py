@@ -16,7 +16,8 @@ def rate_factor(rule: RateRule, num_microbatches: int) -> float:
     """The factor for an update that holds so many microbatches.
 
     Source: linear, Vlaar & Leimkuhler 2022 (Multirate training, arXiv 2106.10771), h_S = k h_F. Differs: the slow
-    gradient is the mean over all k microbatches, not that of one, and slow blocks do not drift between their updates.
+    gradient is the mean over all k microbatches, not that of one, and the step is taken at once: `Multirate` and
+    `BlockCadence(drifts=True)` take it in k parts.
     """
     match rule:
         case "none":

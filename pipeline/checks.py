@@ -50,6 +50,11 @@ def check_settings(
             f"correction is {config.correction}, which moves every weight at every update of its stage; a block that "
             "accumulates must not move. Use another correction, or a cadence per stage instead of blocks."
         )
+    if config.rate_rule != "none" and any(block.drifts for block in config.blocks):
+        raise ConfigurationError(
+            f"rate_rule is {config.rate_rule}, but blocks drift: an update of k microbatches moves them k times already. "
+            'Use rate_rule "none", or drifts=False.'
+        )
     if config.participation is None and config.idle_batch_norm != "follow":
         _warn(f"idle_batch_norm is {config.idle_batch_norm}, but every layer learns at every step (no participation)")
     if config.max_restarts and config.executor != "distributed":

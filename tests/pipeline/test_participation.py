@@ -404,6 +404,10 @@ def test_block_drifts_between_updates_of_all_it_has_accumulated() -> None:
             {"blocks": (BlockCadence(Layer("0.0"), Periodic(2), drifts=True),), "optimizer": Sgd()},
             "SGD momentum=0.0, nesterov=False, maximize=False. Use torch.optim.SGD with momentum above 0",
         ),
+        (
+            {"blocks": (BlockCadence(Layer("0.0"), Periodic(2), drifts=True),), "rate_rule": "linear"},
+            "rate_rule is linear, but blocks drift",
+        ),
         ({"participation": 0.5}, r"takes a policy, as TopOrAll\(0.1, top=2\)"),
     ],
 )
