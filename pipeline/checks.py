@@ -52,7 +52,7 @@ def check_settings(
         )
     if config.rate_rule != "none" and any(block.drifts for block in config.blocks):
         raise ConfigurationError(
-            f"rate_rule is {config.rate_rule}, but blocks drift: an update of k microbatches moves them k times already. "
+            f"rate_rule is {config.rate_rule}, but blocks drift: an update of k microbatches moves them k times. "
             'Use rate_rule "none", or drifts=False.'
         )
     if config.participation is None and config.idle_batch_norm != "follow":
