@@ -139,12 +139,12 @@ STUDIES: Sequence[Study] = (
     Study(
         title="rate drops, a fifth of the labels drawn",
         settings=Settings(drop_at=0.8, wrong_labels=0.2),
-        rates={"SGD": (0.03, 0.1, 0.3), "Adam": (3e-4, 1e-3, 3e-3)},
+        rates={"SGD": (0.03, 0.1, 0.3), "Adam": (1e-4, 3e-4, 1e-3, 3e-3)},
         strengths={
             _SGD: (3e-4, 1e-3, 3e-3, 1e-2),
             _SGD_DECOUPLED: (3e-3, 1e-2, 3e-2, 1e-1),
-            _ADAM: (3e-4, 1e-3, 3e-3, 1e-2),
-            _ADAM_DECOUPLED: (0.1, 0.3, 1.0, 3.0),
+            _ADAM: (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+            _ADAM_DECOUPLED: (0.1, 0.3, 1.0, 3.0, 10.0),
         },
         windowed=True,
     ),
