@@ -96,12 +96,11 @@ def strength_jobs(runs: Iterable[Run], study: Study) -> list[Job]:
 
 
 def window_jobs(runs: Sequence[Run], study: Study, seeds: Iterable[int] = SEEDS) -> list[Job]:
-    """Every window with every seed, at the best rate and strength; none if the study does not ask for them."""
-    if not study.windowed:
-        return []
-    rates = best_rates(runs, study)
+    """Every window with every seed, at the best rate and strength, of those arms with which the study does this."""
+    rates, strengths = best_rates(runs, study), best_strengths(runs, study)
     seeds = tuple(seeds)
-    jobs = [Job(optimizer=optimizer, rate=rate, seed=seed) for seed in seeds for optimizer, rate in rates.items()]
+    optimizers = dict.fromkeys(arm.optimizer for arm in study.windowed)
+    jobs = [Job(optimizer=optimizer, rate=rates[optimizer], seed=seed) for seed in seeds for optimizer in optimizers]
     return jobs + [
         Job(
             optimizer=arm.optimizer,
@@ -109,10 +108,10 @@ def window_jobs(runs: Sequence[Run], study: Study, seeds: Iterable[int] = SEEDS)
             seed=seed,
             window=window,
             coupling=arm.coupling,
-            strength=strength,
+            strength=strengths[arm],
         )
         for seed in seeds
-        for arm, strength in best_strengths(runs, study).items()
+        for arm in study.windowed
         for window in WINDOWS
         if window != NONE
     ]
