@@ -107,7 +107,9 @@ class Study:
     strengths: Mapping[Arm, tuple[float, ...]]
     """Tried with decay all the time, at the best rate."""
     windowed: Sequence[Arm] = ()
-    """Those with which every window is run too, with every seed."""
+    """Those with which windows are run too, with every seed."""
+    windows: Sequence[str] = tuple(window for window in WINDOWS if window != NONE)
+    """Which."""
 
 
 _SGD, _SGD_DECOUPLED, _ADAM, _ADAM_DECOUPLED = ARMS
@@ -158,6 +160,7 @@ STUDIES: Sequence[Study] = (
             _ADAM_DECOUPLED: (0.3, 1.0, 3.0, 10.0),
         },
         windowed=ARMS,
+        windows=("all", "first 25 %", "first 50 %", "last 50 %", "second 25 %", "third 25 %", "last 25 %"),
     ),
 )
 """In the order in which they were tried. Windows were run first at a constant rate, and then where decay all the time

@@ -28,7 +28,6 @@ from experiments.bjorck2021_decay.config import (
     NONE,
     SEEDS,
     STUDIES,
-    WINDOWS,
     Settings,
     Study,
     config,
@@ -96,7 +95,7 @@ def strength_jobs(runs: Iterable[Run], study: Study) -> list[Job]:
 
 
 def window_jobs(runs: Sequence[Run], study: Study, seeds: Iterable[int] = SEEDS) -> list[Job]:
-    """Every window with every seed, at the best rate and strength, of those arms with which the study does this."""
+    """The study's windows with every seed, at the best rate and strength."""
     rates, strengths = best_rates(runs, study), best_strengths(runs, study)
     seeds = tuple(seeds)
     optimizers = dict.fromkeys(arm.optimizer for arm in study.windowed)
@@ -110,10 +109,9 @@ def window_jobs(runs: Sequence[Run], study: Study, seeds: Iterable[int] = SEEDS)
             coupling=arm.coupling,
             strength=strengths[arm],
         )
-        for seed in seeds
         for arm in study.windowed
-        for window in WINDOWS
-        if window != NONE
+        for seed in seeds
+        for window in study.windows
     ]
 
 
