@@ -95,6 +95,11 @@ class Settings:
     num_points: int = 10
     """Parts of the run over which measures are averaged."""
 
+    @property
+    def last_at_full_rate(self) -> int:
+        """The last of these parts before the rate drops."""
+        return round(self.drop_at * self.num_points) - 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
