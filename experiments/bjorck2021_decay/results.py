@@ -91,7 +91,7 @@ class Expected:
     tolerance: float
     """How far a new mean may lie from `ours`."""
     seeds: int
-    """Seeds that the mean needs."""
+    """Seeds that the mean needs; 0: the row may be left out."""
 
 
 def read_expected(path: Path = EXPECTED) -> dict[str, Expected]:

@@ -48,6 +48,7 @@ def render(runs: Sequence[Run]) -> dict[str, str]:
     return {
         "tries": _tries(runs),
         "gains": _table(MAIN, own, lambda case: _spread(_gains(own, case), "+.2f")),
+        "held-out gains": _table(MAIN, own, lambda case: _spread(_gains(own, case, "held_out_accuracy"), "+.2f")),
         "accuracy": _table(MAIN, own, lambda case: _accuracy(own, case)),
         "loss": _table(MAIN, own, lambda case: _spread((run.train_loss for run in own.get(case, ())), ".3f")),
         "norms": _table(MAIN, own, lambda case: _spread(_at(last, own.get(case, ()), "weight_norm"))),
@@ -124,7 +125,11 @@ def _tries(runs: Sequence[Run]) -> str:
                 tried: {run.strength: run for run in own if (run.case, run.rate) == (_case(arm, "all"), tried)}
                 for tried in sorted(without)
             }
-            by_rate = [f"at {tried:g}: {_tried(found, strength)}" for tried, found in always.items() if found]
+            by_rate = [
+                f"at {tried:g}: {_tried(found, strength if tried == rate else None)}"
+                for tried, found in always.items()
+                if found
+            ]
             if rate is not None and strength is not None:
                 gain = _percents(always[rate][strength]) - _percents(without[rate])
                 cells = (_tried(without, rate), "; ".join(by_rate), f"{gain:+.2f}")
@@ -155,10 +160,10 @@ def _learned(run: Run) -> bool:
     return run.test_accuracy is not None
 
 
-def _gains(own: Counted, case: Case) -> list[float]:
-    """Points of test accuracy over no decay, of the same optimiser and seed."""
-    without = {run.seed: run.test_accuracy for run in own.get(Case(case.optimizer, "", NONE), ())}
-    pairs = [(run.test_accuracy, without.get(run.seed)) for run in own.get(case, ())]
+def _gains(own: Counted, case: Case, accuracy: str = "test_accuracy") -> list[float]:
+    """Points of an accuracy over no decay, of the same optimiser and seed."""
+    without = {run.seed: getattr(run, accuracy) for run in own.get(Case(case.optimizer, "", NONE), ())}
+    pairs = [(getattr(run, accuracy), without.get(run.seed)) for run in own.get(case, ())]
     return [100 * (found - base) for found, base in pairs if found is not None and base is not None]
 
 
@@ -205,6 +210,8 @@ def _machines(runs: Sequence[Run]) -> list[str]:
 def _row_failures(row: Expected, found: Sequence[float]) -> list[str]:
     if len(found) < row.seeds:
         return [f"{row.row}: needs {row.seeds} seeds, has {len(found)}; run it"]
+    if not found:
+        return []
     if row.ours is None:
         return [f"{row.row}: expected.csv has no value of ours; the results give {mean(found):.2f}"]
     if abs(mean(found) - row.ours) > row.tolerance:
