@@ -1,7 +1,7 @@
 """When do the weights decay, in which optimiser and how, and on what is that tried?
 
-A network 784-128-128-10 with BatchNorm before each ReLU learns 10,000 pictures of Fashion-MNIST, few enough to be
-learned by heart, at a constant rate: with one that falls to 0, late decay would do nothing for that reason alone.
+A network of three linear layers with BatchNorm before each ReLU learns few pictures, so few that it can learn them by
+heart. In what setting decay helps at all is tried first, in STUDIES; when it helps can be asked only there.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
-from dni import Coupling, WeightDecay, Within
-from experiments.datasets import fashion_mnist
-from pipeline import Adam, Config, Data, KeyedBatches, Sgd
+from dni import Coupling, Steps, WeightDecay, Within
+from experiments.datasets import cifar10_subset, fashion_mnist
+from pipeline import Adam, Config, Data, KeyedBatches, Sgd, generator
 
 __all__ = [
     "ARMS",
@@ -23,15 +24,18 @@ __all__ = [
     "NONE",
     "OPTIMIZERS",
     "SEEDS",
-    "SETTINGS",
+    "STUDIES",
     "WINDOWS",
     "Arm",
     "Settings",
     "Split",
+    "Study",
     "config",
     "network",
     "split",
 ]
+
+Source: TypeAlias = Literal["Fashion-MNIST", "CIFAR-10"]
 
 SEEDS = (0, 1, 2)
 NONE = "none"
@@ -48,8 +52,8 @@ WINDOWS: Mapping[str, tuple[float, float]] = {
     "last 25 %": (0.75, 1.0),
 }
 """From where to where in the run the weights decay; the quarters are one window that slides."""
-OPTIMIZERS: Mapping[str, tuple[float, ...]] = {"SGD": (0.01, 0.03, 0.1), "Adam": (3e-4, 1e-3, 3e-3)}
-"""SGD has momentum 0.9. Rates that are tried without decay."""
+OPTIMIZERS = ("SGD", "Adam")
+"""SGD has momentum 0.9."""
 INVARIANT = ("0.weight", "3.weight")
 """The weights before a normalisation, whose scale the network's output does not feel."""
 
@@ -60,44 +64,120 @@ class Arm:
 
     optimizer: str
     coupling: Coupling
-    strengths: tuple[float, ...]
-    """That are tried with decay all the time."""
 
     @property
     def title(self) -> str:
         return f"{self.optimizer}, {self.coupling}"
 
 
-ARMS: Sequence[Arm] = (
-    Arm(optimizer="SGD", coupling="coupled", strengths=(1e-4, 1e-3, 1e-2, 1e-1)),
-    Arm(optimizer="SGD", coupling="decoupled", strengths=(1e-3, 1e-2, 1e-1, 1.0)),
-    Arm(optimizer="Adam", coupling="coupled", strengths=(1e-4, 1e-3, 1e-2, 1e-1)),
-    Arm(optimizer="Adam", coupling="decoupled", strengths=(1e-2, 1e-1, 1.0, 10.0)),
+ARMS: Sequence[Arm] = tuple(
+    Arm(optimizer=optimizer, coupling=coupling) for optimizer in OPTIMIZERS for coupling in ("coupled", "decoupled")
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What all runs have in common."""
+    """What all runs of a study have in common. As it was first: at a constant rate."""
 
+    data: Source = "Fashion-MNIST"
+    num_samples: int = 10_000
+    """To learn from; at most 10,000."""
+    wrong_labels: float = 0.0
+    """The part of them that has any label."""
+    width: int = 128
+    """Of the two hidden layers."""
     batch_size: int = 100
     steps: int = 2000
-    """20 passes over the training samples."""
+    drop_at: float = 1.0
+    """Part of the run after which the rate is a tenth; 1: it is constant."""
     measure_every: int = 10
     """Updates from one that is measured to the next."""
     num_points: int = 10
     """Parts of the run over which measures are averaged."""
 
+    @property
+    def last_at_full_rate(self) -> int:
+        """The last of these parts before the rate drops."""
+        return round(self.drop_at * self.num_points) - 1
 
-SETTINGS = Settings()
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A setting, and what is tried in it."""
+
+    title: str
+    settings: Settings
+    rates: Mapping[str, tuple[float, ...]]
+    """By optimiser: tried without decay."""
+    strengths: Mapping[Arm, tuple[float, ...]]
+    """Tried with decay all the time, at the best rate."""
+    windowed: Sequence[Arm] = ()
+    """Those with which windows are run too, with every seed."""
+    windows: Sequence[str] = tuple(window for window in WINDOWS if window != NONE)
+    """Which."""
+
+
+_SGD, _SGD_DECOUPLED, _ADAM, _ADAM_DECOUPLED = ARMS
+
+
+def _trial(title: str, settings: Settings) -> Study:
+    """Does decay help here? Asked of one arm."""
+    strengths = {_SGD: (3e-4, 1e-3, 3e-3, 1e-2)}
+    return Study(title=title, settings=settings, rates={"SGD": (0.03, 0.1, 0.3)}, strengths=strengths)
+
+
+STUDIES: Sequence[Study] = (
+    Study(
+        title="constant rate",
+        settings=Settings(),
+        rates={"SGD": (0.01, 0.03, 0.1), "Adam": (3e-4, 1e-3, 3e-3)},
+        strengths={
+            _SGD: (1e-4, 1e-3, 1e-2, 1e-1),
+            _SGD_DECOUPLED: (1e-3, 1e-2, 1e-1, 1.0),
+            _ADAM: (1e-4, 1e-3, 1e-2, 1e-1),
+            _ADAM_DECOUPLED: (1e-2, 1e-1, 1.0, 10.0),
+        },
+        windowed=ARMS,
+    ),
+    _trial("rate drops", Settings(drop_at=0.8)),
+    _trial("rate drops, 1,000 samples", Settings(drop_at=0.8, num_samples=1000)),
+    _trial("rate drops, 6,000 steps", Settings(drop_at=0.8, steps=6000)),
+    _trial("rate drops, width 512", Settings(drop_at=0.8, width=512)),
+    Study(
+        title="rate drops, a fifth of the labels drawn",
+        settings=Settings(drop_at=0.8, wrong_labels=0.2),
+        rates={"SGD": (0.003, 0.01, 0.03, 0.1, 0.3), "Adam": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)},
+        strengths={
+            _SGD: (3e-4, 1e-3, 3e-3, 1e-2),
+            _SGD_DECOUPLED: (3e-3, 1e-2, 3e-2, 1e-1),
+            _ADAM: (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+            _ADAM_DECOUPLED: (0.1, 0.3, 1.0, 3.0, 10.0),
+        },
+    ),
+    Study(
+        title="rate drops, CIFAR-10",
+        settings=Settings(drop_at=0.8, data="CIFAR-10"),
+        rates={"SGD": (0.01, 0.03, 0.1, 0.3), "Adam": (1e-4, 3e-4, 1e-3)},
+        strengths={
+            _SGD: (3e-4, 1e-3, 3e-3, 1e-2),
+            _SGD_DECOUPLED: (3e-3, 1e-2, 3e-2, 1e-1),
+            _ADAM: (1e-3, 3e-3, 1e-2, 3e-2),
+            _ADAM_DECOUPLED: (0.3, 1.0, 3.0, 10.0),
+        },
+        windowed=ARMS,
+        windows=("all", "first 25 %", "first 50 %", "last 50 %", "second 25 %", "third 25 %", "last 25 %"),
+    ),
+)
+"""In the order in which they were tried. Windows were run first at a constant rate, and then where decay all the time
+helped clearly at a rate that is best without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Fashion-MNIST: few samples to learn from, and as many as there are to choose by and to test on."""
+    """Few samples to learn from, and as many as there are to choose by and to test on."""
 
     train_x: Tensor
-    """(N, 784)"""
+    """(N, D), D 784 or 3072"""
     train_y: Tensor
     held_out_x: Tensor
     held_out_y: Tensor
@@ -106,9 +186,9 @@ class Split:
 
 
 @cache
-def split() -> Split:
+def split(data: Source) -> Split:
     """The first 10,000 training samples, the last 10,000, and the test samples; read once in a process."""
-    whole = fashion_mnist()
+    whole = fashion_mnist() if data == "Fashion-MNIST" else cifar10_subset("flat")
     return Split(
         train_x=whole.train_x[:10_000].clone(),
         train_y=whole.train_y[:10_000],
@@ -119,12 +199,12 @@ def split() -> Split:
     )
 
 
-def network() -> list[nn.Module]:
+def network(num_features: int, width: int) -> list[nn.Module]:
     """One stage: linear, BatchNorm, ReLU twice, and a linear layer."""
     layers: list[nn.Module] = []
-    for width in (784, 128):
-        layers += [nn.Linear(width, 128), nn.BatchNorm1d(128), nn.ReLU()]
-    return [nn.Sequential(*layers, nn.Linear(128, 10))]
+    for before in (num_features, width):
+        layers += [nn.Linear(before, width), nn.BatchNorm1d(width), nn.ReLU()]
+    return [nn.Sequential(*layers, nn.Linear(width, 10))]
 
 
 def config(
@@ -135,7 +215,7 @@ def config(
     strength: float,
     window: str,
     seed: int,
-    settings: Settings = SETTINGS,
+    settings: Settings,
 ) -> Config:
     """The whole configuration of a run.
 
@@ -146,15 +226,17 @@ def config(
         strength: λ within the window.
         window: one of WINDOWS.
         seed: of initial weights and order of the samples.
-        settings: of all runs.
+        settings: of the study.
     """
     start, stop = (round(edge * settings.steps) for edge in WINDOWS[window])
     made: dict[str, Any] = {"SGD": Sgd(lr=rate, momentum=0.9), "Adam": Adam(lr=rate)}
+    x, y = _samples(settings)
     return Config(
-        model=network,
-        data=lambda: Data(train=KeyedBatches(split().train_x, split().train_y, batch_size=settings.batch_size)),
+        model=lambda: network(x.shape[1], settings.width),
+        data=lambda: Data(train=KeyedBatches(x, y, batch_size=settings.batch_size)),
         loss=nn.CrossEntropyLoss(),
         optimizer=made[optimizer],
+        schedule=Steps(at=(round(settings.drop_at * settings.steps),)),
         weight_decay=WeightDecay(strength=strength, coupling=coupling, schedule=Within(start, stop)),
         steps=settings.steps,
         seed=seed,
@@ -162,3 +244,12 @@ def config(
         log_every=settings.steps // settings.num_points,
         device="cpu",
     )
+
+
+def _samples(settings: Settings) -> tuple[Tensor, Tensor]:
+    """What is learned; wrong labels are the same in every run."""
+    whole = split(settings.data)
+    x, y = whole.train_x[: settings.num_samples], whole.train_y[: settings.num_samples]
+    drawn = generator(0, "wrong labels", 0)
+    wrong = torch.rand(len(y), generator=drawn) < settings.wrong_labels
+    return x, torch.where(wrong, torch.randint(10, (len(y),), generator=drawn), y)

@@ -1,20 +1,20 @@
 """What has been measured so far, what was expected, and which rate and strength count?
 
-results.jsonl has a line per run and is only ever appended to. With the first seed, rates are tried without decay, and
-then strengths with decay all the time, at the best rate; what is best on held-out samples is what counts, and what the
-other windows and seeds are run with.
+results.jsonl has a line per run and is only ever appended to. In each study, with the first seed, rates are tried
+without decay, and then strengths with decay all the time, at the best rate; what is best on held-out samples is what
+counts, and what the other windows and seeds are run with.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.bjorck2021_decay.config import ARMS, NONE, OPTIMIZERS, SEEDS
+from experiments.bjorck2021_decay.config import NONE, SEEDS, Arm, Settings, Study
 
 __all__ = [
     "EXPECTED",
@@ -27,6 +27,7 @@ __all__ = [
     "best_rates",
     "best_strengths",
     "counted",
+    "of_study",
     "read_expected",
     "read_runs",
 ]
@@ -90,7 +91,7 @@ class Expected:
     tolerance: float
     """How far a new mean may lie from `ours`."""
     seeds: int
-    """Seeds that the mean needs."""
+    """Seeds that the mean needs; 0: the row may be left out."""
 
 
 def read_expected(path: Path = EXPECTED) -> dict[str, Expected]:
@@ -110,32 +111,39 @@ def append_run(run: Run, path: Path = RESULTS) -> None:
         file.write(json.dumps(asdict(run)) + "\n")
 
 
-def best_rates(runs: Iterable[Run]) -> dict[str, float]:
-    """By optimiser, the rate with the best held-out accuracy without decay, of those tried so far."""
-    tried = sorted((r for r in runs if r.window == NONE and r.seed == SEEDS[0]), key=lambda run: run.rate)
-    own = {name: [run for run in tried if run.optimizer == name] for name in OPTIMIZERS}
-    return {name: _best(found).rate for name, found in own.items() if found}
+def of_study(runs: Iterable[Run], study: Study) -> list[Run]:
+    """The runs that had the settings of a study; what a line does not name is as it was first."""
+    return [run for run in runs if Settings(**run.settings) == study.settings]
 
 
-def best_strengths(runs: Sequence[Run]) -> dict[tuple[str, str], float]:
-    """By optimiser and coupling, the strength with the best held-out accuracy with decay all the time, at that rate."""
-    rates = best_rates(runs)
-    tried = sorted((r for r in runs if r.window == "all" and r.seed == SEEDS[0]), key=lambda run: run.strength)
+def best_rates(runs: Iterable[Run], study: Study) -> dict[str, float]:
+    """By optimiser, the rate with the best held-out accuracy without decay, of those tried so far in the study."""
+    tried = [run for run in of_study(runs, study) if run.window == NONE and run.seed == SEEDS[0]]
+    own = {
+        name: [run for run in tried if run.optimizer == name and run.rate in rates]
+        for name, rates in study.rates.items()
+    }
+    return {name: _best(found, lambda run: run.rate).rate for name, found in own.items() if found}
+
+
+def best_strengths(runs: Iterable[Run], study: Study) -> dict[Arm, float]:
+    """By arm, the strength with the best held-out accuracy with decay all the time, at that rate."""
+    runs = of_study(runs, study)
+    rates = best_rates(runs, study)
     best = {}
-    for arm in ARMS:
-        own = [
-            run
-            for run in tried
-            if (run.optimizer, run.coupling, run.rate) == (arm.optimizer, arm.coupling, rates.get(arm.optimizer))
-        ]
+    for arm, strengths in study.strengths.items():
+        case = (Case(arm.optimizer, arm.coupling, "all"), rates.get(arm.optimizer), SEEDS[0])
+        own = [run for run in runs if (run.case, run.rate, run.seed) == case and run.strength in strengths]
         if own:
-            best[arm.optimizer, str(arm.coupling)] = _best(own).strength
+            best[arm] = _best(own, lambda run: run.strength).strength
     return best
 
 
-def counted(runs: Sequence[Run]) -> dict[Case, list[Run]]:
-    """The newest run of each seed at the best rate and strength, in the order of the seeds."""
-    rates, strengths = best_rates(runs), best_strengths(runs)
+def counted(runs: Iterable[Run], study: Study) -> dict[Case, list[Run]]:
+    """The newest run of each seed at the study's best rate and strength, in the order of the seeds."""
+    runs = of_study(runs, study)
+    rates = best_rates(runs, study)
+    strengths = {(arm.optimizer, str(arm.coupling)): strength for arm, strength in best_strengths(runs, study).items()}
     last = {
         (run.case, run.seed): run
         for run in runs
@@ -148,9 +156,9 @@ def counted(runs: Sequence[Run]) -> dict[Case, list[Run]]:
     return found
 
 
-def _best(runs: Iterable[Run]) -> Run:
-    """The first of the best; a run that diverged is the worst."""
-    return max(runs, key=lambda run: run.held_out_accuracy or 0.0)
+def _best(runs: Iterable[Run], value: Callable[[Run], float]) -> Run:
+    """The one with the smallest value of the best; a run that diverged is the worst."""
+    return max(sorted(runs, key=value), key=lambda run: run.held_out_accuracy or 0.0)
 
 
 def _expected(line: Mapping[str, str]) -> Expected:

@@ -2,8 +2,8 @@
 
     python -m experiments.bjorck2021_decay.run
 
-Tries rates and strengths with the first seed, then runs every window with every seed. Each run is appended to
-results.jsonl at once; what is there is skipped.
+In each study tries rates and strengths with the first seed, and then, where the study asks for it, runs every window
+with every seed. Each run is appended to results.jsonl at once; what is there is skipped.
 """
 
 from __future__ import annotations
@@ -25,17 +25,22 @@ from torch import Tensor, nn
 
 from dni import Coupling
 from experiments.bjorck2021_decay.config import (
-    ARMS,
     NONE,
-    OPTIMIZERS,
     SEEDS,
-    SETTINGS,
-    WINDOWS,
+    STUDIES,
     Settings,
+    Study,
     config,
     split,
 )
-from experiments.bjorck2021_decay.results import Run, append_run, best_rates, best_strengths, read_runs
+from experiments.bjorck2021_decay.results import (
+    Run,
+    append_run,
+    best_rates,
+    best_strengths,
+    of_study,
+    read_runs,
+)
 from experiments.machine import machine
 from pipeline import StageFailure, prepare, run_simulated
 from pipeline.errors import NotFinite
@@ -65,16 +70,16 @@ class Job:
     strength: float = 0.0
 
 
-def rate_jobs() -> list[Job]:
+def rate_jobs(study: Study) -> list[Job]:
     """Every rate, without decay."""
     return [
-        Job(optimizer=optimizer, rate=rate, seed=SEEDS[0]) for optimizer, rates in OPTIMIZERS.items() for rate in rates
+        Job(optimizer=optimizer, rate=rate, seed=SEEDS[0]) for optimizer, rates in study.rates.items() for rate in rates
     ]
 
 
-def strength_jobs(runs: Iterable[Run]) -> list[Job]:
+def strength_jobs(runs: Iterable[Run], study: Study) -> list[Job]:
     """Every strength, with decay all the time, at the best rate."""
-    rates = best_rates(runs)
+    rates = best_rates(runs, study)
     return [
         Job(
             optimizer=arm.optimizer,
@@ -84,16 +89,17 @@ def strength_jobs(runs: Iterable[Run]) -> list[Job]:
             coupling=arm.coupling,
             strength=strength,
         )
-        for arm in ARMS
-        for strength in arm.strengths
+        for arm, strengths in study.strengths.items()
+        for strength in strengths
     ]
 
 
-def window_jobs(runs: Sequence[Run], seeds: Iterable[int] = SEEDS) -> list[Job]:
-    """Every window with every seed, at the best rate and strength."""
-    rates, strengths = best_rates(runs), best_strengths(runs)
+def window_jobs(runs: Sequence[Run], study: Study, seeds: Iterable[int] = SEEDS) -> list[Job]:
+    """The study's windows with every seed, at the best rate and strength."""
+    rates, strengths = best_rates(runs, study), best_strengths(runs, study)
     seeds = tuple(seeds)
-    jobs = [Job(optimizer=optimizer, rate=rate, seed=seed) for seed in seeds for optimizer, rate in rates.items()]
+    optimizers = dict.fromkeys(arm.optimizer for arm in study.windowed)
+    jobs = [Job(optimizer=optimizer, rate=rates[optimizer], seed=seed) for seed in seeds for optimizer in optimizers]
     return jobs + [
         Job(
             optimizer=arm.optimizer,
@@ -101,16 +107,15 @@ def window_jobs(runs: Sequence[Run], seeds: Iterable[int] = SEEDS) -> list[Job]:
             seed=seed,
             window=window,
             coupling=arm.coupling,
-            strength=strengths[arm.optimizer, str(arm.coupling)],
+            strength=strengths[arm],
         )
+        for arm in study.windowed
         for seed in seeds
-        for arm in ARMS
-        for window in WINDOWS
-        if window != NONE
+        for window in study.windows
     ]
 
 
-def measure(job: Job, settings: Settings = SETTINGS) -> Run:
+def measure(job: Job, settings: Settings) -> Run:
     """Carry out one run."""
     started_s = time.perf_counter()
     prepared = prepare(
@@ -133,7 +138,7 @@ def measure(job: Job, settings: Settings = SETTINGS) -> Run:
             if not isinstance(failure.__cause__, NotFinite):
                 raise
         else:
-            data = split()
+            data = split(settings.data)
             held_out = accuracy(stage, data.held_out_x, data.held_out_y)
             test = accuracy(stage, data.test_x, data.test_y)
             lines = [json.loads(line) for line in (Path(folder) / "metrics" / "stage-0.jsonl").read_text().splitlines()]
@@ -163,25 +168,27 @@ def accuracy(module: nn.Module, x: Tensor, target: Tensor) -> float:
 
 
 def main(options: Options) -> int:
-    """Run everything: rates, then strengths, then windows."""
+    """Run every study: rates, then strengths, then windows."""
     console = Console()
-    _run_all(rate_jobs(), options, console)
-    _run_all(strength_jobs(read_runs()), options, console)
-    _run_all(window_jobs(read_runs(), options.seeds), options, console)
+    for study in STUDIES:
+        _run_all(rate_jobs(study), study, options, console)
+        _run_all(strength_jobs(read_runs(), study), study, options, console)
+        _run_all(window_jobs(read_runs(), study, options.seeds), study, options, console)
     return 0
 
 
-def _run_all(jobs: list[Job], options: Options, console: Console) -> None:
-    done = {_key(run) for run in read_runs()}
+def _run_all(jobs: list[Job], study: Study, options: Options, console: Console) -> None:
+    done = {_key(run) for run in of_study(read_runs(), study)}
     todo = [job for job in jobs if _key(job) not in done]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.num_workers, mp_context=context, initializer=_one_thread) as pool:
-        for count, future in enumerate(as_completed([pool.submit(measure, job) for job in todo]), 1):
+        pending = [pool.submit(measure, job, study.settings) for job in todo]
+        for count, future in enumerate(as_completed(pending), 1):
             run = future.result()
             append_run(run)
-            found = "diverged" if run.test_accuracy is None else f"{100 * run.test_accuracy:.2f} %"
+            found = "diverged" if run.held_out_accuracy is None else f"{100 * run.held_out_accuracy:.2f} % held out"
             console.print(
-                f"{count}/{len(todo)} {run.optimizer} {run.coupling} {run.strength:g}, {run.window}, "
+                f"{study.title}: {count}/{len(todo)} {run.optimizer} {run.coupling} {run.strength:g}, {run.window}, "
                 f"rate {run.rate:g}, seed {run.seed}: {found}, {run.wall_s:.1f} s",
                 highlight=False,
             )

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import tyro
 
-from experiments.bjorck2021_decay.config import ARMS, INVARIANT, NONE, OPTIMIZERS, SEEDS, WINDOWS, Arm
+from experiments.bjorck2021_decay.config import ARMS, INVARIANT, NONE, SEEDS, STUDIES, WINDOWS, Arm, Study
 from experiments.bjorck2021_decay.picture import PICTURE, draw
 from experiments.bjorck2021_decay.results import (
     FOLDER,
@@ -26,6 +26,7 @@ from experiments.bjorck2021_decay.results import (
     best_rates,
     best_strengths,
     counted,
+    of_study,
     read_expected,
     read_runs,
 )
@@ -34,27 +35,33 @@ from experiments.readme import rebuild
 __all__ = ["failures", "main", "measured", "render"]
 
 Counted: TypeAlias = Mapping[Case, Sequence[Run]]
-_CLAIMED = ("all", "first 10 %", "first 25 %", "first 50 %", "last 50 %", "last 25 %")
+FIRST, MAIN = STUDIES[0], STUDIES[-1]
+"""Those with windows: at a constant rate, and where decay helps."""
+_CLAIMED = ("all", "first 25 %", "first 50 %", "last 50 %", "third 25 %", "last 25 %")
 """Windows of which expected.csv says what they win over no decay."""
 
 
 def render(runs: Sequence[Run]) -> dict[str, str]:
     """The generated parts of the README, by the names of their markers."""
-    own = counted(runs)
+    first, own = counted(runs, FIRST), counted(runs, MAIN)
+    last = MAIN.settings.last_at_full_rate
     return {
-        "accuracy": _table(own, lambda case: _spread(100 * value for value in _accuracies(own.get(case, ())))),
-        "gains": _table(own, lambda case: _spread(_gains(own, case), "+.2f")),
-        "loss": _table(own, lambda case: _spread((run.train_loss for run in own.get(case, ())), ".3f")),
-        "norms": _table(own, lambda case: _spread(_at_end(own.get(case, ()), "weight_norm"))),
-        "angles": _table(own, lambda case: _spread(_degrees(own.get(case, ())), ".3f")),
-        "chosen": _chosen(runs),
+        "tries": _tries(runs),
+        "gains": _table(MAIN, own, lambda case: _spread(_gains(own, case), "+.2f")),
+        "held-out gains": _table(MAIN, own, lambda case: _spread(_gains(own, case, "held_out_accuracy"), "+.2f")),
+        "accuracy": _table(MAIN, own, lambda case: _accuracy(own, case)),
+        "loss": _table(MAIN, own, lambda case: _spread((run.train_loss for run in own.get(case, ())), ".3f")),
+        "norms": _table(MAIN, own, lambda case: _spread(_at(last, own.get(case, ()), "weight_norm"))),
+        "angles": _table(MAIN, own, lambda case: _spread(_degrees(last, own.get(case, ())))),
+        "first gains": _table(FIRST, first, lambda case: _spread(_gains(first, case), "+.2f")),
+        "first accuracy": _table(FIRST, first, lambda case: _accuracy(first, case)),
         "machine": "\n".join(_machines(runs)) or "not run",
     }
 
 
 def measured(runs: Sequence[Run]) -> dict[str, list[float]]:
     """What expected.csv is about: a value per seed, by row."""
-    own = counted(runs)
+    own = counted(runs, MAIN)
     found = {}
     for arm in ARMS:
         name = f"{arm.optimizer}_{arm.coupling}".lower()
@@ -83,7 +90,7 @@ def main(*, check: bool = False, folder: Path = FOLDER) -> int:
     if check:
         wrong += failures(read_expected(folder / "expected.csv"), runs)
     elif runs:
-        draw(counted(runs), folder / PICTURE)
+        draw(counted(runs, MAIN), folder / PICTURE, settings=MAIN.settings)
     for line in wrong:
         print(line)
     return 1 if wrong else 0
@@ -94,79 +101,92 @@ def _case(arm: Arm, window: str) -> Case:
     return Case(arm.optimizer, "" if window == NONE else arm.coupling, window)
 
 
-def _table(own: Counted, cell: Callable[[Case], str]) -> str:
+def _table(study: Study, own: Counted, cell: Callable[[Case], str]) -> str:
     lines = [f"| decay | {' | '.join(arm.title for arm in ARMS)} |", "|---|" + "---:|" * len(ARMS)]
-    for window in WINDOWS:
+    for window in (NONE, *(window for window in WINDOWS if window in study.windows)):
         cells = [cell(_case(arm, window)) if _case(arm, window) in own else "not run" for arm in ARMS]
         lines.append(f"| {window} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _chosen(runs: Sequence[Run]) -> str:
-    """Held-out accuracy of what was tried with the first seed."""
-    rates, strengths = best_rates(runs), best_strengths(runs)
-    lines = ["| | tried: held-out accuracy in % | taken |", "|---|---|---:|"]
-    for optimizer, tried in OPTIMIZERS.items():
-        found = _tried(runs, [Case(optimizer, "", NONE)], tried, lambda run: run.rate)
-        lines.append(f"| {optimizer}, rate | {found} | {_number(rates.get(optimizer))} |")
-    for arm in ARMS:
-        own = [run for run in runs if run.rate == rates.get(arm.optimizer)]
-        found = _tried(own, [_case(arm, "all")], arm.strengths, lambda run: run.strength)
-        taken = strengths.get((arm.optimizer, str(arm.coupling)))
-        lines.append(f"| {arm.title}, strength | {found} | {_number(taken)} |")
+def _tries(runs: Sequence[Run]) -> str:
+    """Held-out accuracy of what was tried with the first seed: a line for each arm of each study."""
+    lines = [
+        "| setting | | without decay, by rate | with decay all the time, by strength | gain |",
+        "|---|---|---|---|---:|",
+    ]
+    for study in STUDIES:
+        own = [run for run in of_study(runs, study) if run.seed == SEEDS[0]]
+        rates, strengths = best_rates(own, study), best_strengths(own, study)
+        for arm in study.strengths:
+            rate, strength = rates.get(arm.optimizer), strengths.get(arm)
+            without = {run.rate: run for run in own if run.case == _case(arm, NONE)}
+            always = {
+                tried: {run.strength: run for run in own if (run.case, run.rate) == (_case(arm, "all"), tried)}
+                for tried in sorted(without)
+            }
+            by_rate = [
+                f"at {tried:g}: {_tried(found, strength if tried == rate else None)}"
+                for tried, found in always.items()
+                if found
+            ]
+            if rate is not None and strength is not None:
+                gain = _percents(always[rate][strength]) - _percents(without[rate])
+                cells = (_tried(without, rate), "; ".join(by_rate), f"{gain:+.2f}")
+            else:
+                cells = ("not run", "not run", "")
+            lines.append(f"| {study.title} | {arm.title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _tried(
-    runs: Iterable[Run], cases: Sequence[Case], values: Iterable[float], value_of: Callable[[Run], float]
-) -> str:
-    found = {value_of(run): run.held_out_accuracy for run in runs if run.case in cases and run.seed == SEEDS[0]}
+def _tried(found: Mapping[float, Run], taken: float | None) -> str:
+    """Accuracies by what was tried, in order; the one taken in bold."""
     texts = []
-    for value in values:
-        accuracy = found.get(value)
-        text = "not run" if value not in found else "diverged" if accuracy is None else f"{100 * accuracy:.2f}"
-        texts.append(f"{value:g}: {text}")
+    for value, run in sorted(found.items()):
+        text = f"{value:g}: {'diverged' if run.held_out_accuracy is None else f'{_percents(run):.2f}'}"
+        texts.append(f"**{text}**" if value == taken else text)
     return ", ".join(texts)
+
+
+def _percents(run: Run) -> float:
+    return 100 * (run.held_out_accuracy or 0.0)
+
+
+def _accuracy(own: Counted, case: Case) -> str:
+    return _spread(100 * run.test_accuracy for run in own.get(case, ()) if run.test_accuracy is not None)
 
 
 def _learned(run: Run) -> bool:
     return run.test_accuracy is not None
 
 
-def _accuracies(own: Iterable[Run]) -> list[float]:
-    return [run.test_accuracy for run in own if run.test_accuracy is not None]
-
-
-def _gains(own: Counted, case: Case) -> list[float]:
-    """Points of test accuracy over no decay, of the same optimiser and seed."""
-    without = {run.seed: run.test_accuracy for run in own.get(Case(case.optimizer, "", NONE), ())}
-    pairs = [(run.test_accuracy, without.get(run.seed)) for run in own.get(case, ())]
+def _gains(own: Counted, case: Case, accuracy: str = "test_accuracy") -> list[float]:
+    """Points of an accuracy over no decay, of the same optimiser and seed."""
+    without = {run.seed: getattr(run, accuracy) for run in own.get(Case(case.optimizer, "", NONE), ())}
+    pairs = [(getattr(run, accuracy), without.get(run.seed)) for run in own.get(case, ())]
     return [100 * (found - base) for found, base in pairs if found is not None and base is not None]
 
 
-def _at_end(own: Iterable[Run], measure: str) -> list[float]:
-    """A measure in the last part of the run, the geometric mean over the weights before a normalisation."""
+def _at(part: int, own: Iterable[Run], measure: str) -> list[float]:
+    """A measure in a part of the run, the geometric mean over the weights before a normalisation."""
     return [
-        math.exp(mean(math.log(run.course[f"{measure}/0.{name}"][-1]) for name in INVARIANT))
+        math.exp(mean(math.log(run.course[f"{measure}/0.{name}"][part]) for name in INVARIANT))
         for run in own
         if _learned(run)
     ]
 
 
-def _degrees(own: Iterable[Run]) -> list[float]:
-    return [math.degrees(angle) for angle in _at_end(own, "angular_update")]
+def _degrees(part: int, own: Iterable[Run]) -> list[float]:
+    return [math.degrees(angle) for angle in _at(part, own, "angular_update")]
 
 
 def _ratios(own: Counted, arm: Arm, measure: str) -> list[float]:
-    """What decay in the first quarter leaves of a measure at the end of the run, as a multiple of no decay's."""
+    """What decay in the first quarter leaves of a measure in the last part at the full rate, over that of no decay."""
+    last = MAIN.settings.last_at_full_rate
     early, without = (own.get(_case(arm, window), ()) for window in ("first 25 %", NONE))
-    bases = dict(zip((run.seed for run in without if _learned(run)), _at_end(without, measure), strict=True))
-    found = dict(zip((run.seed for run in early if _learned(run)), _at_end(early, measure), strict=True))
+    bases = dict(zip((run.seed for run in without if _learned(run)), _at(last, without, measure), strict=True))
+    found = dict(zip((run.seed for run in early if _learned(run)), _at(last, early, measure), strict=True))
     return [value / bases[seed] for seed, value in found.items() if seed in bases]
-
-
-def _number(value: float | None) -> str:
-    return "not run" if value is None else f"{value:g}"
 
 
 def _spread(values: Iterable[float | None], digits: str = ".2f") -> str:
@@ -190,6 +210,8 @@ def _machines(runs: Sequence[Run]) -> list[str]:
 def _row_failures(row: Expected, found: Sequence[float]) -> list[str]:
     if len(found) < row.seeds:
         return [f"{row.row}: needs {row.seeds} seeds, has {len(found)}; run it"]
+    if not found:
+        return []
     if row.ours is None:
         return [f"{row.row}: expected.csv has no value of ours; the results give {mean(found):.2f}"]
     if abs(mean(found) - row.ours) > row.tolerance:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import torch
 from dni import Within
 from experiments.bjorck2021_decay import config as rows
 from experiments.bjorck2021_decay import table
-from experiments.bjorck2021_decay.config import ARMS, INVARIANT, NONE, OPTIMIZERS, SETTINGS, WINDOWS, Split, config
+from experiments.bjorck2021_decay.config import ARMS, INVARIANT, NONE, STUDIES, Settings, Split, Study, config
 from experiments.bjorck2021_decay.picture import draw
 from experiments.bjorck2021_decay.results import (
     Case,
@@ -20,12 +20,14 @@ from experiments.bjorck2021_decay.results import (
     best_rates,
     best_strengths,
     counted,
+    of_study,
     read_expected,
     read_runs,
 )
 from experiments.bjorck2021_decay.run import Job, measure, rate_jobs, strength_jobs, window_jobs
 
-SHORT = replace(SETTINGS, batch_size=32, steps=20, measure_every=1, num_points=4)
+FIRST, MAIN = table.FIRST, table.MAIN
+SHORT = Settings(num_samples=96, batch_size=32, steps=20, measure_every=1, num_points=4)
 NAMES = [f"{measure}/0.{name}" for measure in ("weight_norm", "angular_update") for name in INVARIANT]
 
 
@@ -35,8 +37,8 @@ def noise(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = torch.Generator().manual_seed(0)
     x, y = torch.randn(128, 784, generator=drawn), torch.randint(10, (128,), generator=drawn)
     small = Split(train_x=x, train_y=y, held_out_x=x, held_out_y=y, test_x=x, test_y=y)
-    monkeypatch.setattr(rows, "split", lambda: small)
-    monkeypatch.setattr("experiments.bjorck2021_decay.run.split", lambda: small)
+    monkeypatch.setattr(rows, "split", lambda data: small)
+    monkeypatch.setattr("experiments.bjorck2021_decay.run.split", lambda data: small)
 
 
 def run_of(optimizer: str, window: str, *, held_out: float | None = 0.8, seed: int = 0, **more: object) -> Run:
@@ -44,15 +46,15 @@ def run_of(optimizer: str, window: str, *, held_out: float | None = 0.8, seed: i
         optimizer=optimizer,
         coupling="" if window == NONE else "coupled",
         window=window,
-        rate=0.01,
+        rate=0.1,
         strength=0.0 if window == NONE else 1e-3,
         seed=seed,
         train_loss=None if held_out is None else 0.1,
         held_out_accuracy=held_out,
         test_accuracy=None if held_out is None else held_out - 0.1,
-        course={} if held_out is None else {name: [1.0, 2.0 if window == NONE else 0.5] for name in NAMES},
+        course={} if held_out is None else {name: [2.0 if window == NONE else 0.5] * 8 + [9.0] * 2 for name in NAMES},
         wall_s=1.0,
-        settings={},
+        settings=asdict(MAIN.settings),
         machine={"date": "d", "processor": "p", "cores": 2, "python": "3", "torch": "2", "commit": "c"},
     )
     return replace(run, **more)  # type: ignore[arg-type]
@@ -74,9 +76,11 @@ def test_run_that_diverges_is_recorded_as_such(noise: None) -> None:
     assert (run.test_accuracy, run.train_loss, run.course) == (None, None, {})
 
 
-def test_windows_are_parts_of_the_run_and_the_quarters_one_that_slides() -> None:
+def test_windows_are_parts_of_the_run_and_the_quarters_one_that_slides(noise: None) -> None:
     def window(name: str) -> object:
-        made = config("Adam", rate=1e-3, coupling="coupled", strength=0.1, window=name, seed=0).weight_decay
+        made = config(
+            "Adam", rate=1e-3, coupling="coupled", strength=0.1, window=name, seed=0, settings=Settings()
+        ).weight_decay
         assert made is not None
         return made.schedule
 
@@ -85,23 +89,52 @@ def test_windows_are_parts_of_the_run_and_the_quarters_one_that_slides() -> None
     assert quarters == [Within(start, start + 500) for start in (0, 500, 1000, 1500)]
 
 
+def test_rate_is_a_tenth_after_it_drops_and_the_part_before_that_is_the_last_at_the_full_one(noise: None) -> None:
+    def rates(settings: Settings) -> list[float]:
+        made = config("SGD", rate=1.0, coupling="coupled", strength=0.0, window="all", seed=0, settings=settings)
+        assert callable(made.schedule)
+        return [made.schedule(step) for step in (0, 1599, 1600, 1999)]
+
+    assert rates(Settings()) == [1, 1, 1, 1] and Settings().last_at_full_rate == 9
+    dropped = Settings(drop_at=0.8)
+    assert rates(dropped) == pytest.approx([1, 1, 0.1, 0.1]) and dropped.last_at_full_rate == 7
+
+
+def test_drawn_labels_are_the_same_in_every_run_and_about_as_many_as_asked_for(noise: None) -> None:
+    def labels(wrong: float, seed: int) -> torch.Tensor:
+        settings = Settings(num_samples=100, wrong_labels=wrong)
+        made = config("SGD", rate=1.0, coupling="coupled", strength=0.0, window="all", seed=seed, settings=settings)
+        return made.data().train.target
+
+    true = rows.split("Fashion-MNIST").train_y[:100]
+    assert torch.equal(labels(0.0, 0), true)
+    assert torch.equal(labels(0.4, 0), labels(0.4, 1)) and 20 < int((labels(0.4, 0) != true).sum()) < 50
+
+
+def test_line_without_the_later_settings_is_of_the_first_study() -> None:
+    old = run_of("SGD", NONE, settings={"batch_size": 100, "steps": 2000, "measure_every": 10, "num_points": 10})
+    assert of_study([old, run_of("SGD", NONE)], FIRST) == [old]
+    assert len({study.settings for study in STUDIES}) == len(STUDIES)
+
+
 def test_rate_then_strength_are_the_best_on_held_out_samples_and_the_rest_is_run_with_them() -> None:
-    assert len(rate_jobs()) == sum(map(len, OPTIMIZERS.values()))
-    runs = [run_of("SGD", NONE, rate=0.1, held_out=None), run_of("SGD", NONE, rate=0.03, held_out=0.9)]
+    assert len(rate_jobs(MAIN)) == sum(map(len, MAIN.rates.values()))
+    runs = [run_of("SGD", NONE, rate=0.3, held_out=None), run_of("SGD", NONE, rate=0.03, held_out=0.9)]
     runs += [run_of("SGD", NONE, rate=0.01), run_of("Adam", NONE, rate=1e-3)]
-    assert best_rates(runs) == {"SGD": 0.03, "Adam": 1e-3}
-    assert {(job.optimizer, job.rate) for job in strength_jobs(runs)} == {("SGD", 0.03), ("Adam", 1e-3)}
+    assert best_rates(runs, MAIN) == {"SGD": 0.03, "Adam": 1e-3}
+    assert {(job.optimizer, job.rate) for job in strength_jobs(runs, MAIN)} == {("SGD", 0.03), ("Adam", 1e-3)}
     for arm in ARMS:
-        rate = best_rates(runs)[arm.optimizer]
-        for strength, found in zip(arm.strengths, (0.5, 0.7, None, 0.7), strict=True):
+        rate = best_rates(runs, MAIN)[arm.optimizer]
+        for strength, found in zip(MAIN.strengths[arm], (0.5, 0.7, None, 0.7), strict=True):
             run = run_of(arm.optimizer, "all", rate=rate, coupling=arm.coupling, strength=strength, held_out=found)
             runs.append(run)
-    assert best_strengths(runs) == {(arm.optimizer, arm.coupling): arm.strengths[1] for arm in ARMS}
-    runs.append(run_of("SGD", "all", held_out=0.99, strength=1e-3))  # at a rate that was not taken
-    assert best_strengths(runs)["SGD", "coupled"] == ARMS[0].strengths[1]
-    jobs = window_jobs(runs, seeds=(0, 1))
-    assert len(jobs) == 2 * (len(OPTIMIZERS) + len(ARMS) * (len(WINDOWS) - 1))
-    assert {job.strength for job in jobs if (job.optimizer, job.coupling) == ("Adam", "decoupled")} == {0.1}
+    assert best_strengths(runs, MAIN) == {arm: MAIN.strengths[arm][1] for arm in ARMS}
+    runs.append(run_of("SGD", "all", held_out=0.99, strength=3e-4))  # at a rate that was not taken
+    assert best_strengths(runs, MAIN)[ARMS[0]] == MAIN.strengths[ARMS[0]][1]
+    jobs = window_jobs(runs, MAIN, seeds=(0, 1))
+    assert len(jobs) == 2 * (2 + len(ARMS) * len(MAIN.windows))
+    assert {job.strength for job in jobs if (job.optimizer, job.coupling) == ("Adam", "decoupled")} == {1.0}
+    assert not window_jobs(runs, Study(title="", settings=Settings(), rates={}, strengths={}))
 
 
 def test_table_shows_gains_seed_by_seed_what_diverged_and_what_was_not_run(tmp_path: Path) -> None:
@@ -114,13 +147,15 @@ def test_table_shows_gains_seed_by_seed_what_diverged_and_what_was_not_run(tmp_p
     assert "| all | +1.00 ± 0.00 | not run" in parts["gains"]
     assert "| last 50 % | diverged | not run" in parts["gains"]
     assert "| first 25 % | 0.50 ± 0.00 | not run" in parts["norms"]
-    assert "SGD, rate | 0.01: 80.00, 0.03: not run, 0.1: not run | 0.01 |" in parts["chosen"]
+    assert "| first 10 % |" in parts["first gains"] and "| first 10 % |" not in parts["gains"]
+    tried = "| SGD, coupled | **0.1: 80.00** | at 0.1: **0.001: 81.00** | +1.00 |"
+    assert f"| {MAIN.title} {tried}" in parts["tries"] and f"| {FIRST.title} | SGD, coupled | not run" in parts["tries"]
     found = table.measured(runs)
     assert found["sgd_coupled_all"] == pytest.approx([1, 1]) and found["sgd_coupled_norm"] == [0.25, 0.25]
     assert found.keys() == read_expected().keys()
     assert "sgd_coupled_all: needs 3 seeds, has 2; run it" in table.failures(read_expected(), runs)
     assert table.failures(read_expected(), []) == []
-    draw(counted(runs), tmp_path / "course.png")
+    draw(counted(runs, MAIN), tmp_path / "course.png", settings=MAIN.settings)
     assert (tmp_path / "course.png").stat().st_size > 10_000
 
 
