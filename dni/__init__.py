@@ -1,6 +1,17 @@
 """Which learning rules are there? Tensors in, tensors out: nothing here waits, talks or touches a file."""
 
-from dni.active import (
+from dni.cadences.blocks import REST, Block, BlockCadence, Box, Piece, Selector, Shapes, split_by_layer, split_in_blocks
+from dni.cadences.cadence import Applied, ByFunction, Cadence, Periodic, Phases, RandomCadence, Window
+from dni.cadences.confidence import ByConfidence
+from dni.cadences.depth import by_depth
+from dni.cadences.noise_scale import NoiseScale
+from dni.cadences.pace import Draw, Foreseen, Pace
+from dni.cadences.rate_rule import RateRule, rate_factor
+from dni.cadences.selectors import Channels, Columns, Heads, Layer, Parameter, Quadrants, Rows, Slice
+from dni.few_shot import FewShotClassifier, LogitSynthesizer
+from dni.inputs.input_source import InputSource, ReceivedInput
+from dni.inputs.synthetic_input import InputMLP, InputNetwork, SyntheticInput
+from dni.measures.active import (
     LayerPart,
     Masks,
     absolute_distance,
@@ -15,38 +26,9 @@ from dni.active import (
     relative_distance,
     reset_to_initial,
 )
-from dni.block_coordinate import InCycles, RandomLayers
-from dni.blocks import REST, Block, BlockCadence, Box, Piece, Selector, Shapes, split_by_layer, split_in_blocks
-from dni.cadence import Applied, ByFunction, Cadence, Periodic, Phases, RandomCadence, Window
-from dni.confidence import ByConfidence
-from dni.context import LabelContext
-from dni.correction import Correction, Corrector, DiscrepancyCorrection, NesterovLookahead, WeightPrediction
-from dni.critic import Critic, CriticNetwork, SobolevCritic, ValueMLP
-from dni.decay import Coupling, WeightDecay, Within, sliding_windows
-from dni.depth import by_depth
-from dni.direct_feedback import DirectFeedbackAlignment
-from dni.exact import LossGradient, TrueGradient
-from dni.feedback import FeedbackMode, convert_to_feedback_alignment
-from dni.few_shot import FewShotClassifier, LogitSynthesizer
-from dni.freeze_out import FreezeOut
-from dni.heads import ConvolutionalHead, Head, LinearHead, MLPHead
-from dni.input_source import InputSource, ReceivedInput
-from dni.kickback import Kickback
-from dni.layer_out import LayerOut
-from dni.layerwise_sparse import Only, Rescale, TopOrAll
-from dni.local_loss import LocalLoss
-from dni.loss import SummedLoss, sum_over_samples
-from dni.members import Members, as_tuple, carriers, like, map_members, num_samples
-from dni.mixture import MixedGradient
-from dni.movement import measure_update
-from dni.multirate import Multirate
-from dni.noise_scale import NoiseScale
-from dni.none import NoGradient
-from dni.own_labels import OwnLabels
-from dni.pace import Draw, Foreseen, Pace
-from dni.participation import Layout, Participation
-from dni.probe import grade_source, pull_back
-from dni.quality import (
+from dni.measures.movement import measure_update
+from dni.measures.probe import grade_source, pull_back
+from dni.measures.quality import (
     agreement,
     compare_gradients,
     compare_parameter_gradients,
@@ -56,31 +38,49 @@ from dni.quality import (
     split_direction,
     split_error,
 )
-from dni.rate_rule import RateRule, rate_factor
-from dni.recurrent import RecurrentDNI, Span
-from dni.recurrent_state import Unrolled
-from dni.regression import OptimizerFactory
-from dni.representations import (
+from dni.measures.representations import (
     class_contrast,
     compare_dissimilarities,
     dissimilarity,
     fit_linear_probe,
     linear_probe_accuracy,
 )
-from dni.schedule import Constant, Cosine, CosineRestarts, InTurn, Schedule, Steps, doubling_restarts
-from dni.selectors import Channels, Columns, Heads, Layer, Parameter, Quadrants, Rows, Slice
-from dni.shadow import Shadow
-from dni.shrunk import ShrunkGradient
-from dni.source import GradientSource, Need, Signal
-from dni.sum import Sum, local_parts
-from dni.sync import Alternating, Always, Bernoulli, Every, Never, Piecewise, SyncPolicy, WhenWorse
-from dni.synthesizers import MLP, Convolutional, Linear, LowRank, Synthesizer
-from dni.synthetic import ConditionalSyntheticGradient, SyntheticGradient
-from dni.synthetic_input import InputMLP, InputNetwork, SyntheticInput
-from dni.update_probability import UpdateProbability
-from dni.virtual import VirtualGradient
-from dni.window import LossOfSteps
-from dni.zero import ZeroGradient
+from dni.members import Members, as_tuple, carriers, like, map_members, num_samples
+from dni.schedules.schedule import Constant, Cosine, CosineRestarts, InTurn, Schedule, Steps, doubling_restarts
+from dni.schedules.sync import Alternating, Always, Bernoulli, Every, Never, Piecewise, SyncPolicy, WhenWorse
+from dni.schedules.update_probability import UpdateProbability
+from dni.sources.context import LabelContext
+from dni.sources.critic import Critic, CriticNetwork, SobolevCritic, ValueMLP
+from dni.sources.direct_feedback import DirectFeedbackAlignment
+from dni.sources.exact import LossGradient, TrueGradient
+from dni.sources.feedback import FeedbackMode, convert_to_feedback_alignment
+from dni.sources.heads import ConvolutionalHead, Head, LinearHead, MLPHead
+from dni.sources.kickback import Kickback
+from dni.sources.local_loss import LocalLoss
+from dni.sources.loss import SummedLoss, sum_over_samples
+from dni.sources.mixture import MixedGradient
+from dni.sources.none import NoGradient
+from dni.sources.own_labels import OwnLabels
+from dni.sources.regression import OptimizerFactory
+from dni.sources.shadow import Shadow
+from dni.sources.shrunk import ShrunkGradient
+from dni.sources.source import GradientSource, Need, Signal
+from dni.sources.sum import Sum, local_parts
+from dni.sources.synthesizers import MLP, Convolutional, Linear, LowRank, Synthesizer
+from dni.sources.synthetic import ConditionalSyntheticGradient, SyntheticGradient
+from dni.sources.virtual import VirtualGradient
+from dni.sources.zero import ZeroGradient
+from dni.sparse.block_coordinate import InCycles, RandomLayers
+from dni.sparse.freeze_out import FreezeOut
+from dni.sparse.layer_out import LayerOut
+from dni.sparse.layerwise_sparse import Only, Rescale, TopOrAll
+from dni.sparse.multirate import Multirate
+from dni.sparse.participation import Layout, Participation
+from dni.through_time.recurrent import RecurrentDNI, Span
+from dni.through_time.recurrent_state import Unrolled
+from dni.through_time.window import LossOfSteps
+from dni.updates.correction import Correction, Corrector, DiscrepancyCorrection, NesterovLookahead, WeightPrediction
+from dni.updates.decay import Coupling, WeightDecay, Within, sliding_windows
 
 __all__ = [
     "MLP",

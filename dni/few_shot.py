@@ -26,7 +26,7 @@ class LogitSynthesizer(nn.Module):
     normalisation does a query's gradient depend on the other queries. ξ sees neither labels nor features.
     Source: Hu et al. 2020, authors' code, whose BatchNorm takes the statistics of the batch in tests too. Differs: the
     statistics are of one task, also where several tasks make a batch; and the last layer starts at zero, as in
-    `dni.synthesizers`, so that a new ξ leaves the classifier as it is.
+    `dni.sources.synthesizers`, so that a new ξ leaves the classifier as it is.
 
     Args:
         num_classes: C.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipeline.folder import commit
+from pipeline.records.folder import commit
 
 __all__ = ["described", "machine"]
 

@@ -1,8 +1,10 @@
 """The runtime: what crosses between stages, who drives them, what is kept."""
 
-from pipeline.carrying import Carrying
-from pipeline.config import Adam, Config, Data, Sgd
-from pipeline.costs import CostModel
+from pipeline.configuration.config import Adam, Config, Data, Sgd
+from pipeline.configuration.partition import Partition, partition
+from pipeline.configuration.run import prepare
+from pipeline.data.feed import Batches, KeyedBatches, ReadBatches
+from pipeline.data.stream_batches import StreamBatches
 from pipeline.errors import (
     CheckpointError,
     ConfigurationError,
@@ -16,15 +18,13 @@ from pipeline.errors import (
     SaveFailure,
     StageFailure,
 )
-from pipeline.executor import Result
-from pipeline.feed import Batches, KeyedBatches, ReadBatches
-from pipeline.keyed import generator
-from pipeline.partition import Partition, partition
-from pipeline.replay import Replay, replay
-from pipeline.run import prepare
-from pipeline.stream_batches import StreamBatches
-from pipeline.threaded import run_threaded
-from pipeline.training import run_simulated, train
+from pipeline.executors.executor import Result
+from pipeline.executors.threaded import run_threaded
+from pipeline.executors.training import run_simulated, train
+from pipeline.learners.carrying import Carrying
+from pipeline.randomness.keyed import generator
+from pipeline.replay.replay import Replay, replay
+from pipeline.virtual_time.costs import CostModel
 
 __all__ = [
     "Adam",

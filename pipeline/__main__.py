@@ -5,7 +5,7 @@ import os
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is loaded: a lost store is told by us
 
-from pipeline.cli import main
+from pipeline.commands.cli import main
 
 try:
     main()

@@ -39,7 +39,7 @@ class Activation:
     training: bool = True
     """False: evaluation, nothing is learned."""
     probe: bool = False
-    """Of an evaluation: gradients come back, to be graded (`pipeline.probe`)."""
+    """Of an evaluation: gradients come back, to be graded (`pipeline.learners.probe`)."""
     ready: torch.cuda.Event | None = field(default=None, compare=False)
     """From when on its tensors may be read; None: now."""
 

@@ -12,15 +12,15 @@ import pytest
 from torch import Tensor
 
 from pipeline import Data, Result, prepare
-from pipeline.config import Config
-from pipeline.control import Control, World
-from pipeline.distributed import run_rank
-from pipeline.executor import Execute
-from pipeline.feed import Batch
-from pipeline.placement import place
-from pipeline.quickstart import digits
-from pipeline.threaded import run_threaded
-from pipeline.training import run_simulated
+from pipeline.configuration.config import Config
+from pipeline.configuration.quickstart import digits
+from pipeline.data.feed import Batch
+from pipeline.executors.distributed import run_rank
+from pipeline.executors.executor import Execute
+from pipeline.executors.threaded import run_threaded
+from pipeline.executors.training import run_simulated
+from pipeline.transports.control import Control, World
+from pipeline.transports.placement import place
 from tests.reference import Problem
 from tests.spawn import Ranks
 

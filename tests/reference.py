@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dni import GradientSource, TrueGradient
 from pipeline import Config, Data, KeyedBatches, Partition, partition
-from pipeline.keyed import seeded
-from pipeline.quickstart import digits
+from pipeline.configuration.quickstart import digits
+from pipeline.randomness.keyed import seeded
 
 CPU = torch.device("cpu")
 _digits = cache(digits)

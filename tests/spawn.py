@@ -16,9 +16,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from pipeline.control import World
+from pipeline.transports.control import World
 
-_PRELOADED = ["tests.reference", "pipeline.distributed", "torch._dynamo", "torch.utils.flop_counter"]
+_PRELOADED = ["tests.reference", "pipeline.executors.distributed", "torch._dynamo", "torch.utils.flop_counter"]
 _numbers = itertools.count()
 
 

@@ -12,8 +12,8 @@ import pytest
 import dni
 
 ROOT = Path(__file__).parents[1]
-DNI = sorted((ROOT / "dni").glob("*.py"))
-PIPELINE = sorted((ROOT / "pipeline").glob("*.py"))
+DNI = sorted((ROOT / "dni").rglob("*.py"))
+PIPELINE = sorted((ROOT / "pipeline").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
 FORBIDDEN_IN_DNI = (
@@ -22,38 +22,24 @@ FORBIDDEN_IN_DNI = (
     *("shutil", "tempfile", "logging"),
 )
 FORBIDDEN_CALLS_IN_DNI = ("open", "print", "input", "torch.save", "torch.load", "torch.set_num_threads")
-USERS_OF_DNI = (
-    *(
-        "awaited",
-        "blocks",
-        "carrying",
-        "config",
-        "decay",
-        "idle",
-        "input_learner",
-        "late_weights",
-        "learner",
-        "methods",
+USERS_OF_DNI = {
+    "configuration": ("blocks", "config", "methods", "plan", "prepared", "quickstart", "run"),
+    "learners": (
+        *("carrying", "decay", "idle", "input_learner", "late_weights", "learner", "movement", "probe"),
+        *("source_learner", "updater"),
     ),
-    *(
-        "movement",
-        "participants",
-        "plan",
-        "prepared",
-        "probe",
-        "quickstart",
-        "run",
-        "source_learner",
-        "stage_settings",
-        "timed",
-    ),
-    "updater",
-)
+    "stages": ("awaited", "participants", "stage_settings"),
+    "virtual_time": ("timed",),
+}
 WAITING_OR_TALKING = ("threading", "queue", "socket", "multiprocessing", "concurrent", "asyncio", "torch.distributed")
-EXECUTORS_AND_TRANSPORTS = (
-    *("control", "display", "distributed", "failure", "heartbeat", "launch", "mailbox", "rank", "threaded", "turns"),
-    *("connections", "edge", "gloo", "nccl", "placement", "shared_memory", "unix_socket"),
-)
+MAY_WAIT_OR_TALK = ("executors", "transports", "commands/display.py", "randomness/turns.py")
+LOWER = {
+    "randomness": ("clock", "errors", "messages"),
+    "stages": ("clock", "errors", "messages", "randomness", "learners"),
+    "learners": ("clock", "data", "errors", "messages", "randomness", "stages"),
+    "transports": ("clock", "configuration", "errors", "messages"),
+}
+"""What the packages that carry, decide and compute may import: nothing of who drives them, and nothing that is kept."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +82,16 @@ def _calls(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, ast.unparse(node.func)
 
 
+def _place(path: Path) -> tuple[str, str]:
+    """The sub-package of `pipeline`, and the module."""
+    inside = path.relative_to(ROOT / "pipeline").parts
+    return inside[0] if len(inside) > 1 else path.stem, path.stem
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
 def _reaching(files: list[Path], packages: tuple[str, ...]) -> list[str]:
     return [str(found) for path in files for found in _imports(path) if any(map(found.reaches, packages))]
 
@@ -127,18 +123,31 @@ def test_no_package_imports_the_tests() -> None:
 
 def test_dni_is_used_by_few_modules_of_pipeline_and_by_its_public_names_only() -> None:
     used = [(path, found) for path in PIPELINE for found in _imports(path) if found.reaches("dni")]
-    assert {path.stem for path, _ in used} <= set(USERS_OF_DNI)
+    assert {_place(path) for path, _ in used} <= {(p, stem) for p, stems in USERS_OF_DNI.items() for stem in stems}
     assert [str(found) for _, found in used if found.module != "dni" or found.name not in dni.__all__] == []
 
 
 def test_only_transports_executors_and_displays_wait_or_talk() -> None:
-    others = [path for path in PIPELINE if path.stem not in EXECUTORS_AND_TRANSPORTS]
+    allowed = [ROOT / "pipeline" / name for name in MAY_WAIT_OR_TALK]
+    others = [path for path in PIPELINE if not {path, *path.parents} & set(allowed)]
     assert _reaching(others, WAITING_OR_TALKING) == []
+
+
+@pytest.mark.parametrize("package", LOWER)
+def test_package_imports_only_what_is_below_it(package: str) -> None:
+    files = [path for path in PIPELINE if _place(path)[0] == package]
+    lower = [f"pipeline.{name}" for name in (package, *LOWER[package])]
+    assert [
+        str(found)
+        for path in files
+        for found in _imports(path)
+        if found.reaches("pipeline") and not any(map(found.reaches, lower))
+    ] == []
 
 
 def test_stage_sees_no_clock_file_process_or_executor() -> None:
     stage = [path for path in PIPELINE if path.stem in ("stage", "stash", "updater", "messages", "evaluation")]
-    unseen = ("time", "pathlib", "os", "threading", "torch.distributed", "pipeline.simulator", "pipeline.distributed")
+    unseen = ("time", "pathlib", "os", "threading", "torch.distributed", "pipeline.virtual_time", "pipeline.executors")
     assert _reaching(stage, unseen) == []
 
 
@@ -155,18 +164,10 @@ def test_no_experiment_imports_another() -> None:
 
 @pytest.mark.parametrize("package", ["dni", "pipeline"])
 def test_no_import_cycles_among_the_modules_of(package: str) -> None:
-    files = DNI if package == "dni" else PIPELINE
-    modules = {path.stem for path in files} - {"__init__"}
+    files = {_module(path): path for path in (DNI if package == "dni" else PIPELINE) if path.stem != "__init__"}
     graph = {
-        path.stem: {
-            name
-            for found in _imports(path)
-            if found.reaches(package)
-            for name in (found.full.split(".")[1:2] or [""])
-            if name in modules
-        }
-        for path in files
-        if path.stem in modules
+        module: {other for found in _imports(path) for other in (found.module, found.full) if other in files} - {module}
+        for module, path in files.items()
     }
     assert any(graph.values())
     while leaves := {module for module, uses in graph.items() if not uses & graph.keys()}:

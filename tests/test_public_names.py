@@ -14,10 +14,10 @@ import pipeline
 
 PACKAGES = {"dni": dni, "pipeline": pipeline}
 MODULES = [
-    f"{name}.{module.name}"
+    module.name
     for name, package in PACKAGES.items()
-    for module in pkgutil.iter_modules(package.__path__)
-    if module.name != "__main__"
+    for module in pkgutil.walk_packages(package.__path__, prefix=f"{name}.")
+    if not (module.ispkg or module.name.endswith(".__main__"))
 ]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dni import BlockCadence, Pace, Periodic, Quadrants, Rows, split_in_blocks
-from pipeline.updater import OptimizerFactory, Updater
+from pipeline.learners.updater import OptimizerFactory, Updater
 
 __all__ = ["CUTS", "OPTIMIZERS", "ByHand", "InBlocks", "network"]
 

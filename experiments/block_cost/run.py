@@ -23,7 +23,7 @@ from rich.progress import track
 
 from experiments.block_cost.cases import CUTS, OPTIMIZERS, ByHand, InBlocks
 from experiments.machine import machine
-from pipeline.allocator import keep_freed_memory
+from pipeline.executors.allocator import keep_freed_memory
 
 __all__ = ["RESULTS", "Options", "compare", "main"]
 

@@ -27,7 +27,7 @@ from experiments.jobs import carry_out
 from experiments.machine import machine
 from experiments.records import append_record
 from pipeline import NotFinite, Result, StageFailure, prepare, run_simulated
-from pipeline.allocator import keep_freed_memory
+from pipeline.executors.allocator import keep_freed_memory
 
 __all__ = ["Options", "at_the_edge", "measure"]
 

@@ -31,7 +31,7 @@ from experiments.czarnecki2017_understanding.surface import (
 )
 from experiments.czarnecki2017_understanding.toys import toy
 from pipeline import prepare, run_simulated
-from pipeline.executor import OnStatus, unseen
+from pipeline.executors.executor import OnStatus, unseen
 
 __all__ = ["class_dissimilarity", "measure"]
 

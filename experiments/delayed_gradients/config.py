@@ -24,7 +24,7 @@ from dni import (
 )
 from experiments.datasets import fashion_mnist
 from pipeline import Config, Data, KeyedBatches, Sgd
-from pipeline.stash import StashPolicy
+from pipeline.stages.stash import StashPolicy
 
 __all__ = ["METHODS", "RATES", "STALENESS", "STEPS", "Method", "Split", "network", "split"]
 

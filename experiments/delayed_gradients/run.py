@@ -25,10 +25,10 @@ from experiments.jobs import carry_out
 from experiments.machine import machine
 from experiments.records import append_record, read_records
 from pipeline import Config, StageFailure, prepare, run_simulated
-from pipeline.analysis import held_bytes
+from pipeline.configuration.prepared import Prepared
 from pipeline.errors import NotFinite
-from pipeline.prepared import Prepared
-from pipeline.rehearsal import rehearse
+from pipeline.virtual_time.analysis import held_bytes
+from pipeline.virtual_time.rehearsal import rehearse
 
 __all__ = ["Job", "Options", "accuracy", "first_jobs", "further_jobs", "measure"]
 

@@ -25,12 +25,12 @@ from rich.console import Console
 
 from experiments.machine import machine
 from experiments.records import append_line
-from pipeline.connections import Connections, Edge
-from pipeline.control import Control, World, world_from_environment
-from pipeline.edge import SendingEnd
-from pipeline.mailbox import ConnectedMailbox, affordable_spin_s
 from pipeline.messages import Activation, Stop
-from pipeline.placement import Kind, device_of
+from pipeline.transports.connections import Connections, Edge
+from pipeline.transports.control import Control, World, world_from_environment
+from pipeline.transports.edge import SendingEnd
+from pipeline.transports.mailbox import ConnectedMailbox, affordable_spin_s
+from pipeline.transports.placement import Kind, device_of
 
 __all__ = ["ASLEEP", "RAW", "Options", "main", "measure_rank"]
 

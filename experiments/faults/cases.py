@@ -18,8 +18,8 @@ from torch import nn
 from dni import Bernoulli, ConditionalSyntheticGradient
 from experiments.faults.injected import FailingSource, Faulty, fail, failing_adam, fill_disk, kill, noted, pause
 from pipeline import Adam, Config
-from pipeline.config import Executor
-from pipeline.quickstart import digits
+from pipeline.configuration.config import Executor
+from pipeline.configuration.quickstart import digits
 
 __all__ = ["CASES", "NUM_STAGES", "Case", "faulty", "undisturbed"]
 

@@ -29,11 +29,11 @@ from experiments.faults.run import equal
 from experiments.machine import machine
 from experiments.records import append_line
 from pipeline import Config, prepare, run_simulated
-from pipeline.arrival import Arrival
-from pipeline.cli import main as dni
-from pipeline.control import world_from_environment
-from pipeline.keyed import generator
-from pipeline.launch import launch, warm_up
+from pipeline.commands.cli import main as dni
+from pipeline.executors.launch import launch, warm_up
+from pipeline.randomness.keyed import generator
+from pipeline.stages.arrival import Arrival
+from pipeline.transports.control import world_from_environment
 
 HERE = Path(__file__).parent
 _NUM_RANKS = 2

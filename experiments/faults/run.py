@@ -28,14 +28,15 @@ from rich.console import Console
 from experiments.faults.cases import CASES, NUM_STAGES, Case, faulty, undisturbed
 from experiments.machine import machine
 from experiments.records import append_line
-from pipeline import checkpoint, prepare, run_simulated
-from pipeline.agreement import prepare_together
-from pipeline.config import Executor
-from pipeline.control import Control, world_from_environment
-from pipeline.distributed import run_rank
-from pipeline.launch import launch, warm_up
-from pipeline.monitor import StageStatus
-from pipeline.training import find_executor
+from pipeline import prepare, run_simulated
+from pipeline.configuration.config import Executor
+from pipeline.executors.agreement import prepare_together
+from pipeline.executors.distributed import run_rank
+from pipeline.executors.launch import launch, warm_up
+from pipeline.executors.training import find_executor
+from pipeline.records import checkpoint
+from pipeline.records.monitor import StageStatus
+from pipeline.transports.control import Control, world_from_environment
 
 HERE = Path(__file__).parent
 _ENDED_S = 20.0

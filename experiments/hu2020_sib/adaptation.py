@@ -12,7 +12,7 @@ from torch import Tensor
 from dni import FewShotClassifier
 from experiments.hu2020_sib.config import Row, Settings
 from experiments.hu2020_sib.tasks import Tasks, draw_tasks
-from pipeline.keyed import generator, key
+from pipeline.randomness.keyed import generator, key
 
 __all__ = ["Outcome", "evaluate", "gradient_cosine", "half_width", "train_classifier"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from experiments.hu2020_sib.config import Settings
 from experiments.omniglot import Omniglot
-from pipeline.keyed import generator, key
+from pipeline.randomness.keyed import generator, key
 
 __all__ = ["Features", "compute_features", "feature_network", "train_features"]
 

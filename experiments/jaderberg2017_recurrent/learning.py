@@ -14,7 +14,7 @@ from dni import LossOfSteps, RecurrentDNI, Span
 from experiments.jaderberg2017_recurrent.config import Characters, Copying, Learner, Model, Row, make_learner
 from experiments.jaderberg2017_recurrent.sequences import INPUTS, Curriculum, Sequences, Task, draw, num_outputs
 from experiments.text import Text, shakespeare, wikitext2
-from pipeline.keyed import generator
+from pipeline.randomness.keyed import generator
 
 __all__ = ["Progress", "bits_per_byte", "copy_sequences", "model_characters"]
 

@@ -27,9 +27,9 @@ from experiments.jaderberg2017_synthetic.results import EXPECTED, FOLDER, RESULT
 from experiments.jobs import Tell, carry_out_in_parts
 from experiments.records import append_record
 from pipeline import Config, prepare, run_simulated
-from pipeline.folder import commit
-from pipeline.monitor import StageStatus
-from pipeline.plan import StagePlan
+from pipeline.configuration.plan import StagePlan
+from pipeline.records.folder import commit
+from pipeline.records.monitor import StageStatus
 
 __all__ = ["Job", "Options", "measure", "pending_jobs", "training_flops"]
 

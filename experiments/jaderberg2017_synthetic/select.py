@@ -20,7 +20,7 @@ from experiments.jaderberg2017_synthetic.results import FOLDER
 from experiments.jobs import carry_out
 from experiments.records import append_line
 from pipeline import Adam, Data, KeyedBatches, prepare, run_simulated
-from pipeline.folder import commit
+from pipeline.records.folder import commit
 
 SELECTION = FOLDER / "selection.jsonl"
 RATES = (1e-3, 3e-4, 1e-4, 3e-5)

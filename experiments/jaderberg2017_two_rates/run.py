@@ -28,8 +28,8 @@ from experiments.jobs import carry_out
 from experiments.machine import machine
 from experiments.records import append_record
 from pipeline import prepare, run_simulated
-from pipeline.prepared import Prepared
-from pipeline.rehearsal import rehearse
+from pipeline.configuration.prepared import Prepared
+from pipeline.virtual_time.rehearsal import rehearse
 
 __all__ = ["Job", "Options", "count", "jobs", "measure"]
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dni import Cosine, Only, Participation, Rescale, TopOrAll
 from experiments.datasets import Dataset, Layout, cifar10_subset, fashion_mnist
 from pipeline import Config, Data, KeyedBatches, Sgd
-from pipeline.idle import IdleBatchNorm
+from pipeline.learners.idle import IdleBatchNorm
 
 __all__ = [
     "ALL",

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from dni import Rescale
 from experiments.li2021_lws.config import EVERYTHING, GRID, INVERSE, SEEDS, Rule, Task
 from experiments.records import grouped, newest, read_records
-from pipeline.idle import IdleBatchNorm
+from pipeline.learners.idle import IdleBatchNorm
 
 __all__ = [
     "FOLDER",

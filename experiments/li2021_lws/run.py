@@ -48,7 +48,7 @@ from experiments.li2021_lws.spent import Step, full_steps, median_ms, read_steps
 from experiments.machine import machine
 from experiments.records import append_record
 from pipeline import NotFinite, StageFailure, prepare, run_threaded
-from pipeline.allocator import keep_freed_memory
+from pipeline.executors.allocator import keep_freed_memory
 
 __all__ = ["ROUNDS", "Job", "Options", "accuracy", "main", "measure"]
 

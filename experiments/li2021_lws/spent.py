@@ -13,7 +13,7 @@ from torch import nn
 from dni import Layout, Participation
 from experiments.li2021_lws.config import Rule, participation, units
 from experiments.spans import read_trace
-from pipeline.blocks import Draws
+from pipeline.configuration.blocks import Draws
 
 __all__ = ["Step", "full_steps", "median_ms", "read_steps", "seed_with_share"]
 

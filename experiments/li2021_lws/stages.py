@@ -28,14 +28,14 @@ from experiments.li2021_lws.results import FOLDER
 from experiments.machine import machine
 from experiments.records import append_line
 from pipeline import Config, Data, KeyedBatches, prepare
-from pipeline.agreement import prepare_together
-from pipeline.config import Executor, Sgd
-from pipeline.control import Control, World, world_from_environment
-from pipeline.costs import virtual_clock
-from pipeline.distributed import run_rank
+from pipeline.configuration.config import Executor, Sgd
+from pipeline.configuration.run import build_stage, make_feed, make_inbox
+from pipeline.executors.agreement import prepare_together
+from pipeline.executors.distributed import run_rank
 from pipeline.messages import Activation, Gradient, Payload, Send
-from pipeline.run import build_stage, make_feed, make_inbox
-from pipeline.simulator import simulate
+from pipeline.transports.control import Control, World, world_from_environment
+from pipeline.virtual_time.costs import virtual_clock
+from pipeline.virtual_time.simulator import simulate
 
 __all__ = ["CASES", "NUM_STAGES", "Case", "Options", "main", "make_config", "play"]
 

@@ -40,7 +40,7 @@ from experiments.li2021_lws.spent import Step, full_steps, median_ms, read_steps
 from experiments.machine import machine
 from experiments.records import append_line
 from pipeline import Config, Data, KeyedBatches, Sgd, prepare, run_threaded
-from pipeline.allocator import keep_freed_memory
+from pipeline.executors.allocator import keep_freed_memory
 
 __all__ = ["BY_HAND", "NETS", "RULES", "Options", "TimedNet", "main", "summed_up", "turn", "turn_by_hand"]
 

@@ -26,9 +26,9 @@ from dni import Bernoulli, ConditionalSyntheticGradient
 from experiments.records import append_line
 from pipeline import Config, Data, KeyedBatches, prepare
 from pipeline.clock import ThreadClock, WallClock
-from pipeline.control import Control, World, world_from_environment
-from pipeline.distributed import run_rank
-from pipeline.folder import commit
+from pipeline.executors.distributed import run_rank
+from pipeline.records.folder import commit
+from pipeline.transports.control import Control, World, world_from_environment
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.jsonl"

@@ -40,7 +40,8 @@ from dni import (
     doubling_restarts,
 )
 from experiments.datasets import Dataset, Layout, fashion_mnist, mnist
-from pipeline import Adam, Config, Data, KeyedBatches, methods
+from pipeline import Adam, Config, Data, KeyedBatches
+from pipeline.configuration import methods
 
 __all__ = [
     "BATCH_SIZE",

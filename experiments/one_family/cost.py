@@ -26,12 +26,12 @@ from experiments.one_family.config import BATCH_SIZE, NETS, ROWS, bare_config
 from experiments.one_family.results import FOLDER
 from experiments.records import append_line
 from pipeline import Config, prepare
-from pipeline.costs import virtual_clock
+from pipeline.configuration.prepared import Prepared
+from pipeline.configuration.run import build_stage, make_feed, make_inbox
 from pipeline.messages import Activation, Gradient, Message, OutputError, Payload, Send
-from pipeline.prepared import Prepared
-from pipeline.run import build_stage, make_feed, make_inbox
-from pipeline.simulator import simulate
-from pipeline.stage import Stage
+from pipeline.stages.stage import Stage
+from pipeline.virtual_time.costs import virtual_clock
+from pipeline.virtual_time.simulator import simulate
 
 __all__ = ["Cost", "Flops", "main", "measure"]
 

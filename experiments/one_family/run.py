@@ -28,7 +28,7 @@ from experiments.one_family.results import CHOSEN_ON, FOLDER, Run, best_rates, f
 from experiments.one_family.watch import watch
 from experiments.records import append_record, read_lines
 from pipeline import Config, ConfigurationError, NotFinite, StageFailure, prepare, run_simulated
-from pipeline.allocator import keep_freed_memory
+from pipeline.executors.allocator import keep_freed_memory
 
 __all__ = ["Job", "Options", "error_rate", "final_jobs", "measure", "rate_jobs", "screening_jobs"]
 

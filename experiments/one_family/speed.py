@@ -26,7 +26,7 @@ from experiments.one_family.results import FOLDER
 from experiments.records import append_line
 from experiments.spans import read_trace, start_s
 from pipeline import prepare, run_threaded
-from pipeline.allocator import keep_freed_memory
+from pipeline.executors.allocator import keep_freed_memory
 
 __all__ = ["LOOP", "Options", "main", "samples_per_s"]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dni import GradientSource, Members, NoGradient, Signal, agreement
 from pipeline import partition
-from pipeline.prepared import Prepared
+from pipeline.configuration.prepared import Prepared
 
 __all__ = ["Watched", "watch"]
 

@@ -20,7 +20,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from dni import Signal
 from experiments.real_stages.cases import BATCH_SIZE, NUM_CLASSES, Case, batches, network, optimizer, source
 from pipeline import partition
-from pipeline.control import Control
+from pipeline.transports.control import Control
 
 __all__ = ["run_loop"]
 

@@ -27,9 +27,9 @@ from experiments.real_stages.learning import learn
 from experiments.real_stages.loops import run_loop
 from experiments.records import append_line
 from experiments.spans import operations_ms, read_trace, start_s
-from pipeline.agreement import prepare_together
-from pipeline.control import Control, World, world_from_environment
-from pipeline.distributed import run_rank
+from pipeline.executors.agreement import prepare_together
+from pipeline.executors.distributed import run_rank
+from pipeline.transports.control import Control, World, world_from_environment
 
 HERE = Path(__file__).parent
 

@@ -13,7 +13,7 @@ from torch import nn
 from dni import Bernoulli, ConditionalSyntheticGradient, Never
 from experiments.sleeping_stages.sleeper import SleepingStage
 from pipeline import Config, CostModel, Data, KeyedBatches
-from pipeline.stash import StashPolicy
+from pipeline.stages.stash import StashPolicy
 
 __all__ = [
     "BACKWARD_S",

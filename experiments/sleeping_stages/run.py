@@ -28,9 +28,9 @@ from experiments.sleeping_stages.predict import predict
 from experiments.sleeping_stages.schedules import run_schedule
 from experiments.sleeping_stages.steady import around_pause, message_ms, steady
 from experiments.spans import Span, read_trace
-from pipeline.agreement import prepare_together
-from pipeline.control import Control, World, world_from_environment
-from pipeline.distributed import run_rank
+from pipeline.executors.agreement import prepare_together
+from pipeline.executors.distributed import run_rank
+from pipeline.transports.control import Control, World, world_from_environment
 
 HERE = Path(__file__).parent
 _DRAWN = ("equal: 1F1B, 8", "equal: decoupled, no", "equal: decoupled, syncs with p = 0.1, hold", "paused: ")

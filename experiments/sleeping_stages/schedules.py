@@ -18,7 +18,7 @@ from torch.distributed import pipelining
 from experiments.sleeping_stages.cases import BATCH_SIZE, WIDTH, Case, batches, sleeper
 from experiments.sleeping_stages.sleeper import SleepingStage
 from experiments.spans import Span
-from pipeline.control import Control
+from pipeline.transports.control import Control
 
 __all__ = ["run_schedule"]
 

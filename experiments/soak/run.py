@@ -26,10 +26,10 @@ from dni import Bernoulli, SyntheticGradient
 from experiments.machine import machine
 from experiments.records import append_line
 from pipeline import Config, Data, KeyedBatches
-from pipeline.agreement import prepare_together
-from pipeline.control import Control, world_from_environment
-from pipeline.distributed import run_rank
-from pipeline.launch import launch
+from pipeline.executors.agreement import prepare_together
+from pipeline.executors.distributed import run_rank
+from pipeline.executors.launch import launch
+from pipeline.transports.control import Control, world_from_environment
 
 HERE = Path(__file__).parent
 _WIDTH = 16

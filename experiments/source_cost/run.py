@@ -23,7 +23,7 @@ from rich.progress import track
 from experiments.machine import machine
 from experiments.records import append_line
 from experiments.source_cost.cases import CASES, ByHand, Contender, FromPackage, batch
-from pipeline.allocator import keep_freed_memory
+from pipeline.executors.allocator import keep_freed_memory
 
 __all__ = ["RESULTS", "Options", "compare", "main"]
 

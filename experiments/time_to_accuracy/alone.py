@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from experiments.time_to_accuracy.curve import Point
-from pipeline.feed import Batch
-from pipeline.keyed import undisturbed
-from pipeline.prepared import Prepared
-from pipeline.session import threads
+from pipeline.configuration.prepared import Prepared
+from pipeline.data.feed import Batch
+from pipeline.executors.session import threads
+from pipeline.randomness.keyed import undisturbed
 
 __all__ = ["train_alone"]
 

@@ -31,10 +31,10 @@ from experiments.time_to_accuracy.config import NUM_STAGES, ROWS, TASKS, Family
 from experiments.time_to_accuracy.curve import Point, read_curve
 from experiments.time_to_accuracy.results import RESULTS, Run, fastest, newest, read_runs
 from pipeline import Config, prepare
-from pipeline.agreement import prepare_together
-from pipeline.control import Control, World, world_from_environment
-from pipeline.distributed import run_rank
-from pipeline.folder import commit
+from pipeline.executors.agreement import prepare_together
+from pipeline.executors.distributed import run_rank
+from pipeline.records.folder import commit
+from pipeline.transports.control import Control, World, world_from_environment
 
 __all__ = ["Job", "Measured", "Options", "carry_out", "pending_jobs", "race"]
 

@@ -28,9 +28,9 @@ from experiments.time_to_accuracy.alone import train_alone
 from experiments.time_to_accuracy.config import ROWS, SYNTHESIZERS, TASKS, Choice
 from experiments.time_to_accuracy.curve import read_accuracies
 from pipeline import StageFailure, prepare, run_simulated
-from pipeline.folder import commit
-from pipeline.plan import StagePlan
-from pipeline.prepared import Prepared
+from pipeline.configuration.plan import StagePlan
+from pipeline.configuration.prepared import Prepared
+from pipeline.records.folder import commit
 
 __all__ = ["RATES", "SEED", "SELECTION", "Candidate", "Job", "Options", "chosen", "jobs", "read_candidates", "validate"]
 

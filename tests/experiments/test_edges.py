@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.edges import run
-from pipeline.control import World
+from pipeline.transports.control import World
 from tests.spawn import Ranks
 
 

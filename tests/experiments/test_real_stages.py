@@ -14,7 +14,7 @@ from experiments.real_stages.cases import Case, all_cases, config, find_cut, net
 from experiments.real_stages.learning import learning_config
 from experiments.real_stages.run import peak_mib, run_case
 from pipeline import prepare, run_simulated
-from pipeline.control import World
+from pipeline.transports.control import World
 from tests.spawn import Ranks
 
 WIDTH = 16

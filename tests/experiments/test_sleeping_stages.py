@@ -15,7 +15,7 @@ from experiments.sleeping_stages.sleeper import SleepingStage
 from experiments.sleeping_stages.steady import around_pause, message_ms, steady
 from experiments.spans import Span
 from pipeline import CostModel, prepare, run_simulated
-from pipeline.control import World
+from pipeline.transports.control import World
 from tests.spawn import Ranks
 
 OURS = Case(group="equal", method="decoupled, no syncs", first=2, microbatches=4)

@@ -31,16 +31,16 @@ from dni import (
     TrueGradient,
     UpdateProbability,
 )
-from pipeline.arrival import Arrival, Inbox
 from pipeline.clock import VirtualClock, WallClock
-from pipeline.costs import CostModel
-from pipeline.learner import Learner
+from pipeline.learners.learner import Learner
+from pipeline.learners.updater import Updater
 from pipeline.messages import Activation, Gradient, Message, Send
-from pipeline.simulator import simulate
-from pipeline.stage import Stage
-from pipeline.stage_settings import StageSettings
-from pipeline.trace import Event, Recorder
-from pipeline.updater import Updater
+from pipeline.stages.arrival import Arrival, Inbox
+from pipeline.stages.stage import Stage
+from pipeline.stages.stage_settings import StageSettings
+from pipeline.stages.trace import Event, Recorder
+from pipeline.virtual_time.costs import CostModel
+from pipeline.virtual_time.simulator import simulate
 
 WIDTH = 3
 """F of every boundary."""

@@ -14,13 +14,13 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from pipeline.edge import Receiver, SendingEnd
-from pipeline.frames import Incoming, Outgoing
-from pipeline.gloo import GlooIntake, GlooSender
 from pipeline.messages import Drain, Message
-from pipeline.shared_memory import SharedIntake, SharedSender
-from pipeline.staging import Landing
-from pipeline.unix_socket import Listener, connect
+from pipeline.transports.edge import Receiver, SendingEnd
+from pipeline.transports.frames import Incoming, Outgoing
+from pipeline.transports.gloo import GlooIntake, GlooSender
+from pipeline.transports.shared_memory import SharedIntake, SharedSender
+from pipeline.transports.staging import Landing
+from pipeline.transports.unix_socket import Listener, connect
 
 KINDS = ("shared", "gloo")
 """Of edges between ranks that work without a GPU."""

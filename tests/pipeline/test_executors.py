@@ -37,8 +37,8 @@ from dni import (
     WhenWorse,
 )
 from pipeline import ConfigurationError, run_simulated, run_threaded, train
-from pipeline.checkpoint import latest
-from pipeline.training import find_executor
+from pipeline.executors.training import find_executor
+from pipeline.records.checkpoint import latest
 from tests.executors import EXECUTORS, Case, Outcome, each_executor
 from tests.reference import Problem, assert_bit_equal
 from tests.spawn import Ranks

@@ -18,13 +18,13 @@ from torch import nn
 
 from dni import Bernoulli, ConditionalSyntheticGradient, Never
 from pipeline import RemoteFailure, StageFailure, partition, prepare, run_simulated
-from pipeline.checkpoint import latest
-from pipeline.config import Config
-from pipeline.control import Control, World
-from pipeline.distributed import run_rank
+from pipeline.configuration.config import Config
 from pipeline.errors import RunError
-from pipeline.monitor import StageStatus
-from pipeline.placement import place
+from pipeline.executors.distributed import run_rank
+from pipeline.records.checkpoint import latest
+from pipeline.records.monitor import StageStatus
+from pipeline.transports.control import Control, World
+from pipeline.transports.placement import place
 from tests.faults import FailAt, Fault
 from tests.reference import Problem, assert_bit_equal
 from tests.spawn import Ranks

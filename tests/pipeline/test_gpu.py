@@ -16,8 +16,8 @@ from dni import (
     SobolevCritic,
 )
 from pipeline import prepare, run_simulated, run_threaded
-from pipeline.control import Control, World
-from pipeline.distributed import run_rank
+from pipeline.executors.distributed import run_rank
+from pipeline.transports.control import Control, World
 from tests.reference import Problem, assert_bit_equal, summed_loss_loop
 from tests.spawn import Ranks
 

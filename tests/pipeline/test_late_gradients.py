@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from dni import ConditionalSyntheticGradient, Every, TrueGradient
 from pipeline import partition, prepare, run_simulated
 from pipeline.clock import VirtualClock
-from pipeline.keyed import seeded
-from pipeline.run import build_stage, make_feed, make_inbox
-from pipeline.simulator import simulate
-from pipeline.stash import StashPolicy
+from pipeline.configuration.run import build_stage, make_feed, make_inbox
+from pipeline.randomness.keyed import seeded
+from pipeline.stages.stash import StashPolicy
+from pipeline.virtual_time.simulator import simulate
 from tests.reference import CPU, Problem, assert_bit_equal, initial_model, state, summed_loss_loop
 
 PROBLEM = Problem(num_stages=2, dropout=0.2, steps=14)

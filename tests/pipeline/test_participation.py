@@ -28,12 +28,12 @@ from dni import (
     TrueGradient,
 )
 from pipeline import ConfigurationError, StageFailure, prepare, run_simulated
-from pipeline.blocks import Draws, layout_of
 from pipeline.clock import VirtualClock
-from pipeline.config import Adam, Sgd
+from pipeline.configuration.blocks import Draws, layout_of
+from pipeline.configuration.config import Adam, Sgd
+from pipeline.configuration.run import build_stage, make_feed, make_inbox
 from pipeline.messages import Gradient, Send
-from pipeline.run import build_stage, make_feed, make_inbox
-from pipeline.simulator import simulate
+from pipeline.virtual_time.simulator import simulate
 from tests.executors import EXECUTORS, Case, each_executor
 from tests.faults import FailAtUpdate
 from tests.reference import Problem, assert_bit_equal, initial_model, state, summed_loss_loop

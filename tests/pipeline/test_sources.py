@@ -26,9 +26,9 @@ from dni import (
     convert_to_feedback_alignment,
 )
 from pipeline import prepare, run_simulated, train
-from pipeline.control import Control, World
-from pipeline.distributed import run_rank
-from pipeline.methods import decoupled
+from pipeline.configuration.methods import decoupled
+from pipeline.executors.distributed import run_rank
+from pipeline.transports.control import Control, World
 from tests.reference import Problem, assert_bit_equal
 from tests.spawn import Ranks
 

@@ -10,12 +10,12 @@ from typing import Any
 from torch import nn
 
 from dni import GradientSource, LocalLoss, NoGradient, Shadow, SyntheticGradient, TrueGradient
-from pipeline.config import Config, Data
-from pipeline.equal import equal_stages
-from pipeline.feed import KeyedBatches
-from pipeline.methods import MethodName, by_name
-from pipeline.prepared import Prepared
-from pipeline.run import prepare
+from pipeline.configuration.config import Config, Data
+from pipeline.configuration.methods import MethodName, by_name
+from pipeline.configuration.prepared import Prepared
+from pipeline.configuration.run import prepare
+from pipeline.data.feed import KeyedBatches
+from pipeline.virtual_time.equal import equal_stages
 from tests.pipeline.chain import WIDTH, features, labels, linear
 
 SOURCES: dict[str, Callable[[], GradientSource]] = {

@@ -1,0 +1,1 @@
+"""When does a block apply what it has accumulated?"""

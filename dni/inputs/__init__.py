@@ -1,0 +1,1 @@
+"""Where does a stage's input come from?"""

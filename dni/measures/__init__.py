@@ -1,0 +1,1 @@
+"""How good is a gradient, and what has a network learned?"""

@@ -1,0 +1,1 @@
+"""When is what done, as a function of the step?"""

@@ -1,0 +1,1 @@
+"""Where does the gradient at a stage's output come from?"""

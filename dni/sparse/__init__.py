@@ -1,0 +1,1 @@
+"""Which blocks learn at a step?"""

@@ -1,0 +1,1 @@
+"""How does a gradient reach back through time?"""

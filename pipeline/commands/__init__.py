@@ -1,0 +1,1 @@
+"""What do the commands do, and what does a person see?"""

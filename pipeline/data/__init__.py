@@ -1,0 +1,1 @@
+"""Which microbatches enter the network?"""

@@ -1,0 +1,1 @@
+"""Who drives the stages, and how do several processes agree?"""

@@ -1,0 +1,1 @@
+"""How would a run spend its time if every stage had its own device?"""
