@@ -24,7 +24,7 @@ from dni import (
     RandomLayers,
     TopOrAll,
 )
-from pipeline.blocks import Draws
+from pipeline.configuration.blocks import Draws
 
 __all__ = ["FULL", "OPTIMIZERS", "RULES", "UNITS", "Course", "Rule", "Shares", "blocks_of", "shares"]
 

@@ -25,7 +25,7 @@ from experiments.sparse_peers.results import FOLDER, Run, at_the_edge, choose, p
 from experiments.sparse_peers.rules import Course, shares
 from experiments.sparse_peers.state_size import Watched
 from pipeline import NotFinite, StageFailure, prepare, run_simulated
-from pipeline.allocator import keep_freed_memory
+from pipeline.executors.allocator import keep_freed_memory
 
 __all__ = ["Job", "Options", "main", "measure", "work"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline.updater import OptimizerFactory
+from pipeline.learners.updater import OptimizerFactory
 
 __all__ = ["Watched"]
 

@@ -31,7 +31,7 @@ from experiments.sparse_peers.config import BATCH_SIZE, NETS, SHAPES, SIZES, Cel
 from experiments.sparse_peers.results import FOLDER, Timing
 from experiments.sparse_peers.rules import OPTIMIZERS, RULES, Course, Shares, shares
 from pipeline import Data, KeyedBatches, prepare, run_threaded
-from pipeline.allocator import keep_freed_memory
+from pipeline.executors.allocator import keep_freed_memory
 
 __all__ = ["COURSE", "NUM_TIMED", "WARM_UP", "Options", "Step", "main", "summed_up", "turn", "typical_seed"]
 
