@@ -20,7 +20,7 @@ from experiments.li2021_lws.accuracy_tables import accuracy_parts, differences
 from experiments.li2021_lws.config import FULL_NETS, TASKS, TUNED, Rule
 from experiments.li2021_lws.picture import PICTURE, draw
 from experiments.li2021_lws.results import FOLDER, Run, counted, finalists, read_runs, speed_up
-from experiments.li2021_lws.time import NETS as TIMED
+from experiments.li2021_lws.speed import NETS as TIMED
 from experiments.li2021_lws.time_tables import Lines, speed_ups, time_parts
 from experiments.machine import described
 from experiments.readme import rebuild, report

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 from experiments.li2021_lws.config import EVERYTHING, Rule
 from experiments.li2021_lws.cost_model import backward_speed_up, step_speed_up
+from experiments.li2021_lws.speed import BY_HAND, NETS, RULES
 from experiments.li2021_lws.stages import CASES, Case
-from experiments.li2021_lws.time import BY_HAND, NETS, RULES
 
 __all__ = ["SpeedUp", "speed_ups", "time_parts"]
 
@@ -56,7 +56,7 @@ def time_parts(times: Lines, stages: Lines) -> dict[str, str]:
 
 
 def speed_ups(net: str, times: Lines, *, how: str = "ours") -> dict[Rule, SpeedUp]:
-    """Of the rules that let the top or all learn, by the newest run of `time.py`."""
+    """Of the rules that let the top or all learn, by the newest run of `speed.py`."""
     own = _newest(net, how, times)
     if EVERYTHING not in own:
         return {}

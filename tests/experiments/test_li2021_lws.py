@@ -14,7 +14,7 @@ from torch import nn
 from experiments.expected import read_expected
 from experiments.li2021_lws import config as settings
 from experiments.li2021_lws import run as runner
-from experiments.li2021_lws import stages, table, time, time_tables
+from experiments.li2021_lws import speed, stages, table, time_tables
 from experiments.li2021_lws.by_hand import by_hand
 from experiments.li2021_lws.config import (
     EVERYTHING,
@@ -242,7 +242,7 @@ def test_check_names_what_is_missing_and_expects_every_row() -> None:
 def lines() -> list[dict[str, object]]:
     """A full step of 2 + 8 ms, and backwards of 2 ms where only the top learns; the model holds but for 10 %."""
     found: list[dict[str, object]] = []
-    for net, rule in product(time.NETS, time.RULES):
+    for net, rule in product(speed.NETS, speed.RULES):
         backward_ms = 1.1 * (8 * rule.probability + 2 * (1 - rule.probability)) if 0 < rule.probability < 1 else 2.0
         backward_ms = 8.0 if rule == EVERYTHING else backward_ms
         times = {"forward_ms": 1.0, "backward_ms": backward_ms, "update_ms": 1.0, "step_ms": backward_ms + 2}
@@ -268,15 +268,15 @@ def test_sum_of_turns_is_the_mean_of_the_medians_over_turns() -> None:
 
     turns = [[step(10.0, full=True), step(1.0, full=False)] for _ in range(2)]
     turns.append([step(90.0, full=True), step(2.0, full=False)])
-    found = time.summed_up(turns)
+    found = speed.summed_up(turns)
     assert (found["backward_ms"], found["step_ms"]) == (5.5, 16.5)
     assert (found["full_backward_ms"], found["other_backward_ms"]) == (10.0, 1.0)
 
 
 @pytest.mark.experiment
-@pytest.mark.parametrize("turn", [time.turn, time.turn_by_hand])
+@pytest.mark.parametrize("turn", [speed.turn, speed.turn_by_hand])
 def test_turn_is_timed(turn: Callable[..., list[Step]]) -> None:
-    net = replace(time.NETS["mlp"], make=lambda: make_linear((8,) * 5 + (10,), (784,)))
+    net = replace(speed.NETS["mlp"], make=lambda: make_linear((8,) * 5 + (10,), (784,)))
     found = turn(net, Rule("third", 0.5), steps=4)
     assert [step.full for step in found].count(True) == 2 and len(found) == 4
     assert all(step.whole_ms is not None and step.whole_ms >= step.backward_ms for step in found)

@@ -12,7 +12,7 @@ import torch
 from experiments.records import append_record
 from experiments.sparse_peers import config as settings
 from experiments.sparse_peers import run as runner
-from experiments.sparse_peers import table, time
+from experiments.sparse_peers import speed, table
 from experiments.sparse_peers.config import CELLS, LARGE, RATES, SEEDS, SMALL, TASKS, Cell, Split, Task, make_config
 from experiments.sparse_peers.picture import draw
 from experiments.sparse_peers.results import (
@@ -197,21 +197,21 @@ def test_times_are_compared_within_the_newest_process_that_has_both() -> None:
 
 
 def test_timed_turn_is_like_the_average_one_of_its_rule() -> None:
-    first, stop = time.WARM_UP, time.WARM_UP + time.NUM_TIMED
+    first, stop = speed.WARM_UP, speed.WARM_UP + speed.NUM_TIMED
     wanted = {"plws 0.1": (2 + 0.1 * 4) / 6, "plws 0.3": (2 + 0.3 * 4) / 6, "badam": 1 / 6, "lisa": 4 / 6}
     wanted |= {"multirate": 0.5, "layerout rising": 3.5 / 6, "layerout falling": 3.5 / 6}
     for rule, learned in wanted.items():
-        found = shares(RULES[rule].make(time.COURSE), seed=time.typical_seed(rule), first=first, stop=stop)
+        found = shares(RULES[rule].make(speed.COURSE), seed=speed.typical_seed(rule), first=first, stop=stop)
         assert found.learned == pytest.approx(learned, abs=0.02)
 
 
 @pytest.mark.experiment
 def test_turn_is_timed_step_by_step() -> None:
-    steps = time.turn(CELL._replace(rule="top"))
-    assert len(steps) == time.NUM_TIMED
+    steps = speed.turn(CELL._replace(rule="top"))
+    assert len(steps) == speed.NUM_TIMED
     assert all(0 < each.forward_ms + each.backward_ms + each.update_ms < each.whole_ms for each in steps)
     slow = [replace(each, backward_ms=1e6) for each in steps]
-    assert time.summed_up([steps, slow, steps]) == time.summed_up([steps])
+    assert speed.summed_up([steps, slow, steps]) == speed.summed_up([steps])
 
 
 def test_tables_show_what_was_run_and_flag_what_lies_at_the_edge(

@@ -1,6 +1,6 @@
 """How long do back-propagation and a whole step take with each rule, beside full training's?
 
-    python -m experiments.sparse_peers.time
+    python -m experiments.sparse_peers.speed
 
 In one process, on one thread, through the framework's own stage and recorder, on random pictures. All rules take turns,
 again and again, each time in the opposite order, so that whatever else the machine does hits all of them. A turn is a

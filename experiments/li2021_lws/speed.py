@@ -1,6 +1,6 @@
 """How much faster are back-propagation and whole steps, beside what they should be?
 
-    python -m experiments.li2021_lws.time
+    python -m experiments.li2021_lws.speed
 
 In one process, on one thread, through the framework's own stage, on random pictures. All rules take turns, again and
 again, each time in the opposite order, so that whatever else the machine does hits all of them. Every line is appended
