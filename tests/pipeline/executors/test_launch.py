@@ -100,7 +100,7 @@ def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def run_to_end(words: list[str], *, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a program; the repository is importable, for the scripted faults."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
