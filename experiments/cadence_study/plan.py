@@ -24,7 +24,7 @@ from experiments.cadence_study.config import (
     rules_of,
     shapes_of,
 )
-from experiments.cadence_study.results import NUM_BEST, Cell, Run, choices, finalists, rules, screened
+from experiments.cadence_study.results import NUM_BEST, Cell, Run, choices, finalists, rates_to_try, rules, screened
 
 __all__ = ["FULL", "ROUNDS", "Job", "full_jobs", "num_planned", "round_of", "steps_of"]
 
@@ -87,7 +87,7 @@ def rate_jobs(runs: Collection[Run]) -> list[Job]:
 
 
 def update_jobs(runs: Collection[Run]) -> list[Job]:
-    """Equal updates: every rate on all data, with the rule that was chosen where samples were equal."""
+    """Equal updates: two rates on all data, with the rule that was chosen where samples were equal."""
     return _rate_jobs(runs, "updates", TASKS)
 
 
@@ -127,7 +127,7 @@ def num_planned() -> dict[str, int]:
         (len(TASKS) - num_others) * num_tried,
         num_others * num_rates * len(ARMS),
         num_finals * len(SEEDS),
-        len(TASKS) * num_rates * len(ARMS),
+        len(TASKS) * 2 * len(RATES) * len(ARMS),
         num_finals * len(SEEDS),
     )
     return dict(zip(ROUNDS, counts, strict=True)) | {FULL: num_finals * len(FULL_SEEDS)}
@@ -150,14 +150,14 @@ def round_of(run: Run) -> str:
 
 
 def _rate_jobs(runs: Collection[Run], comparison: str, tasks: Iterable[Task]) -> list[Job]:
-    chosen, found = rules(runs), screened(runs)
+    chosen, found, best = rules(runs), screened(runs), choices(runs)
     cells = [Cell(comparison, task, optimizer, arm) for arm in ARMS for optimizer in RATES for task in tasks]
     planned = [(cell, chosen.get((cell.task.net, cell.optimizer, cell.arm)), steps_of(cell, found)) for cell in cells]
     return [
         _job(cell, rule, rate, seed=SCREENING_SEED, steps=steps)
         for cell, rule, steps in planned
         if rule is not None and steps is not None
-        for rate in RATES[cell.optimizer]
+        for rate in rates_to_try(cell, best)
     ]
 
 

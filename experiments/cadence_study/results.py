@@ -28,6 +28,7 @@ __all__ = [
     "choices",
     "finalists",
     "finals",
+    "rates_to_try",
     "read_runs",
     "rules",
     "screened",
@@ -151,13 +152,29 @@ def choices(runs: Collection[Run]) -> dict[Cell, Setting]:
     return found
 
 
+def rates_to_try(cell: Cell, chosen: Mapping[Cell, Setting]) -> tuple[float, ...]:
+    """All of the grid; where updates are equal, the best one where samples were equal, and the next higher one.
+
+    Arms that update often have fewer steps there, which want higher rates. At the top of the grid, the next lower one.
+    """
+    grid = RATES[cell.optimizer]
+    if cell.comparison == "samples":
+        return grid
+    setting = chosen.get(cell._replace(comparison="samples"))
+    if setting is None:
+        return grid
+    place = min(grid.index(setting.rate), len(grid) - 2)
+    return grid[place : place + 2]
+
+
 def screened(runs: Collection[Run]) -> dict[Cell, Run]:
     """The chosen runs of the cells in which all has been tried that was to be."""
-    tried, found = screening(runs), {}
-    for cell, setting in choices(runs).items():
+    tried, chosen, found = screening(runs), choices(runs), {}
+    for cell, setting in chosen.items():
         decides = cell.comparison == "samples" and cell.task.data == CHOSEN_ON
         wanted = rules_of(cell.arm, cell.optimizer) if decides else (setting.rule,)
-        if all(Setting(rule, rate) in tried[cell] for rule in wanted for rate in RATES[cell.optimizer]):
+        rates = rates_to_try(cell, chosen)
+        if all(Setting(rule, rate) in tried[cell] for rule in wanted for rate in rates):
             found[cell] = tried[cell][setting]
     return found
 
