@@ -1,0 +1,1 @@
+"""How does the structure of a network change while it trains?"""
