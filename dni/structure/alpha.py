@@ -1,7 +1,7 @@
 """How is new capacity phased in?
 
 What a new component adds is scaled by one alpha, which a ramp raises from 0 to 1. As a gate, y = W h + alpha V s(U h),
-alpha acts at every step until it is folded into V and removed; as an initial scale, V = alpha V0, it acts once (`grow`).
+alpha acts at every step until it is folded into V and removed; as an initial scale, V = alpha V0, once (see `grow`).
 
 At alpha = 0 a gate passes no gradient to V or U; an initial scale of 0 passes the whole gradient to V and none to U.
 Adam undoes the size of gradients on either path, so there alpha only sets how far the *function* moves per step.
@@ -130,7 +130,8 @@ class Parallel(nn.Module):
 class GatedComponent(nn.Module):
     """Adds what a component computes from the same input, scaled: y = base(h) + alpha component(h).
 
-    `alpha` is a buffer: a ramp sets it, nothing learns it, checkpoints keep it. Parameters have the same names as in `Parallel`.
+    `alpha` is a buffer: a ramp sets it, nothing learns it, checkpoints keep it. Parameters are named as in
+    `Parallel`.
 
     Args:
         base: what was there.
@@ -178,8 +179,8 @@ class GatedComponent(nn.Module):
         last = self.component[-1] if isinstance(self.component, nn.Sequential) and len(self.component) else None
         if not isinstance(last, nn.Linear | nn.Conv1d | nn.Conv2d):
             raise TypeError(
-                "a gated component must be an nn.Sequential that ends with the Linear or convolution into which alpha is "
-                f"folded, got {type(last if last is not None else self.component).__name__}."
+                "a gated component must be an nn.Sequential that ends with the Linear or convolution into which alpha "
+                f"is folded, got {type(last if last is not None else self.component).__name__}."
             )
         return last
 

@@ -1,10 +1,10 @@
 """Which new units would learn fastest?
 
 Those with incoming weights of 0 and outgoing weights along the directions in which the incoming gradient is largest.
-The function is unchanged, and the first gradient of the new units is as large as outgoing weights of their norm can make
-it.
+The function is unchanged, and their first gradient is as large as outgoing weights of their norm can make it.
 
-With U the incoming and V the outgoing weights of new units between h and z, dL/dU = s'(0) V^T G at U = 0, where G = sum over samples of (dL/dz) h^T: the gradient that a layer of zeros straight from h to z would have.
+With U the incoming and V the outgoing weights of new units between h and z, dL/dU = s'(0) V^T G at U = 0, where
+G = sum over samples of (dL/dz) h^T: the gradient that a layer of zeros straight from h to z would have.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 from dni.structure.grow import append_units
 from dni.structure.hidden import Hidden, Resized
@@ -59,7 +60,7 @@ def auxiliary_gradient_of_convolutions(
     units = _output_size(h.shape[-2:], first)
     # What each tap of an outgoing kernel, alone, would pull back to the units.
     each = torch.eye(taps, dtype=h.dtype, device=h.device).view(1, taps, *size).repeat(num_out, 1, 1, 1)
-    pulled = torch.nn.grad.conv2d_input(
+    pulled = conv2d_input(  # type: ignore[no-untyped-call]
         [h.shape[0], num_out * taps, *units],
         each,
         gradient,

@@ -66,7 +66,7 @@ def append_units(hidden: Hidden, count: int, fresh: Mapping[str, Tensor], *, alp
     needed = {name for name, own in hidden.tensors.items() if own.bound or own.side == "consumer"}
     if fresh.keys() - hidden.tensors.keys() or needed - fresh.keys():
         raise ValueError(
-            f"new units need values for {', '.join(sorted(needed))}, and may have them for {', '.join(hidden.tensors)}, "
+            f"new units need values of {', '.join(sorted(needed))}, and may have those of {', '.join(hidden.tensors)}; "
             f"got {', '.join(sorted(fresh)) or 'none'}."
         )
     origin = Origin.append(count, num_old=hidden.num_units)

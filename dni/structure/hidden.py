@@ -155,7 +155,7 @@ def _layer(network: nn.Module, name: str, kinds: tuple[type[nn.Module], ...]) ->
     modules = dict(network.named_modules())
     if name not in modules:
         raise ValueError(f"there is no layer {name!r} in the network; it has {', '.join(filter(None, modules))}.")
-    layer = modules[name]
+    layer: nn.Module = modules[name]
     if type(layer) not in kinds:
         raise TypeError(
             f"{name} must be one of {_names(kinds)} for its units to change, got {type(layer).__name__}. Choose "
@@ -164,7 +164,7 @@ def _layer(network: nn.Module, name: str, kinds: tuple[type[nn.Module], ...]) ->
     if isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups != 1:
         raise ValueError(
             f"{name} has {layer.groups} groups of {layer.in_channels // layer.groups} channels each; a unit belongs to "
-            "one of them, so the units of a grouped convolution cannot change by themselves. Choose a layer with groups=1."
+            "one of them, so those of a grouped convolution cannot change by themselves. Choose a layer with groups=1."
         )
     return layer
 

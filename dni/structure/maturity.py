@@ -2,8 +2,8 @@
 
 Adam keeps one `step` per tensor and corrects the bias of its moments by it. For new units inside an old tensor either
 count is wrong: kept, their updates grow to 6.6 times the learning rate; reset, those of the old units begin at 0.3
-times and fall to 0.15. So new units are a parameter of their own that shares the weight's memory, with its own count, until
-the correction no longer differs (see `dni.structure.pieces`).
+times and fall to 0.15. So new units are a parameter of their own that shares the weight's memory, with its own
+count, until the correction no longer differs (see `dni.structure.pieces`).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def moment_ratio(name: str, optimizer: Optimizer, group: Mapping[str, Any], *, y
         return _nesterov(young, group) / _nesterov(old, group)
     if isinstance(optimizer, Adam | RAdam | NAdam) or (isinstance(optimizer, Adamax) and name == "exp_avg"):
         beta = float(group["betas"][0 if name == "exp_avg" else 1])
-        return (1 - beta ** _count(old)) / (1 - beta ** _count(young))
+        return float((1 - beta ** _count(old)) / (1 - beta ** _count(young)))
     return 1.0
 
 

@@ -144,6 +144,8 @@ def check_untied(network: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def _check(parameter: nn.Parameter, changes: Sequence[AxisChange], followers: Mapping[str, Follower]) -> None:
+    if torch.is_complex(parameter):
+        raise TypeError("the structure of complex parameters cannot change. Keep real and imaginary parts apart.")
     check_changes(parameter.shape, changes)
     for name, follower in followers.items():
         if follower.tensor.shape != parameter.shape:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import (
     ASGD,
@@ -117,5 +116,3 @@ def check_state(optimizer: Optimizer, parameter: Tensor) -> None:
                 f"{tuple(parameter.shape)}, and it is not known how that follows a change; known are "
                 f"{', '.join(slots)}. Change the structure under another optimiser."
             )
-    if torch.is_complex(parameter):
-        raise TypeError("the structure of complex parameters cannot change. Keep real and imaginary parts apart.")

@@ -29,9 +29,9 @@ def widen(
 ) -> Resized:
     """Copy units; the network computes the same function.
 
-    W'[j] = W[s(j)], V'[:, j] = V[:, s(j)] / n(j), n the number of copies.    Source: Chen et al. 2015. Differs: noise is added
-    to the outgoing weights and adds up to 0 over the copies of a unit, so it breaks their symmetry (their incoming
-    gradients differ at once) and keeps the function.
+    W'[j] = W[s(j)], V'[:, j] = V[:, s(j)] / n(j), n the number of copies.    Source: Chen et al. 2015. Differs: noise
+    is added to the outgoing weights and adds up to 0 over the copies of a unit, so it breaks their symmetry (their
+    incoming gradients differ at once) and keeps the function.
 
     Args:
         hidden: the layer.
