@@ -1,1 +1,1 @@
-"""How does the structure of a network change while it trains?"""
+"""How does a network change its structure while it trains?"""

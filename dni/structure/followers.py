@@ -86,8 +86,10 @@ def map_tensor(tensor: Tensor, changes: Sequence[AxisChange], kind: Kind, *, fre
         copied = change.of("copy").apply(copied, change.axis)
     factor = _factor(old_shape, changes, kind, like=copied)
     if factor is not None:
-        scaled = copied * factor if fresh == 0 else torch.where(factor == 1, copied, fresh + (copied - fresh) * factor)
-        copied = scaled
+        if fresh == 0:
+            copied.mul_(factor)
+        else:
+            copied = torch.where(factor == 1, copied, fresh + (copied - fresh) * factor)
     if fresh != 0:
         copied.masked_fill_(fresh_entries(old_shape, changes, device=copied.device), fresh)
     return copied
@@ -97,9 +99,9 @@ def fresh_entries(shape: Sequence[int], changes: Sequence[AxisChange], *, device
     """True where an entry was not there before; of a shape that broadcasts against the new one."""
     entries = torch.zeros([1] * len(shape), dtype=torch.bool, device=device)
     for change in changes:
-        isnew = torch.zeros(change.origin.num_new, dtype=torch.bool, device=device)
-        isnew[list(change.origin.fresh)] = True
-        entries = entries | along(isnew, change.axis % len(shape), num_axes=len(shape))
+        is_fresh = torch.zeros(change.origin.num_new, dtype=torch.bool, device=device)
+        is_fresh[list(change.origin.fresh)] = True
+        entries = entries | along(is_fresh, change.axis % len(shape), num_axes=len(shape))
     return entries
 
 

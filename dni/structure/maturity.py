@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 from torch.optim import ASGD, SGD, Adagrad, Adam, Adamax, NAdam, Optimizer, RAdam
 
-from dni.structure.slots import group_of, slots_of
+from dni.structure.optimizer_state import group_of, slots_of
 
 __all__ = ["State", "age", "correction_gap", "may_merge", "moment_ratio"]
 

@@ -193,21 +193,20 @@ class Origin:
         index = torch.tensor([max(source, 0) for source in self.sources], device=tensor.device)
         result = tensor.index_select(axis, index)
         if self.is_scaled:
-            result = result * along(
-                torch.tensor(self.scale, dtype=torch.float64).to(result), axis, num_axes=result.dim()
-            )
+            scale = torch.tensor(self.scale, dtype=torch.float64).to(result)
+            result.mul_(along(scale, axis, num_axes=result.dim()))
         if not self.fresh:
             return result
         places = torch.tensor(self.fresh, device=tensor.device)
         if not isinstance(fill, Tensor):
-            return result.index_fill(axis, places, fill)
+            return result.index_fill_(axis, places, fill)
         needed = (*result.shape[:axis], len(self.fresh), *result.shape[axis + 1 :])
         if fill.shape != needed:
             raise ValueError(
                 f"the values of the {len(self.fresh)} new indices along axis {axis} must have the shape {needed}, got "
                 f"{tuple(fill.shape)}."
             )
-        return result.index_copy(axis, places, fill.to(result))
+        return result.index_copy_(axis, places, fill.to(result))
 
     def check_axis(self, shape: Sequence[int], axis: int) -> int:
         """The axis counted from 0.

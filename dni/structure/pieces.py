@@ -15,7 +15,7 @@ from torch.optim import Adagrad, Optimizer
 
 from dni.cadences.blocks import Piece
 from dni.structure.maturity import age, correction_gap, may_merge, moment_ratio
-from dni.structure.slots import check_state, fresh_of, group_of, slots_of
+from dni.structure.optimizer_state import check_state, fresh_of, group_of, slots_of
 
 __all__ = ["merge_pieces_", "merge_states", "split_in_pieces_"]
 

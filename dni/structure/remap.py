@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dni.structure.followers import AxisChange, check_changes, fresh_entries, map_tensor
-from dni.structure.slots import check_state, fresh_of, group_of, slots_of
+from dni.structure.optimizer_state import check_state, fresh_of, group_of, slots_of
 
 __all__ = ["Follower", "Remapped", "check_untied", "install_", "prepare_remap", "remap_parameter", "replace_parameter_"]
 

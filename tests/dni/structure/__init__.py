@@ -1,1 +1,0 @@
-"""How does the structure of a network change while it trains?"""
