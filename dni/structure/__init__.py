@@ -1,0 +1,1 @@
+"""How does a network change its structure while it trains?"""
