@@ -218,9 +218,9 @@ class ContinuousConv(nn.Module):
 
     def _positions(self) -> Tensor:
         """Coordinates of all taps of an axis, (k,)."""
-        taps, numerator, denominator, _ = self.sampling.tolist()
+        taps, numerator, denominator, _ = (int(value) for value in self.sampling.tolist())
         index = torch.arange(taps, device=self.sampling.device, dtype=next(self.parameters()).dtype)
-        step: float = 2 * numerator / denominator
+        step = 2 * numerator / denominator
         return 1 - (taps - 1 - index) * step if self.causal else (index - (taps - 1) / 2) * step
 
     def _inside(self, mask: Tensor) -> slice:

@@ -58,9 +58,9 @@ class SET:
         for name, on in kept.items():
             weight, mask = _flat(name, parameters, on)
             positive, negative = mask & (weight >= 0), mask & (weight < 0)
-            dropped = torch.cat(
-                [_lowest(weight.abs(), among, int(self.share * int(among.sum()))) for among in (positive, negative)]
-            )
+            dropped = torch.zeros_like(mask)
+            for among in (positive, negative):
+                dropped |= _lowest(weight.abs(), among, int(self.share * _count(among)))
             drawn = draw_uniform(keyed, name, weight.double())
             changes[name] = _net(mask, dropped, growth=drawn)
         return Rewiring(rule=repr(self), step=step, tensors=changes)
@@ -94,7 +94,7 @@ class RigL:
         changes = {}
         for name, on in kept.items():
             weight, mask = _flat(name, parameters, on)
-            count = int(self.share_at(step) * int(mask.sum()))
+            count = int(self.share_at(step) * _count(mask))
             dropped = _lowest(weight.abs(), mask, count)
             changes[name] = _net(mask, dropped, growth=_dense_gradient(name, parameters[name], mask).abs())
         return Rewiring(rule=repr(self), step=step, tensors=changes)
@@ -207,23 +207,20 @@ def _dense_gradient(name: str, parameter: Tensor, mask: Tensor) -> Tensor:
 
 
 def _check_finite(what: str, name: str, values: Tensor) -> None:
-    if not bool(torch.isfinite(values).all()):
+    if values.numel() and not all(bool(torch.isfinite(end)) for end in values.aminmax()):
         raise ValueError(f"the {what} of {name} must be finite to be ranked, found a number that is not.")
 
 
 def _lowest(scores: Tensor, among: Tensor, count: int) -> Tensor:
-    """Places of the `count` lowest of those in a set; of equals the first."""
-    places = _places(among)
-    return places[lowest(scores[places], count)]
+    """Which are the `count` lowest of those in a set, as bool; of equals the first."""
+    return lowest(scores.masked_fill(~among, math.inf), count)
 
 
 def _net(mask: Tensor, dropped: Tensor, *, growth: Tensor) -> TensorRewiring:
     """Grow as many as are dropped where `growth` is highest of all that is free then; name only what changes."""
-    after = mask.clone()
-    after[dropped] = False
-    grown = _lowest(-growth, ~after, dropped.numel())
-    after[grown] = True
-    return TensorRewiring(dropped=_places(mask & ~after), grown=_places(after & ~mask))
+    rest = mask & ~dropped
+    grown = _lowest(-growth, ~rest, _count(dropped))
+    return TensorRewiring(dropped=_places(dropped & ~grown), grown=_places(grown & ~mask))
 
 
 def _pruned_to(name: str, share: float, weight: Tensor, mask: Tensor) -> TensorRewiring:
@@ -234,9 +231,13 @@ def _pruned_to(name: str, share: float, weight: Tensor, mask: Tensor) -> TensorR
             f"at least 1 of the {mask.numel()} numbers of {name} must stay, but pruning {share:.3g} of it leaves none. "
             "Lower the share, or leave it out."
         )
-    dropped = torch.zeros_like(mask)
-    dropped[_lowest(weight.abs(), mask, max(0, int(mask.sum()) - keep))] = True
+    dropped = _lowest(weight.abs(), mask, max(0, _count(mask) - keep))
     return TensorRewiring(dropped=_places(dropped), grown=_places(mask & ~mask))
+
+
+def _count(chosen: Tensor) -> int:
+    """As `sum`, which makes 64-bit numbers of a mask first."""
+    return int(torch.count_nonzero(chosen))
 
 
 def _places(chosen: Tensor) -> Tensor:

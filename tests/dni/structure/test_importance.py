@@ -52,7 +52,7 @@ def test_movement_adds_up_over_updates_while_the_weights_change() -> None:
     for step in range(5):
         parameter.grad = _draw(4, 3, seed=step)
         scores.add(score_movement({"a": parameter}), num_samples=7)
-        total -= float(parameter[1, 2]) * float(parameter.grad[1, 2])
+        total -= float(parameter.detach()[1, 2]) * float(parameter.grad[1, 2])
         with torch.no_grad():
             parameter.sub_(0.1 * parameter.grad)
     assert float(scores.totals()["a"][1, 2]) == pytest.approx(total, rel=1e-14)

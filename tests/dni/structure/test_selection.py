@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dni import Count, Share, select_lowest
+from dni.structure.selection import lowest
 
 SCORES = {"a": torch.tensor([[0.5, 0.1], [0.9, 0.3]]), "b": torch.tensor([0.2, 0.4]), "c": torch.tensor([0.05])}
 
@@ -80,3 +81,21 @@ def test_what_cannot_be_ranked_is_refused() -> None:
         select_lowest(SCORES, Count(1), scope={"a": "one"})
     with pytest.raises(ValueError, match="a scope is 'network', 'tensor', or a group for each name, got 'layer'"):
         select_lowest(SCORES, Count(1), scope="layer")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["spread", "columns", "equal", "whole"])
+@pytest.mark.parametrize("count", [1, 40, 5_000, 30_000, 39_999])
+def test_lowest_of_many_are_those_of_a_stable_sort_whatever_a_sample_says(kind: str, count: int) -> None:
+    drawn = torch.Generator().manual_seed(0)
+    scores = {
+        "spread": torch.randn(40_000, generator=drawn),
+        "columns": (torch.arange(40_000) % 17 != 0).float() + torch.rand(40_000, generator=drawn),
+        "equal": torch.zeros(40_000),
+        "whole": torch.randint(0, 5, (40_000,), generator=drawn).float(),
+    }[kind]
+    assert torch.equal(
+        lowest(-scores, count).nonzero().flatten(), (-scores).sort(stable=True).indices[:count].sort().values
+    )
+    assert torch.equal(
+        lowest(scores, count).nonzero().flatten(), scores.sort(stable=True).indices[:count].sort().values
+    )
