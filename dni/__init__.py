@@ -77,13 +77,32 @@ from dni.sparse.layerwise_sparse import Only, Rescale, TopOrAll
 from dni.sparse.multirate import Multirate
 from dni.sparse.participation import Layout, Participation
 from dni.structure.alpha import CosineRamp, GatedComponent, LinearRamp, LossRamp, Parallel, Progress, Ramp
+from dni.structure.continual_backprop import ContinualBackprop, UnitUtility
+from dni.structure.continuous_kernel import ContinuousConv, GaussianMask
+from dni.structure.coordinate_network import CoordinateNetwork, KernelNetwork
 from dni.structure.followers import AxisChange, Side, map_tensor
+from dni.structure.fresh import fresh_values
 from dni.structure.gradmax import auxiliary_gradient, auxiliary_gradient_of_convolutions, grow_gradmax
 from dni.structure.grow import append_units, grow
 from dni.structure.hidden import Hidden, Resized, UnitTensor, fit_sizes_, keep_units
+from dni.structure.importance import (
+    RunningScores,
+    score_dormancy,
+    score_magnitude,
+    score_movement,
+    score_random,
+    score_taylor,
+    score_unit_activity,
+    score_unit_norm,
+    score_unit_taylor,
+    sum_by_unit,
+)
 from dni.structure.kernel import ResizedKernel, narrow_kernel, widen_kernel
+from dni.structure.keyed import Keyed
+from dni.structure.masks import HeldMasks
 from dni.structure.maturity import correction_gap, may_merge
 from dni.structure.origin import NEW, Origin
+from dni.structure.perturbations import Electroshock, ShrinkAndPerturb
 from dni.structure.pieces import merge_pieces_, merge_states, split_in_pieces_
 from dni.structure.remap import (
     Follower,
@@ -94,6 +113,13 @@ from dni.structure.remap import (
     remap_parameter,
     replace_parameter_,
 )
+from dni.structure.resets import ReDo, UnitReset, overwrite_, recycle_units_, whole_layers
+from dni.structure.rewiring import Rewiring, TensorRewiring, kept_after
+from dni.structure.selection import Amount, Count, Scope, Share, select_lowest
+from dni.structure.slots import Memory, forget_
+from dni.structure.sparse_training import SET, DenseSparseDense, GradualMagnitude, RigL, SparseTraining
+from dni.structure.sparsity import erdos_renyi, erdos_renyi_epsilon, erdos_renyi_kernel, random_masks, uniform_density
+from dni.structure.units import UnitPlace
 from dni.structure.widen import identity_convolution, identity_linear, random_units, widen
 from dni.through_time.recurrent import RecurrentDNI, Span
 from dni.through_time.recurrent_state import Unrolled
@@ -105,8 +131,10 @@ __all__ = [
     "MLP",
     "NEW",
     "REST",
+    "SET",
     "Alternating",
     "Always",
+    "Amount",
     "Applied",
     "AxisChange",
     "Bernoulli",
@@ -120,19 +148,25 @@ __all__ = [
     "Columns",
     "ConditionalSyntheticGradient",
     "Constant",
+    "ContinualBackprop",
+    "ContinuousConv",
     "Convolutional",
     "ConvolutionalHead",
+    "CoordinateNetwork",
     "Correction",
     "Corrector",
     "Cosine",
     "CosineRamp",
     "CosineRestarts",
+    "Count",
     "Coupling",
     "Critic",
     "CriticNetwork",
+    "DenseSparseDense",
     "DirectFeedbackAlignment",
     "DiscrepancyCorrection",
     "Draw",
+    "Electroshock",
     "Every",
     "FeedbackMode",
     "FewShotClassifier",
@@ -140,15 +174,20 @@ __all__ = [
     "Foreseen",
     "FreezeOut",
     "GatedComponent",
+    "GaussianMask",
     "GradientSource",
+    "GradualMagnitude",
     "Head",
     "Heads",
+    "HeldMasks",
     "Hidden",
     "InCycles",
     "InTurn",
     "InputMLP",
     "InputNetwork",
     "InputSource",
+    "KernelNetwork",
+    "Keyed",
     "Kickback",
     "LabelContext",
     "Layer",
@@ -167,6 +206,7 @@ __all__ = [
     "MLPHead",
     "Masks",
     "Members",
+    "Memory",
     "MixedGradient",
     "Multirate",
     "Need",
@@ -192,23 +232,31 @@ __all__ = [
     "RandomCadence",
     "RandomLayers",
     "RateRule",
+    "ReDo",
     "ReceivedInput",
     "RecurrentDNI",
     "Remapped",
     "Rescale",
     "Resized",
     "ResizedKernel",
+    "Rewiring",
+    "RigL",
     "Rows",
+    "RunningScores",
     "Schedule",
+    "Scope",
     "Selector",
     "Shadow",
     "Shapes",
+    "Share",
+    "ShrinkAndPerturb",
     "ShrunkGradient",
     "Side",
     "Signal",
     "Slice",
     "SobolevCritic",
     "Span",
+    "SparseTraining",
     "Steps",
     "Sum",
     "SummedLoss",
@@ -216,9 +264,13 @@ __all__ = [
     "Synthesizer",
     "SyntheticGradient",
     "SyntheticInput",
+    "TensorRewiring",
     "TopOrAll",
     "TrueGradient",
+    "UnitPlace",
+    "UnitReset",
     "UnitTensor",
+    "UnitUtility",
     "Unrolled",
     "UpdateProbability",
     "ValueMLP",
@@ -248,8 +300,13 @@ __all__ = [
     "dissimilarity",
     "distance_in_deviations",
     "doubling_restarts",
+    "erdos_renyi",
+    "erdos_renyi_epsilon",
+    "erdos_renyi_kernel",
     "fit_linear_probe",
     "fit_sizes_",
+    "forget_",
+    "fresh_values",
     "grade",
     "grade_source",
     "grow",
@@ -258,6 +315,7 @@ __all__ = [
     "identity_linear",
     "install_",
     "keep_units",
+    "kept_after",
     "layer_of",
     "least_active",
     "like",
@@ -274,24 +332,39 @@ __all__ = [
     "most_active",
     "narrow_kernel",
     "num_samples",
+    "overwrite_",
     "parameter_gradients_by_part",
     "prepare_remap",
     "pull_back",
     "random_in_layers",
+    "random_masks",
     "random_parameters",
     "random_units",
     "rate_factor",
+    "recycle_units_",
     "relative_distance",
     "remap_parameter",
     "replace_parameter_",
     "reset_to_initial",
+    "score_dormancy",
+    "score_magnitude",
+    "score_movement",
+    "score_random",
+    "score_taylor",
+    "score_unit_activity",
+    "score_unit_norm",
+    "score_unit_taylor",
+    "select_lowest",
     "sliding_windows",
     "split_by_layer",
     "split_direction",
     "split_error",
     "split_in_blocks",
     "split_in_pieces_",
+    "sum_by_unit",
     "sum_over_samples",
+    "uniform_density",
+    "whole_layers",
     "widen",
     "widen_kernel",
 ]
