@@ -22,6 +22,8 @@ from experiments.li2021_lws.config import (
     TOPS,
     TUNED,
     TUNED_INVERSE,
+    WIDE_RULES,
+    WIDE_TASK,
     Rule,
     Task,
 )
@@ -47,6 +49,7 @@ def accuracy_parts(runs: Collection[Run]) -> dict[str, str]:
     return parts | {
         "finalists": "\n".join(_finalists(own, shortened(runs))),
         "lengths": "\n".join(_lengths(shortened(runs))),
+        "wide": "\n".join(_wide(own)),
         "static": "\n".join(_static(own)),
         "rescaled": "\n".join(_rescaled(own)),
         "batch norm": "\n".join(_normalised(own)),
@@ -90,6 +93,20 @@ def _finalists(own: Counted, lengths: Mapping[Task, Sequence[Run]]) -> Iterator[
             yield f"{head} {' | '.join(cells)} | {times} | {_spread(over, '+.2f')} |"
 
 
+def _wide(own: Counted) -> Iterator[str]:
+    yield "| network | rule | test accuracy | over full SGD | held | back-propagation |"
+    yield "|---|---|---:|---:|---|---:|"
+    for rule in WIDE_RULES:
+        runs, head = own.get((WIDE_TASK, rule), ()), f"| {NETS[WIDE_TASK[0]].title} | {rule.title} |"
+        if not runs or rule == EVERYTHING:
+            yield f"{head} {_accuracy(runs)} | | | |"
+            continue
+        verdict = {True: "yes", False: "no", None: "too few seeds"}[held(own, WIDE_TASK, rule)]
+        faster = [found for run in runs if (found := speed_up(run)) is not None]
+        over = _spread(differences(own, WIDE_TASK, rule), "+.2f")
+        yield f"{head} {_accuracy(runs)} | {over} | {verdict} | {f'{mean(faster):.1f} x' if faster else 'not known'} |"
+
+
 def _lengths(lengths: Mapping[Task, Sequence[Run]]) -> Iterator[str]:
     parts = (1, *SHORTENED)
     yield f"| network | data | {' | '.join('all steps' if part == 1 else f'1/{part}' for part in parts)} |"
@@ -105,7 +122,7 @@ def _grid(data: str, own: Counted) -> Iterator[str]:
     for net in NETS:
         task = net, data
         full = own.get((task, EVERYTHING), ())[:1]
-        if net in FULL_NETS and not full:
+        if net in FULL_NETS and not finalists(own, task):
             yield f"| {NETS[net].title} | not run |" + " |" * len(TOPS)
             continue
         for probability in (0.0, *PROBABILITIES):

@@ -39,6 +39,9 @@ __all__ = [
     "TOPS",
     "TUNED",
     "TUNED_INVERSE",
+    "WIDE",
+    "WIDE_RULES",
+    "WIDE_TASK",
     "Net",
     "Rule",
     "Split",
@@ -208,6 +211,10 @@ DATA: Mapping[str, Callable[[Layout], Dataset]] = {"fashion": fashion_mnist, "ci
 
 Task: TypeAlias = tuple[str, str]
 """Network and data, by the names in `NETS` and `DATA`."""
+WIDE = "mlp 1024"
+WIDE_TASK: Task = (WIDE, "fashion")
+WIDE_RULES = (EVERYTHING, Rule("head", 0.3), Rule("head", 0.2))
+"""Tried on a wide network by itself, where the head's share of a backward is small."""
 TASKS: tuple[Task, ...] = tuple((net, data) for data in DATA for net in NETS)
 
 
