@@ -165,6 +165,47 @@ def test_part_of_a_weight_that_pauses_is_left_alone_while_the_others_learn() -> 
     assert_bit_equal(found, state(model))
 
 
+class InTurns:
+    """The upper half of a weight learns at two steps in three, the lower at the third, the last layer always."""
+
+    sets_rates = False
+    forgets = False
+
+    def check(self, layout: Layout) -> None:
+        """It is made for one network."""
+
+    def learning(self, step: int, layout: Layout, draw: object) -> Mapping[str, float]:
+        return {"1.0.weight[16:32]" if step % 3 == 0 else "1.0.weight[0:16]": 1.0, "4.0": 1.0}
+
+
+def test_parts_of_a_weight_accumulate_only_from_the_steps_at_which_they_learn() -> None:
+    problem = replace(PROBLEM, num_stages=2, steps=12)
+    blocks = (BlockCadence(Rows("1.0.weight"), Periodic(4)),)
+    found = run_simulated(prepare(problem.config(participation=InTurns(), blocks=blocks))).export()
+    model = initial_model(problem).train()
+    weight, top = model.get_parameter("1.0.weight"), model.get_submodule("4.0")
+    halves = [nn.Parameter(weight.data[:16]), nn.Parameter(weight.data[16:])]
+    slow, fast = problem.make_optimizer(halves), problem.make_optimizer(top.parameters())
+    sums, samples = [torch.zeros_like(half) for half in halves], [0, 0]
+    for step, (x, target) in zip(range(problem.steps), problem.batches().start(0), strict=False):
+        nn.CrossEntropyLoss(reduction="sum")(model(x), target).backward()
+        for parameter in top.parameters():
+            assert parameter.grad is not None
+            parameter.grad.div_(len(x))
+        fast.step()
+        half = int(step % 3 == 0)
+        assert weight.grad is not None
+        sums[half] += weight.grad[16 * half : 16 * half + 16]
+        samples[half] += len(x)
+        model.zero_grad()
+        if step % 4 == 3:
+            for index, part in enumerate(halves):
+                part.grad = sums[index] / samples[index]
+            slow.step()
+            sums, samples = [torch.zeros_like(part) for part in halves], [0, 0]
+    assert_bit_equal(found, state(model))
+
+
 def played(**settings: Any) -> tuple[list[str], list[str]]:
     """What the stages of a run did, and the gradients that were sent, as `2G0` from stage 2."""
     prepared = prepare(PROBLEM.config(**settings))
