@@ -9,6 +9,13 @@ from dni.cadences.pace import Draw, Foreseen, Pace
 from dni.cadences.rate_rule import RateRule, rate_factor
 from dni.cadences.selectors import Channels, Columns, Heads, Layer, Parameter, Quadrants, Rows, Slice
 from dni.few_shot import FewShotClassifier, LogitSynthesizer
+from dni.growth.alpha import CosineRamp, GatedComponent, LinearRamp, LossRamp, Parallel, Progress, Ramp
+from dni.growth.continuous_kernel import ContinuousConv, GaussianMask
+from dni.growth.coordinate_network import CoordinateNetwork, KernelNetwork
+from dni.growth.gradmax import auxiliary_gradient, auxiliary_gradient_of_convolutions, grow_gradmax
+from dni.growth.grow import append_units, grow
+from dni.growth.kernel import ResizedKernel, narrow_kernel, widen_kernel
+from dni.growth.widen import identity_convolution, identity_linear, random_units, widen
 from dni.inputs.input_source import InputSource, ReceivedInput
 from dni.inputs.synthetic_input import InputMLP, InputNetwork, SyntheticInput
 from dni.measures.active import (
@@ -46,6 +53,28 @@ from dni.measures.representations import (
     linear_probe_accuracy,
 )
 from dni.members import Members, as_tuple, carriers, like, map_members, num_samples
+from dni.pruning.importance import (
+    RunningScores,
+    score_dormancy,
+    score_magnitude,
+    score_movement,
+    score_random,
+    score_taylor,
+    score_unit_activity,
+    score_unit_norm,
+    score_unit_taylor,
+    sum_by_unit,
+)
+from dni.pruning.masks import HeldMasks
+from dni.pruning.rewiring import Rewiring, TensorRewiring, kept_after
+from dni.pruning.selection import Amount, Count, Scope, Share, select_lowest
+from dni.pruning.sparse_training import SET, DenseSparseDense, GradualMagnitude, RigL, SparseTraining
+from dni.pruning.sparsity import erdos_renyi, erdos_renyi_epsilon, erdos_renyi_kernel, random_masks, uniform_density
+from dni.pruning.units import UnitPlace
+from dni.resets.continual_backprop import ContinualBackprop, UnitUtility
+from dni.resets.fresh import fresh_values
+from dni.resets.perturbations import Electroshock, ShrinkAndPerturb
+from dni.resets.resets import ReDo, UnitReset, overwrite_, recycle_units_, whole_layers
 from dni.schedules.schedule import Constant, Cosine, CosineRestarts, InTurn, Schedule, Steps, doubling_restarts
 from dni.schedules.sync import Alternating, Always, Bernoulli, Every, Never, Piecewise, SyncPolicy, WhenWorse
 from dni.schedules.update_probability import UpdateProbability
@@ -76,33 +105,12 @@ from dni.sparse.layer_out import LayerOut
 from dni.sparse.layerwise_sparse import Only, Rescale, TopOrAll
 from dni.sparse.multirate import Multirate
 from dni.sparse.participation import Layout, Participation
-from dni.structure.alpha import CosineRamp, GatedComponent, LinearRamp, LossRamp, Parallel, Progress, Ramp
-from dni.structure.continual_backprop import ContinualBackprop, UnitUtility
-from dni.structure.continuous_kernel import ContinuousConv, GaussianMask
-from dni.structure.coordinate_network import CoordinateNetwork, KernelNetwork
 from dni.structure.followers import AxisChange, Side, map_tensor
-from dni.structure.fresh import fresh_values
-from dni.structure.gradmax import auxiliary_gradient, auxiliary_gradient_of_convolutions, grow_gradmax
-from dni.structure.grow import append_units, grow
 from dni.structure.hidden import Hidden, Resized, UnitTensor, fit_sizes_, keep_units
-from dni.structure.importance import (
-    RunningScores,
-    score_dormancy,
-    score_magnitude,
-    score_movement,
-    score_random,
-    score_taylor,
-    score_unit_activity,
-    score_unit_norm,
-    score_unit_taylor,
-    sum_by_unit,
-)
-from dni.structure.kernel import ResizedKernel, narrow_kernel, widen_kernel
 from dni.structure.keyed import Keyed
-from dni.structure.masks import HeldMasks
 from dni.structure.maturity import correction_gap, may_merge
+from dni.structure.optimizer_state import Memory
 from dni.structure.origin import NEW, Origin
-from dni.structure.perturbations import Electroshock, ShrinkAndPerturb
 from dni.structure.pieces import merge_pieces_, merge_states, split_in_pieces_
 from dni.structure.remap import (
     Follower,
@@ -113,14 +121,7 @@ from dni.structure.remap import (
     remap_parameter,
     replace_parameter_,
 )
-from dni.structure.resets import ReDo, UnitReset, overwrite_, recycle_units_, whole_layers
-from dni.structure.rewiring import Rewiring, TensorRewiring, kept_after
-from dni.structure.selection import Amount, Count, Scope, Share, select_lowest
-from dni.structure.slots import Memory, forget_
-from dni.structure.sparse_training import SET, DenseSparseDense, GradualMagnitude, RigL, SparseTraining
-from dni.structure.sparsity import erdos_renyi, erdos_renyi_epsilon, erdos_renyi_kernel, random_masks, uniform_density
-from dni.structure.units import UnitPlace
-from dni.structure.widen import identity_convolution, identity_linear, random_units, widen
+from dni.structure.slots import forget_
 from dni.through_time.recurrent import RecurrentDNI, Span
 from dni.through_time.recurrent_state import Unrolled
 from dni.through_time.window import LossOfSteps

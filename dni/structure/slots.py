@@ -7,28 +7,14 @@ as a whole (`step`). To forget an entry is to put its slots to what they are bef
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Memory", "forget_", "slots"]
+from dni.structure.optimizer_state import Memory
 
-Memory: TypeAlias = Literal["keep", "zero moments", "zero moments and step"]
-"""What becomes of the optimiser's state of entries that are given new values.
-
-keep: nothing. The moments belong to other values; momentum pulls the new ones where it pulled the old ones.
-zero moments: their slots begin anew, and `step` goes on. As in ReDo's own code. With Adam (β .9/.999, constant
-    gradient) the first step of such an entry is 3.2 times the learning rate, the largest 6.57 times (at step 12), more
-    than 1.5 times for about 590 steps: bias correction takes its moments for mature ones.
-zero moments and step: exactly the learning rate from the first step for what was reset; but torch has one `step` for a
-    tensor, so all of its other entries, whose moments are mature, are slowed to 0.32 times at first, 0.15 at step 10,
-    0.31 at step 100, 0.63 at 500 and 0.93 at 2,000. Right if the whole tensor is reset, or for an optimiser whose
-    `step` has the parameter's shape: then only the entries' own count begins anew.
-
-(Measured with torch 2.13.) With stock Adam both are wrong for part of a tensor; an own block for new entries is not.
-SGD has no step, so there the last two are the same, and right.
-"""
+__all__ = ["forget_", "slots"]
 
 _COUNTERS = {"step": 0.0, "mu_product": 1.0, "mu": 1.0}
 """State that counts updates, of a tensor as a whole, and what it begins with (`eta` begins with the learning rate)."""

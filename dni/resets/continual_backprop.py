@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dni.structure.resets import UnitReset
-from dni.structure.selection import lowest
+from dni.pruning.selection import lowest
+from dni.resets.resets import UnitReset
 
 __all__ = ["ContinualBackprop", "UnitUtility"]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dni import Count, Share, select_lowest
-from dni.structure.selection import lowest
+from dni.pruning.selection import lowest
 
 SCORES = {"a": torch.tensor([[0.5, 0.1], [0.9, 0.3]]), "b": torch.tensor([0.2, 0.4]), "c": torch.tensor([0.05])}
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dni.measures.active import Masks
-from dni.structure.rewiring import Rewiring, kept_after
+from dni.pruning.rewiring import Rewiring, kept_after
 from dni.structure.slots import forget_, slots
 
 __all__ = ["HeldMasks"]

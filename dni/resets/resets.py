@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from dni.measures.active import Masks, reset_to_initial
-from dni.structure.fresh import fresh_values
+from dni.pruning.units import UnitPlace
+from dni.resets.fresh import fresh_values
 from dni.structure.keyed import Keyed
-from dni.structure.slots import Memory, forget_
-from dni.structure.units import UnitPlace
+from dni.structure.optimizer_state import Memory
+from dni.structure.slots import forget_
 
 __all__ = ["ReDo", "UnitReset", "overwrite_", "recycle_units_", "whole_layers"]
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
-from dni.structure.grow import append_units
+from dni.growth.grow import append_units
 from dni.structure.hidden import Hidden, Resized
 
 __all__ = ["auxiliary_gradient", "auxiliary_gradient_of_convolutions", "grow_gradmax"]

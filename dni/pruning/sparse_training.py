@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from dni.measures.active import Masks
+from dni.pruning.rewiring import Rewiring, TensorRewiring
+from dni.pruning.selection import lowest
 from dni.structure.keyed import Keyed, draw_uniform
-from dni.structure.rewiring import Rewiring, TensorRewiring
-from dni.structure.selection import lowest
 
 __all__ = ["SET", "DenseSparseDense", "GradualMagnitude", "RigL", "SparseTraining"]
 

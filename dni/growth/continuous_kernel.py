@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dni.structure.coordinate_network import CoordinateNetwork, KernelNetwork
+from dni.growth.coordinate_network import CoordinateNetwork, KernelNetwork
 
 __all__ = ["ContinuousConv", "GaussianMask"]
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from dni.structure.keyed import Keyed, draw_normal
-from dni.structure.slots import Memory, forget_
+from dni.structure.optimizer_state import Memory
+from dni.structure.slots import forget_
 
 __all__ = ["Electroshock", "ShrinkAndPerturb"]
 

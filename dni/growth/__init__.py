@@ -1,0 +1,1 @@
+"""How does a network become larger while it trains?"""

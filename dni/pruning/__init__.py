@@ -1,0 +1,1 @@
+"""What does a network need least, and how does it do without?"""

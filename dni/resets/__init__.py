@@ -1,0 +1,1 @@
+"""How is part of a network begun anew, or shaken?"""

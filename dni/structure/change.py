@@ -1,0 +1,64 @@
+"""What does an event change in the tensors of a stage?
+
+A change is a value: it is planned from what is there, printed, logged, sent, and applied elsewhere to the same end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from dni.growth.alpha import Ramp
+from dni.structure.followers import AxisChange
+from dni.structure.optimizer_state import Memory
+from dni.structure.origin import Origin
+
+__all__ = ["NewUnits", "StageChange", "TensorChange", "UnitChange"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TensorChange:
+    """What becomes of a parameter or a buffer."""
+
+    axes: tuple[AxisChange, ...] = ()
+    """One for each axis that changes; a unit that begins anew is one whose source is `NEW`."""
+    value: Tensor | None = None
+    """All of it, in its new shape; None: what the axes make of the old one, with new entries 0."""
+    memory: Memory = "keep"
+    """What becomes of the optimiser's state of entries that were there before. New ones have none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewUnits:
+    """How units begin that were not there, and what is done to copies."""
+
+    alpha: float = 0.0
+    """Weights that read new units are alpha times as torch's layers begin; 0 leaves the function as it is."""
+    noise: float = 0.0
+    """Standard deviation, in that of the weights, of what is added to weights that read copies; adds up to 0 over the
+    copies of a unit, so the function is kept."""
+    ramp: Ramp | None = None
+    """Opens a gate in front of what reads the new units; None: there is no gate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitChange:
+    """What becomes of the units of a layer."""
+
+    layer: str
+    """Name of the layer that computes them."""
+    origin: Origin
+    """Of its units."""
+    new: NewUnits = field(default_factory=NewUnits)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StageChange:
+    """What becomes of one stage."""
+
+    tensors: Mapping[str, TensorChange]
+    """By name within the stage."""
+    boundary: UnitChange | None = None
+    """Of the units of the stage's output, which the stage above has to follow; None: they stay as they are."""
