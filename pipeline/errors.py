@@ -7,6 +7,7 @@ PipelineError
 └── RunError              found while running, exit code 1
     ├── StageFailure      a stage raised; carries stage, step and phase
     ├── NotFinite         a loss, gradient or parameter is NaN or infinite
+    ├── StructureError    an event could not be carried out; the stage is as it was before
     ├── ReplayError       a recorded order that the stages cannot have followed
     ├── SaveFailure       something could not be written: the disk is full, or does not let us
     ├── LostEdge          a connection between two stages broke
@@ -41,6 +42,7 @@ __all__ = [
     "RunError",
     "SaveFailure",
     "StageFailure",
+    "StructureError",
     "blaming",
 ]
 
@@ -67,6 +69,10 @@ class RunError(PipelineError):
 
 class NotFinite(RunError):
     """A loss, gradient or parameter is NaN or infinite."""
+
+
+class StructureError(RunError):
+    """An event could not be carried out; the stage has the structure that it had before."""
 
 
 class ReplayError(RunError):

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Activation", "Drain", "Gradient", "Input", "Message", "OutputError", "Payload", "Send", "Stop"]
+__all__ = ["Activation", "Drain", "Gradient", "Input", "Message", "OutputError", "Payload", "Reshape", "Send", "Stop"]
 
 Payload: TypeAlias = Tensor | tuple[Tensor | None, ...]
 """One tensor, or a tuple of tensors (None where a member carries no gradient)."""
@@ -56,11 +56,14 @@ class Gradient:
     """Whether every gradient in the chain above was the true one, of the weights of today."""
     version: int = 0
     generation: int = 0
+    """Of the boundary, whose units the value is for."""
     dropped: bool = False
     """Whether the activation was dropped from a queue: the work that went into it was for nobody above."""
     quality: float | None = None
     """The lowest cosine with the true gradient that the sources of the sender and above it had when each was last
     compared, in 32 bits; None: none was yet."""
+    loss: float | None = None
+    """The newest training loss per sample that the sender knows of, in 32 bits; None: nobody asks, or none was yet."""
     ready: torch.cuda.Event | None = field(default=None, compare=False)
     """From when on its tensors may be read; None: now."""
 
@@ -102,6 +105,18 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
+class Reshape:
+    """From the next Activation on, the units of h are others: in its place among the activations, to the stage above."""
+
+    step: int
+    """Of the event."""
+    change: str
+    """What becomes of the units, a `dni.UnitChange` as JSON."""
+    generation: int
+    """Changes of structure at this boundary, this one included."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Take no further microbatch until every activation sent on has been answered."""
 
@@ -120,7 +135,7 @@ class Stop:
     step: int
 
 
-Message: TypeAlias = Activation | Gradient | OutputError | Input | Drain | Stop
+Message: TypeAlias = Activation | Gradient | OutputError | Input | Reshape | Drain | Stop
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from dni import (
     BlockCadence,
     Constant,
     Correction,
+    Event,
     GradientSource,
     InputSource,
     Never,
@@ -144,6 +145,9 @@ class Config:
     idle_batch_norm: IdleBatchNorm = "follow"
     """What a BatchNorm does at a step at which it does not learn itself. follow: as if it did. hold: its running
     statistics stay. evaluate: they stay, and it normalises by them."""
+    events: tyro.conf.Suppress[tuple[Event, ...]] = ()
+    """When the structure changes and how, as Event(EpochEnds(), PruneUnits(layers=("0",), amount=Share(0.1))): right after
+    the first update at the step, in the order of this list."""
     rate_rule: RateRule = "none"
     """By what the learning rate of a block is multiplied whose update holds k microbatches: none, linear (k), sqrt."""
     send_every: tuple[int, ...] = (1,)
@@ -247,6 +251,11 @@ class Config:
                 raise ConfigurationError(
                     "blocks takes BlockCadence(selector, cadence), as BlockCadence(Layer('2'), Periodic(4)), "
                     f"got {block!r}."
+                )
+        for event in self.events:
+            if not isinstance(event, Event):
+                raise ConfigurationError(
+                    f"events takes Event(when, action), as Event(At(100), PruneUnits(...)), got {event!r}."
                 )
         if self.participation is not None and not isinstance(self.participation, Participation):
             raise ConfigurationError(

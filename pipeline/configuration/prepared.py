@@ -54,6 +54,8 @@ class Outline:
     """Whether a resumed run sees the same microbatches."""
     evaluates: bool
     """Whether there is anything to evaluate on."""
+    steps_per_epoch: int | None = None
+    """Microbatches of an epoch; None: the data does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)

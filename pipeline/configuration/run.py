@@ -37,7 +37,11 @@ from pipeline.data.feed import Batch, Feed, FeedSettings, batches
 from pipeline.errors import ConfigurationError
 from pipeline.learners.decay import Decay, check_no_decay
 from pipeline.learners.idle import IdleLayers
+from pipeline.learners.late_weights import LateWeights
 from pipeline.learners.learner import Learner
+from pipeline.learners.movement import MovementMeter
+from pipeline.learners.parts import Parts, Remembered
+from pipeline.learners.structure import Structure
 from pipeline.learners.probe import make_probe
 from pipeline.learners.updater import Updater
 from pipeline.randomness.keyed import Generators, seeded, undisturbed
@@ -102,6 +106,7 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
         draws=tuple(plan.draws for plan in plans),
         exact_feed=train.exact,
         evaluates=len(data.test) > 0,
+        steps_per_epoch=getattr(data.train, "steps_per_epoch", None),
     )
     return Prepared(
         config=config,
@@ -133,30 +138,18 @@ def build_stage(
 
     `turns` are those of the threads that draw from the same generators; None: this thread alone does.
     """
-    config, num_stages = prepared.config, prepared.num_stages
+    config = prepared.config
     device = device or _CPU
     module = prepared.cut.stages[index].to(device)
-    names, blocks, participants = prepared.cut.names(index), prepared.blocks[index].blocks, prepared.participants(index)
-    updater = Updater(
-        {names[name]: parameter for name, parameter in module.named_parameters()},
-        optimizer=per_stage(config.optimizer, num_stages, name="optimizer")[index],
-        schedule=_schedule(prepared, index),
-        clip_norm=config.clip_norm,
-        decay=None if config.weight_decay is None else Decay(config.weight_decay),
-        blocks=blocks,
-        pace=prepared.pace(index),
-        rate_rule=config.rate_rule,
-        participants=participants,
-    )
     recorder = Recorder(index, clock)
     learner = Learner(
         module,
         index=index,
         source=prepared.sources[index],
         inputs=prepared.inputs[index - 1] if index else ReceivedInput(),
-        updater=updater,
+        parts=lambda remembered: _make_parts(prepared, index, module, recorder, remembered),
+        names=lambda: prepared.cut.names(index),
         recorder=recorder,
-        names=names,
         device=device,
         seed=config.seed,
         generators=Generators(
@@ -171,14 +164,48 @@ def build_stage(
         modifies_input=prepared.outline.modifies_input[index],
         measure_every=config.measure_every,
         stash=config.stash,
-        corrector=_corrector(prepared, index, module),
         takes_every=prepared.takes_every[index],
-        measure_updates_every=config.measure_updates_every,
-        idle=IdleLayers(
-            module, names=names, blocks=blocks, participants=participants, batch_norm=config.idle_batch_norm
+        structure=Structure(
+            index=index,
+            is_last=index == prepared.num_stages - 1,
+            events=config.events,
+            seed=config.seed,
+            steps=config.steps,
+            steps_per_epoch=prepared.outline.steps_per_epoch,
         ),
     )
     return Stage(learner, settings=stage_settings(prepared, index), recorder=recorder)
+
+
+def _make_parts(
+    prepared: Prepared, index: int, module: nn.Module, recorder: Recorder, remembered: Remembered
+) -> Parts:
+    """What knows the parameters of a stage's module, for the module as it is."""
+    config, names = prepared.config, prepared.cut.names(index)
+    blocks, participants = prepared.blocks[index].blocks, prepared.participants(index)
+    updater = Updater(
+        {names[name]: parameter for name, parameter in module.named_parameters()},
+        optimizer=per_stage(config.optimizer, prepared.num_stages, name="optimizer")[index],
+        schedule=_schedule(prepared, index),
+        clip_norm=config.clip_norm,
+        decay=None if config.weight_decay is None else Decay(config.weight_decay),
+        blocks=blocks,
+        pace=remembered.pace or prepared.pace(index),
+        rate_rule=config.rate_rule,
+        participants=participants,
+        ages=remembered.ages,
+        masks=remembered.masks,
+    )
+    return Parts(
+        updater=updater,
+        weights=LateWeights(
+            module, stash=config.stash, corrector=_corrector(prepared, index, module), history=remembered.history
+        ),
+        idle=IdleLayers(
+            module, names=names, blocks=blocks, participants=participants, batch_norm=config.idle_batch_norm
+        ),
+        movement=MovementMeter(module, names=names, recorder=recorder, every=config.measure_updates_every),
+    )
 
 
 def stage_settings(prepared: Prepared, index: int) -> StageSettings:

@@ -67,6 +67,7 @@ def _prepare_other(config: Config, control: Control) -> Prepared:
             draws=tuple(map(tuple, outline["draws"])),
             exact_feed=outline["exact_feed"],
             evaluates=outline["evaluates"],
+            steps_per_epoch=outline["steps_per_epoch"],
         ),
     )
 

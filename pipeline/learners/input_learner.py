@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from dni import InputSource
+from dni import InputSource, Origin
 from pipeline.errors import NotFinite
+from pipeline.learners.remapped import remapped
 from pipeline.messages import Payload
 from pipeline.randomness.keyed import Generators, generator
 from pipeline.stages.trace import Recorder
@@ -28,7 +29,8 @@ class InputLearner:
     def __init__(
         self, source: InputSource, *, index: int, seed: int, generators: Generators, recorder: Recorder
     ) -> None:
-        self._source = source
+        self.source = source
+        """Makes it up."""
         self._index = index
         self._seed = seed
         self._generators = generators
@@ -40,7 +42,7 @@ class InputLearner:
         """The stage's input, made of the network's."""
         self._recorder.begin()
         with self._generators.at("imagine", step):
-            h = self._source.estimate(x)
+            h = self.source.estimate(x)
         self._recorder.end("I", step, version=version)
         return h
 
@@ -53,21 +55,30 @@ class InputLearner:
         self._recorder.begin()
         if not self.built:
             with self._generators.forked():
-                self._source.build(x, h, generator=generator(self._seed, f"input/{self._index}", 0))
+                self.source.build(x, h, generator=generator(self._seed, f"input/{self._index}", 0))
             self.built = True
         with self._generators.at("learn input", step):
-            loss = self._source.learn(x, h, step=step)
+            loss = self.source.learn(x, h, step=step)
         self._recorder.end("N", step, version=version)
         self._recorder.measure("input_loss", step, loss)
         if not math.isfinite(loss):
             raise NotFinite(f"the loss of the synthetic input of stage {self._index} is {loss} at step {step}.")
 
+    def remap(self, origin: Origin, *, axis: int, step: int) -> None:
+        """The units that it makes up are others from here on. The source of before is left as it is.
+
+        Raises:
+            TypeError, ValueError: it cannot follow.
+        """
+        if self.built:
+            self.source = remapped(self.source, origin, axis=axis, draws=generator(self._seed, f"input/{self._index}", step))
+
     def state_dict(self) -> dict[str, Any] | None:
         """What the source has learned; None: it is not built."""
-        return self._source.state_dict() if self.built else None
+        return self.source.state_dict() if self.built else None
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Go on from `state`."""
         if state is not None:
-            self._source.load_state_dict(state)
+            self.source.load_state_dict(state)
             self.built = True

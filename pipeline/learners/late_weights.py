@@ -5,7 +5,7 @@ The module's own of today, unless the stash keeps those of the forward or a corr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dni import Applied, Corrector
 from pipeline.learners.weightless import WeightlessGraphs
-from pipeline.learners.weights import WeightVersions
+from pipeline.learners.weights import AxisChanges, WeightVersions, move_gradients
 from pipeline.stages.stash import Forwarded, StashPolicy
 
 __all__ = ["LateWeights", "Substitutes"]
@@ -28,6 +28,8 @@ class Substitutes:
     """To be called with, by parameter name; None: the module's own."""
     kept: Mapping[str, Tensor] | None = None
     """Those that hold the gradients afterwards, and are kept with the microbatch; None: the module's own."""
+    own: Mapping[str, Tensor] | None = None
+    """The module's parameters at the forward, which it may have others for when the gradient comes."""
 
 
 class LateWeights:
@@ -37,10 +39,20 @@ class LateWeights:
         module: the stage's module.
         stash: what is kept from a forward until its gradient comes.
         corrector: what is done about gradients that come late; None: nothing.
+        history: the changes of the stage's structure so far, in order; it grows.
     """
 
-    def __init__(self, module: nn.Module, *, stash: StashPolicy, corrector: Corrector | None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        stash: StashPolicy,
+        corrector: Corrector | None,
+        history: Sequence[AxisChanges] = (),
+    ) -> None:
         self._module = module
+        self._parameters = dict(module.named_parameters())
+        self._history = history
         self._stash = stash
         self._corrector = corrector
         self._versions = WeightVersions(module)
@@ -60,11 +72,12 @@ class LateWeights:
         ahead = self._corrector.weights_ahead(num_due) if held and self._corrector is not None else None
         if held and self._stash == "graph":
             with self._weightless.forward(ahead):
-                yield Substitutes()
+                yield Substitutes(own=self._parameters)
             return
         if held and self._stash == "weights" and ahead is None:
             ahead = self._versions.of(version)
-        yield Substitutes(replaced=ahead, kept=ahead if self._stash == "weights" else None)
+        kept = ahead if self._stash == "weights" else None
+        yield Substitutes(replaced=ahead, kept=kept, own=self._parameters)
 
     def forward_again(self, entry: Forwarded, *, version: int) -> Mapping[str, Tensor]:
         """What the forward of a microbatch whose graph was not kept is run again with; kept with it from now on."""
@@ -77,12 +90,13 @@ class LateWeights:
         behind = self._behind(entry, version=version) if self._stash == "graph" else None
         with self._weightless.backward(behind):
             yield
-        if entry.weights is not None:
-            self._versions.move_gradients(entry.weights)
+        holders = entry.weights if entry.weights is not None else entry.own_weights
+        if holders is not None and (entry.weights is not None or entry.structure < len(self._history)):
+            move_gradients(self._module, holders, self._history[entry.structure :])
 
     def holders(self, entry: Forwarded) -> list[Tensor]:
         """The tensors that hold the parameter gradients of a microbatch's graph."""
-        weights = entry.weights or dict(self._module.named_parameters())
+        weights = entry.weights or entry.own_weights or self._parameters
         return [weight for weight in weights.values() if weight.requires_grad]
 
     def update(self, apply: Callable[[], list[Applied]]) -> list[Applied]:

@@ -7,7 +7,7 @@ dealings with other stages (`pipeline.stages.stage`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,6 @@ from torch.func import functional_call
 
 from dni import (
     Applied,
-    Corrector,
     GradientSource,
     InputSource,
     LossGradient,
@@ -28,15 +27,16 @@ from dni import (
     num_samples,
 )
 from pipeline.errors import NotFinite
+from pipeline.learners.body import Body
+from pipeline.learners.boundary import Boundary
 from pipeline.learners.carried_states import CarriedStates
-from pipeline.learners.idle import IdleLayers
 from pipeline.learners.input_learner import InputLearner
-from pipeline.learners.late_weights import LateWeights
-from pipeline.learners.movement import MovementMeter
+from pipeline.learners.parts import MakeParts
 from pipeline.learners.probe import ProbeAnswer, grade_entry
 from pipeline.learners.source_learner import SourceLearner
+from pipeline.learners.structure import Structure
 from pipeline.learners.updater import Updater
-from pipeline.messages import Activation, Input, OutputError, Payload
+from pipeline.messages import Activation, Input, OutputError, Payload, Reshape
 from pipeline.randomness.keyed import Generators
 from pipeline.stages.awaited import Awaited
 from pipeline.stages.stash import Forwarded, StashPolicy
@@ -56,19 +56,17 @@ class Learner:
         index: position of the stage in the network, from 0.
         source: where the gradient at the module's output comes from.
         inputs: where the module's input comes from.
-        updater: the optimiser of the module's parameters.
+        parts: make what knows the module's parameters: the optimiser and more.
+        names: the global name of every entry of the module's state dict, as it is now.
         recorder: takes down what is done.
-        names: global name of every entry of the module's state dict.
         device: where it runs; what arrives is moved there.
         seed: of every draw.
         generators: what the module and the source draw from; None: the process's, which nobody else draws from.
         modifies_input: whether the module writes into its input, which then has to be copied first.
         measure_every: one in this many sync steps also compares parameter gradients; 0: none.
         stash: what is kept from a forward until its gradient comes.
-        corrector: what is done about gradients that come late; None: nothing.
         takes_every: the stage gets one in so many steps of the feed.
-        measure_updates_every: one in so many updates is measured; 0: none.
-        idle: leaves out what does not learn at a step; None: all of it learns.
+        structure: how its structure changes; None: it stays as it is.
     """
 
     def __init__(
@@ -78,29 +76,26 @@ class Learner:
         index: int,
         source: GradientSource,
         inputs: InputSource,
-        updater: Updater,
+        parts: MakeParts,
+        names: Callable[[], Mapping[str, str]],
         recorder: Recorder,
-        names: Mapping[str, str],
         device: torch.device,
         seed: int,
         generators: Generators | None = None,
         modifies_input: bool,
         measure_every: int,
         stash: StashPolicy = "hold",
-        corrector: Corrector | None = None,
         takes_every: int = 1,
-        measure_updates_every: int = 0,
-        idle: IdleLayers | None = None,
+        structure: Structure | None = None,
     ) -> None:
         self.module = module
-        self.updater = updater
+        self._body = Body(module, parts, names=names)
         self.version = 0
         """Steps in which any block was applied."""
         self.phase = "start"
         """What is being done, for the message of a failure."""
         self._index = index
         self._recorder = recorder
-        self._names = dict(names)
         self.device = device
         self._seed = seed
         self._generators = generators or Generators(seed=seed, stage=index, device=device)
@@ -115,10 +110,14 @@ class Learner:
         self._inputs = InputLearner(inputs, index=index, seed=seed, generators=self._generators, recorder=recorder)
         self._modifies_input = modifies_input
         self._stash: StashPolicy = stash
-        self._weights = LateWeights(module, stash=stash, corrector=corrector)
-        self._idle = idle or IdleLayers(module)
         self._carried = CarriedStates(module, every=takes_every)
-        self._movement = MovementMeter(module, names=self._names, recorder=recorder, every=measure_updates_every)
+        self._structure = structure or Structure(index=index)
+        self._structure.attach(self._body, source=self._source, inputs=self._inputs, recorder=recorder)
+
+    @property
+    def updater(self) -> Updater:
+        """The optimiser of the module's parameters."""
+        return self._body.parts.updater
 
     @property
     def source(self) -> GradientSource:
@@ -134,6 +133,21 @@ class Learner:
     def quality(self) -> float | None:
         """The cosine of the source's gradient with the true one when last compared, in 32 bits; None: never."""
         return self._source.quality
+
+    @property
+    def loss(self) -> float | None:
+        """The newest training loss per sample that it knows of, in 32 bits; None: nobody asks, or none was yet."""
+        return self._structure.loss
+
+    @property
+    def generation(self) -> int:
+        """Changes of structure at its output so far."""
+        return self._structure.above.generation
+
+    @property
+    def generation_below(self) -> int:
+        """Changes of structure at its input so far."""
+        return self._structure.below.generation
 
     @property
     def can_imagine(self) -> bool:
@@ -161,14 +175,16 @@ class Learner:
         self.phase = "forward"
         self._recorder.begin()
         self._set_mode(training=True)
-        x = self._input(message.h, requires_grad=learns and wanted)
+        x = self._input(message, requires_grad=learns and wanted)
         with (
+            self._structure.watching(x),
             torch.set_grad_enabled(self._needs_graph(learns=learns, held=held)),
-            self._weights.forward(version=self.version, held=held, num_due=num_due) as weights,
+            self._body.parts.weights.forward(version=self.version, held=held, num_due=num_due) as weights,
             self._carried.training(message.step) as began_with,
-            self._idle.left_out(message.step, weights.replaced) as replaced,
+            self._body.parts.idle.left_out(message.step, weights.replaced) as replaced,
         ):
             graph = self._run(x, message.step, replaced=replaced)
+            self._structure.leaves(graph)
         forward_s = self._recorder.end("F", message.step, version=self.version, reach=message.reach)
         h = map_members(Tensor.detach, graph)
         self._recorder.totals.num_samples += num_samples(h)
@@ -188,7 +204,9 @@ class Learner:
             wanted=wanted,
             forward_s=forward_s,
             weights=weights.kept,
+            own_weights=weights.own,
             began_with=began_with,
+            **self._structure.stamp(),
         )
 
     def evaluate(self, message: Activation) -> Forwarded:
@@ -196,7 +214,7 @@ class Learner:
         self.phase = "evaluation"
         self._recorder.begin()
         self._set_mode(training=False)
-        x = self._input(message.h, requires_grad=False)
+        x = self._input(message, requires_grad=False)
         with (
             torch.no_grad(),
             self._generators.at("evaluation", message.step),
@@ -212,6 +230,7 @@ class Learner:
             version=self.version,
             learns=False,
             held=False,
+            **self._structure.stamp(),
         )
 
     def loss_sum(self, entry: Forwarded) -> float:
@@ -235,7 +254,7 @@ class Learner:
         self.phase = "probe"
         self._recorder.begin()
         self._set_mode(training=True)
-        x = self._input(message.h, requires_grad=self._index > 0)
+        x = self._input(message, requires_grad=self._index > 0)
         with torch.enable_grad(), self._carried.again({}, message.step):
             graph = self._run(x, message.step, replaced=self._copied_buffers())
         self._recorder.end_untraced("probe")
@@ -249,6 +268,7 @@ class Learner:
             learns=False,
             held=False,
             probe=True,
+            **self._structure.stamp(),
         )
 
     def grade_probe(self, entry: Forwarded, answer: Payload | None) -> tuple[Payload | None, dict[str, float]]:
@@ -287,15 +307,17 @@ class Learner:
         self.phase = "backward"
         if self._stash == "recompute":
             self._forward_again(entry)
+        self._structure.translate_gradient(entry, until=entry.generation)
         self._recorder.begin()
-        self._source.compare(entry, holders=self._weights.holders(entry))
+        self._source.compare(entry, holders=self._body.parts.weights.holders(entry))
         used = self._source.estimate(entry) if entry.asks else self._source.true(entry)
-        as_it_came = used is entry.gradient and not self._weights.corrects
+        as_it_came = used is entry.gradient and not self._body.parts.weights.corrects
         return None if used is None else self._pull_back(entry, used), as_it_came
 
     def learn_source(self, entry: Forwarded) -> None:
         """Let the source learn from what has come."""
         self.phase = "source learning"
+        self._structure.translate_lesson(entry)
         self._source.learn(entry, version=self.version)
 
     def due(self, step: int) -> bool:
@@ -306,37 +328,58 @@ class Learner:
         """Apply what fell due at this step, if anything has been accumulated."""
         self._update(step, self.updater.apply_due)
 
+    def change_structure(self, step: int) -> list[Reshape]:
+        """Carry out what is due after the update of this step; what the stage above has to follow, in order."""
+        self.phase = "change of structure"
+        return self._structure.change(step, version=self.version)
+
+    def follow(self, message: Reshape) -> None:
+        """The stage below sends other units from here on."""
+        self.phase = "change of structure"
+        self._structure.follow(message, version=self.version)
+
+    def hear_loss(self, loss: float) -> None:
+        """The stage above has reported the newest training loss that it knows of."""
+        self._structure.hear_loss(loss)
+
+    def rehearse(self, entry: Forwarded) -> None:
+        """Pull back the gradient that an entry was given, let the source see it, and update: before a run, on a copy."""
+        self._source.build(entry.h)
+        self.backward_late(entry)
+        self.finish(entry.step)
+
+    def fire(self, places: Collection[int]) -> None:
+        """Let these events be due at the next change, by their places: before a run, on a copy."""
+        self._structure.fire(places)
+
     def finish(self, step: int) -> None:
         """Apply all that has been accumulated, due or not."""
         self._update(step, self.updater.apply)
 
     def named_tensors(self) -> dict[str, Tensor]:
         """The module's parameters and buffers under their global names."""
-        return {self._names[name]: value for name, value in self.module.state_dict().items()}
+        return self._body.named_tensors()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that was learned, under global names."""
         self.updater.check_finite()
         return {
-            "module": self.named_tensors(),
+            **self._body.state_dict(),
             **self._source.state_dict(),
             "input": self._inputs.state_dict(),
-            "updater": self.updater.state_dict(),
             "version": self.version,
-            "velocity": {self._names[name]: value for name, value in self._weights.state_dict().items()},
             "carried": self._carried.state_dict(),
+            "structure": self._structure.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the learner that `state` was taken from; its tensors are already on the right device."""
-        self.module.load_state_dict({name: state["module"][full] for name, full in self._names.items()})
+        self._body.load_state_dict(state)
         self._source.load_state_dict(state)
         self._inputs.load_state_dict(state.get("input"))  # not in the oldest checkpoints
-        self.updater.load_state_dict(state["updater"])
         self.version = state["version"]
         self._carried.load_state_dict(state.get("carried", {}))  # nor are this and the following
-        velocity = state.get("velocity", {})
-        self._weights.load_state_dict({own: velocity[full] for own, full in self._names.items() if full in velocity})
+        self._structure.load_state_dict(state.get("structure"))
 
     def received(self, payload: Payload) -> Payload:
         """What came from another stage, on this one's device, and laid out as if it had come through a wire."""
@@ -357,14 +400,14 @@ class Learner:
 
     def _update(self, step: int, apply: Callable[[int], list[Applied]]) -> None:
         self.phase = "update"
-        before = self._movement.before(self.version, num_samples=self.updater.num_samples)
+        before = self._body.parts.movement.before(self.version, num_samples=self.updater.num_samples)
         self._recorder.begin()
         with self._generators.at("update", step):
-            applied = self._weights.update(lambda: apply(step))
+            applied = self._body.parts.weights.update(lambda: apply(step))
         if applied:
             self.version += 1
             self._recorder.end("U", step, version=self.version)
-            self._movement.after(before, step)
+            self._body.parts.movement.after(before, step)
         divided = self.updater.pace.is_divided
         for update in (each for each in applied if divided and each.num_microbatches):
             self._recorder.block_updated(
@@ -395,10 +438,12 @@ class Learner:
         self._recorder.begin()
         self._set_mode(training=True)
         assert entry.x is not None
-        with torch.enable_grad(), self._carried.again(entry.began_with, entry.step):
-            weights = dict(self._weights.forward_again(entry, version=self.version))
-            with self._idle.left_out(entry.step, weights) as replaced:
+        entry.x = self._structure.translate_input(entry)
+        with self._structure.watching(entry.x), torch.enable_grad(), self._carried.again(entry.began_with, entry.step):
+            weights = dict(self._body.parts.weights.forward_again(entry, version=self.version))
+            with self._body.parts.idle.left_out(entry.step, weights) as replaced:
                 entry.graph = self._run(entry.x, entry.step, replaced=self._copied_buffers() | dict(replaced or {}))
+                self._structure.leaves(entry.graph)
         self._recorder.end("R", entry.step, version=self.version)
 
     def _copied_buffers(self) -> dict[str, Tensor]:
@@ -413,6 +458,8 @@ class Learner:
         self.phase = "backward"
         self._recorder.begin()
         entry.estimate = self._source.estimate(entry)
+        if isinstance(self.source, LossGradient) and self.source.latest is not None:
+            self._structure.hear_loss(self.source.latest)
 
     def _pull_back(self, entry: Forwarded, gradient: Payload) -> Payload:
         """dL/dx, or nothing in it if nobody wants that; parameter gradients add up. The operation is already open."""
@@ -423,7 +470,7 @@ class Learner:
         if pairs:  # none in a first stage that has nothing to learn
             with (
                 self._generators.at("backward", entry.step),
-                self._weights.backward(entry, version=self.version),
+                self._body.parts.weights.backward(entry, version=self.version),
             ):
                 torch.autograd.backward([h for h, _ in pairs], [value for _, value in pairs])
         self.updater.accumulate(num_samples(entry.h), step=entry.step)
@@ -440,8 +487,9 @@ class Learner:
             if not math.isfinite(value.sum().item()) and not torch.isfinite(value).all():
                 raise NotFinite(f"the gradient at the output of stage {self._index} holds NaN or infinity.")
 
-    def _input(self, h: Payload, *, requires_grad: bool) -> Payload:
-        x = map_members(self._to_device, h) if self._index == 0 else self.received(h)
+    def _input(self, message: Activation, *, requires_grad: bool) -> Payload:
+        self._structure.below.check(message.generation, where=f"stage {self._index}, step {message.step}")
+        x = map_members(self._to_device, message.h) if self._index == 0 else self.received(message.h)
         if requires_grad:
             for member in carriers(x):
                 member.requires_grad_()

@@ -12,6 +12,7 @@ from torch import Tensor
 from dni import (
     GradientSource,
     LossGradient,
+    Origin,
     Signal,
     Sum,
     carriers,
@@ -19,6 +20,7 @@ from dni import (
     compare_parameter_gradients,
 )
 from pipeline.errors import NotFinite
+from pipeline.learners.remapped import remapped
 from pipeline.messages import Payload
 from pipeline.randomness.keyed import Generators, generator
 from pipeline.stages.awaited import Awaited
@@ -70,7 +72,7 @@ class SourceLearner:
         Raises:
             NotFinite: the source is the loss, which is not finite.
         """
-        self._build(entry.h)
+        self.build(entry.h)
         with self._generators.at("estimate", entry.step):
             estimate = self.source.estimate(entry.h, _signal(entry))
         if isinstance(self.source, LossGradient):
@@ -81,7 +83,7 @@ class SourceLearner:
         """The gradient from above, and where the stage has losses of its own, theirs added."""
         if entry.gradient is None or not isinstance(self.source, Sum):
             return entry.gradient
-        self._build(entry.h)
+        self.build(entry.h)
         with self._generators.at("estimate", entry.step):
             return self.source.with_true(entry.h, _signal(entry))
 
@@ -92,7 +94,7 @@ class SourceLearner:
             NotFinite: its loss is not finite.
         """
         self._recorder.begin()
-        self._build(entry.h)
+        self.build(entry.h)
         with self._generators.at("learn", entry.step):
             loss = self.source.learn(entry.h, _signal(entry))
         self._recorder.end("L", entry.step, version=version)
@@ -122,6 +124,15 @@ class SourceLearner:
         for name, value in values.items():
             self._recorder.measure(name, entry.step, value)
 
+    def remap(self, origin: Origin, *, axis: int, step: int) -> None:
+        """The units of h are others from here on. The source of before is left as it is.
+
+        Raises:
+            TypeError, ValueError: it cannot follow.
+        """
+        if self.built:
+            self.source = remapped(self.source, origin, axis=axis, draws=generator(self._seed, f"source/{self._index}", step))
+
     def state_dict(self) -> dict[str, Any]:
         """What the source has learned, and what it was worth."""
         return {
@@ -138,7 +149,8 @@ class SourceLearner:
         self._num_syncs = state["num_syncs"]
         self.quality = state.get("quality")  # not in the oldest checkpoints
 
-    def _build(self, h: Payload) -> None:
+    def build(self, h: Payload) -> None:
+        """Make the source's parameters, for an output like this; once."""
         if not self.built:
             with self._generators.forked():
                 self.source.build(h, generator=generator(self._seed, f"source/{self._index}", 0))

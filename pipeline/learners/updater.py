@@ -8,6 +8,9 @@ momentum nor weight decay.
     one block, which asks for no noise    gradients stay in `.grad` until they are applied
     else                                  they are moved from `.grad` after each microbatch and added up here
 
+When the structure of the stage changes, an updater is made anew and takes over what `followed` says of the old one. New
+entries of a weight are then a piece of their own, with their own count, until bias correction no longer differs.
+
 The shared memory is also one version counter (`detach`, unlike `.data`, keeps it): autograd refuses to pull a gradient
 back through a part that was updated since the forward, as it does for whole weights.
 """
@@ -18,13 +21,30 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dni import Applied, Block, Pace, Piece, RateRule, Window, rate_factor
+from dni import (
+    Applied,
+    Block,
+    Masks,
+    Pace,
+    Piece,
+    PieceState,
+    RateRule,
+    TensorChange,
+    Window,
+    follow_pieces,
+    follow_tensor,
+    forget_,
+    group_of,
+    merge_mature,
+    rate_factor,
+)
 from pipeline.errors import CheckpointError, NotFinite
 from pipeline.learners.decay import Decay
 from pipeline.stages.participants import Participants
@@ -64,6 +84,8 @@ class Updater:
         pace: the cadences of the blocks, by their names; by default an update is due at every step.
         rate_rule: factor of a block's learning rate by the microbatches that it has accumulated.
         participants: say which blocks learn at a step; None: all of them do.
+        ages: the pieces of parameters whose entries are not all of one age; none lies across two blocks.
+        masks: what is left of parameters that are pruned; the rest of them stays 0.
     """
 
     def __init__(
@@ -78,6 +100,8 @@ class Updater:
         pace: Pace | None = None,
         rate_rule: RateRule = "none",
         participants: Participants | None = None,
+        ages: Mapping[str, Sequence[Piece]] = MappingProxyType({}),
+        masks: Masks = MappingProxyType({}),
     ) -> None:
         self.parameters = {name: p for name, p in parameters.items() if p.requires_grad}
         self.pace = pace or Pace()
@@ -90,12 +114,18 @@ class Updater:
         if not blocks:
             blocks = [Block(next(iter(self.pace.windows)), tuple(map(Piece, self.parameters)))]
         assert {block.name for block in blocks} == self.pace.windows.keys(), "each block has a cadence"
+        self._ages = {name: list(pieces) for name, pieces in ages.items()}
+        self._divided = {piece.parameter for block in blocks for piece in block.pieces if piece.box}
+        """Parameters of which a block is but a part."""
         self._leaves = self._make_leaves(blocks)
         self._num_parts = Counter(leaf.piece.parameter for leaf in self._leaves)
-        self._apart = len(blocks) > 1 or any(window.noise is not None for window in self.pace.windows.values())
+        self._apart = len(blocks) > 1 or len(self._num_parts) < len(self._leaves) or any(window.noise is not None for window in self.pace.windows.values())
         """Whether gradients are added up here instead of in `.grad`."""
-        self._is_plain = not self._apart and not self.pace.is_divided and not self._sets_rates
-        """Whether steps and samples say all that a resumed run has to know of the windows."""
+        self._kept: dict[str, Tensor] = {}
+        self._factors: dict[str, Tensor] = {}
+        self.hold(masks)
+        self.on_gradients: Callable[[int, Mapping[str, Tensor]], object] | None = None
+        """Called in each update with its step and the averaged gradients, not masked yet, by parameter."""
         self._sums: dict[str, Tensor] = {}
         """What was added up here, by parameter."""
         self._optimizer = optimizer([leaf.parameter for leaf in self._leaves]) if self._leaves else None
@@ -148,19 +178,16 @@ class Updater:
         """
         state = {} if self._optimizer is None else self._optimizer.state_dict()["state"]
         held = self._sums if self._apart else {name: p.grad for name, p in self.parameters.items()}
-        saved = {
+        return {
             "optimizer": {self._names[position]: values for position, values in state.items()},
             "groups": [
                 {name: value for name, value in _numbers(group).items() if value != fresh.get(name)}
                 for group, fresh in zip(self._groups(), self._fresh, strict=True)
             ],
             "gradients": {name: gradient.clone() for name, gradient in held.items() if gradient is not None},
-            "num_samples": self.num_samples,
+            "pace": self.pace.state_dict(),
+            "touched": [leaf.piece.name for leaf in self._leaves if leaf.touched],
         }
-        if self._is_plain:
-            return saved
-        touched = [leaf.piece.name for leaf in self._leaves if leaf.touched]
-        return saved | {"pace": self.pace.state_dict(), "touched": touched}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned. Learning rates come from the configuration, not from the state.
@@ -182,21 +209,109 @@ class Updater:
         self._sums = gradients if self._apart else {}
         for name, parameter in self.parameters.items():
             parameter.grad = None if self._apart else gradients.get(name)
-        if "pace" in state:
-            self.pace.load_state_dict(state["pace"])
-            for leaf in self._leaves:
-                leaf.touched = leaf.piece.name in state["touched"]
-        else:
+        if "pace" not in state:  # the oldest checkpoints, of a stage that is one block
             for window in self.pace.windows.values():
                 window.num_samples = state["num_samples"]
                 window.num_microbatches = min(1, window.num_samples)
+            return
+        self.pace.load_state_dict(state["pace"])
+        for leaf in self._leaves:
+            leaf.touched = leaf.piece.name in state["touched"]
+
+    def followed(
+        self, changes: Mapping[str, TensorChange], values: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Any], dict[str, list[Piece]], dict[str, Tensor]]:
+        """What an updater of the parameters as they will be begins with; nothing is changed here.
+
+        Args:
+            changes: of parameters, by name.
+            values: what those will be.
+
+        Returns:
+            The state it loads, the pieces by age and the masks that it is made with.
+
+        Raises:
+            ValueError, TypeError: something cannot follow.
+        """
+        state, ages, masks = self.state_dict(), self.ages, self.masks
+        touched = set(state["touched"])
+        for name in changes.keys() & self.parameters.keys():
+            change, value = changes[name], values[name]
+            leaves = [leaf for leaf in self._leaves if leaf.piece.parameter == name]
+            if change.axes and name in self._divided:
+                raise ValueError(
+                    f"{name} is divided into the blocks {', '.join(leaf.block for leaf in leaves)}, and its shape "
+                    "cannot change. Name whole parameters or layers as blocks (Parameter, Layer)."
+                )
+            pieces = self._follow(name, leaves, change, value)
+            for leaf in leaves:
+                state["optimizer"].pop(leaf.piece.name, None)
+                touched.discard(leaf.piece.name)
+            state["optimizer"] |= {each.piece.name: dict(each.state) for each in pieces if each.state}
+            if any(leaf.touched for leaf in leaves):
+                touched |= {each.piece.name for each in pieces}
+            ages.pop(name, None)
+            if len(pieces) > 1 and name not in self._divided:
+                ages[name] = [each.piece for each in pieces]
+            if name in state["gradients"]:
+                state["gradients"][name] = follow_tensor(state["gradients"][name], "gradient", change, value=value)
+            if name in masks:
+                masks[name] = follow_tensor(masks[name], "mask", change, value=value)
+        return state | {"touched": sorted(touched)}, ages, masks
+
+    def _follow(
+        self, name: str, leaves: Sequence[_Leaf], change: TensorChange, value: Tensor
+    ) -> list[PieceState]:
+        assert self._optimizer is not None
+        group = group_of(self._optimizer, leaves[0].parameter)
+        pieces = [PieceState(piece=leaf.piece, state=self._optimizer.state.get(leaf.parameter, {})) for leaf in leaves]
+        if len(pieces) > 1 and name not in self._divided:
+            pieces = merge_mature(pieces, value=self.parameters[name], optimizer=self._optimizer, group=group)
+        shape = tuple(self.parameters[name].shape)
+        return follow_pieces(pieces, change, shape=shape, value=value, optimizer=self._optimizer, group=group)
+
+    @property
+    def ages(self) -> dict[str, list[Piece]]:
+        """The pieces of parameters whose entries are not all of one age, in order."""
+        return dict(self._ages)
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """What is left of parameters that are pruned, bool by name."""
+        return dict(self._kept)
+
+    def hold(self, masks: Masks) -> None:
+        """Keep what these leave out at 0 from now on: weights, gradients, and what the optimiser remembers.
+
+        Raises:
+            ValueError: a mask has no parameter of its name and shape.
+        """
+        for name, mask in masks.items():
+            parameter = self.parameters.get(name)
+            if parameter is None or parameter.shape != mask.shape:
+                found = "none" if parameter is None else str(tuple(parameter.shape))
+                raise ValueError(f"the mask of {name}, {tuple(mask.shape)}, must have a parameter of its shape: {found}.")
+        changed = {
+            name: ~mask if name not in self._kept else mask ^ self._kept[name]
+            for name, mask in ((name, mask.to(self.parameters[name].device)) for name, mask in masks.items())
+        }
+        self._kept = {name: mask.to(self.parameters[name].device) for name, mask in masks.items()}
+        self._factors = {name: mask.to(self.parameters[name].dtype) for name, mask in self._kept.items()}
+        with torch.no_grad():
+            for name, entries in changed.items():
+                if bool(entries.any()):
+                    self.parameters[name].masked_fill_(entries, 0.0)
+                    for leaf in self._leaves:
+                        if leaf.piece.parameter == name and self._optimizer is not None:
+                            forget_(self._optimizer, leaf.parameter, leaf.piece.of(entries), "zero moments")
 
     def _make_leaves(self, blocks: Sequence[Block]) -> list[_Leaf]:
-        """In the order of the parameters, whatever that of the blocks."""
+        """In the order of the parameters, whatever that of the blocks; of different ages, in that of their boxes."""
         leaves = [
-            _Leaf(piece, block.name, _sharing(self.parameters[piece.parameter], piece))
+            _Leaf(part, block.name, _sharing(self.parameters[part.parameter], part))
             for block in blocks
             for piece in block.pieces
+            for part in ([piece] if piece.box else self._ages.get(piece.parameter, [piece]))
         ]
         order = {name: position for position, name in enumerate(self.parameters)}
         return sorted(leaves, key=lambda leaf: (order[leaf.piece.parameter], leaf.piece.box))
@@ -232,6 +347,9 @@ class Updater:
         if self._apart:
             self._give_gradients(leaves)
         self._divide(due, leaves)
+        if self.on_gradients is not None:
+            self.on_gradients(step, self._averaged(leaves))
+        self._mask_gradients()
         if not math.isinf(self._clip_norm) and any(leaf.parameter.grad is not None for leaf in leaves):
             nn.utils.clip_grad_norm_([leaf.parameter for leaf in leaves], self._clip_norm)
         self._set_rates(step, due)
@@ -271,6 +389,26 @@ class Updater:
                 taken = [leaf.parameter.grad for own in parts.values() for leaf in own if leaf.block == window.block]
                 square = _square(gradient for gradient in taken if gradient is not None)
                 window.noise.close(square, num_samples=window.num_samples)
+
+    def _averaged(self, applied: Sequence[_Leaf]) -> dict[str, Tensor]:
+        """Those that are being applied as they are; of what still adds up, a copy divided by its samples."""
+        held = self._sums if self._apart else {name: p.grad for name, p in self.parameters.items()}
+        divided = {id(leaf) for leaf in applied}
+        found = {name: gradient for name, gradient in held.items() if gradient is not None}
+        for leaf in self._leaves:
+            name, count = leaf.piece.parameter, self.pace.windows[leaf.block].num_samples
+            if name in found and id(leaf) not in divided and count:
+                if found[name] is held[name]:
+                    found[name] = found[name].clone()
+                leaf.piece.of(found[name]).div_(count)
+        return found
+
+    def _mask_gradients(self) -> None:
+        """What is pruned sees none, so no optimiser moves it: neither momentum nor weight decay."""
+        held = self._sums if self._apart else {name: p.grad for name, p in self.parameters.items()}
+        pairs = [(gradient, factor) for name, factor in self._factors.items() if (gradient := held.get(name)) is not None]
+        if pairs:
+            torch._foreach_mul_([gradient for gradient, _ in pairs], [factor for _, factor in pairs])
 
     def _clear(self, leaves: Iterable[_Leaf]) -> None:
         """What was applied is forgotten; what shares a tensor with it stays."""
@@ -327,7 +465,7 @@ class Updater:
     def _refuse_other_blocks(self, state: Mapping[str, Any]) -> None:
         unknown = sorted(state["optimizer"].keys() - set(self._names.values()))
         other = sorted(state["pace"].keys() ^ self.pace.windows.keys()) if "pace" in state else []
-        if unknown or other or ("pace" in state) == self._is_plain:
+        if unknown or other:
             raise CheckpointError(
                 f"the checkpoint's optimiser state is of other blocks, {', '.join(unknown + other) or 'none'}: "
                 f"this run has {', '.join(self.pace.windows)} with {', '.join(self._names.values())}. Resume with the "

@@ -7,11 +7,17 @@ updates share one.    Source: weight stashing, Narayanan et al. 2019 (PipeDream)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
-__all__ = ["WeightVersions"]
+from dni import AxisChange, map_tensor
+
+__all__ = ["AxisChanges", "WeightVersions", "move_gradients"]
+
+AxisChanges: TypeAlias = Mapping[str, Sequence[AxisChange]]
+"""What a change of structure made of the axes of parameters, by their names in the stage."""
 
 
 class WeightVersions:
@@ -36,15 +42,28 @@ class WeightVersions:
             }
         return self._copy
 
-    def move_gradients(self, weights: Mapping[str, Tensor]) -> None:
-        """Add the gradients of a copy to those of the weights of today, as autograd would."""
-        parameters = dict(self._module.named_parameters())
-        for name, copied in weights.items():
-            gradient, copied.grad = copied.grad, None
-            parameter = parameters[name]
-            if gradient is None:
-                continue
-            if parameter.grad is None:
-                parameter.grad = gradient
-            else:
-                parameter.grad += gradient
+
+def move_gradients(module: nn.Module, weights: Mapping[str, Tensor], changes: Sequence[AxisChanges] = ()) -> None:
+    """Add gradients that other tensors hold to those of the weights of today, as autograd would.
+
+    Args:
+        module: of the stage.
+        weights: a copy of its weights, or those it had before its structure changed, by name. One that is the module's
+            own is left alone; gradients of what is no more are dropped.
+        changes: of the structure since, in order.
+    """
+    parameters = dict(module.named_parameters())
+    for name, holder in weights.items():
+        parameter = parameters.get(name)
+        if parameter is holder or holder.grad is None:
+            continue
+        gradient, holder.grad = holder.grad, None
+        if parameter is None:
+            continue
+        for change in changes:
+            if name in change:
+                gradient = map_tensor(gradient, change[name], "gradient")
+        if parameter.grad is None:
+            parameter.grad = gradient
+        else:
+            parameter.grad += gradient

@@ -48,6 +48,8 @@ _TAGS = {
 }
 """Names in TensorBoard: charts are grouped by the word before the slash, and longer names are cut off there. At sync
 steps the synthetic gradient is set beside the true one."""
+_SINGLE = ("test_", "probe_", "width/", "density/", "structure/")
+"""Scalars that stand for themselves, at their own step; others are averaged over an interval."""
 
 
 @dataclass
@@ -119,6 +121,9 @@ class StageMonitor:
         self._means: dict[str, _Mean] = defaultdict(_Mean)
         self._staleness: Counter[float] = Counter()
         self._metrics = self._trace = self._order = None
+        self._changes = None if folder is None else folder / "events" / f"stage-{stage.index}.jsonl"
+        if self._changes is not None and self._changes.exists():
+            _open(self._changes, since=since).close()
         self._writer = None
         if folder is not None:
             conditions = Conditions.here(folder, stage.device)
@@ -142,6 +147,7 @@ class StageMonitor:
         if self._trace is not None:
             self._trace.writelines(_trace_line(event, self.stage.index) for event in events)
             self._trace.flush()
+        self._write_changes()
         step = max((event.step for event in events), default=self.status.step)
         single = self._collect()
         self._update_status(step, events)
@@ -229,7 +235,7 @@ class StageMonitor:
             self._means[name].add(value)
             if name == "staleness":
                 self._staleness[value] += 1
-            if name.startswith(("test_", "probe_")):
+            if name.startswith(_SINGLE):
                 self._means[name].latest = value
                 single.append((name, step, value))
             else:
@@ -237,6 +243,16 @@ class StageMonitor:
         for name, values in self._interval.values.items():
             self._means[name].latest = sum(values) / len(values)
         return single
+
+    def _write_changes(self) -> None:
+        """Changes of structure: a line each, and a text in TensorBoard."""
+        for step, what in self._recorder.take_changes():
+            if self._changes is not None:
+                self._changes.parent.mkdir(exist_ok=True)
+                with self._changes.open("a") as file:
+                    file.write(json.dumps({"step": step, "stage": self.stage.index, "change": what}) + "\n")
+            if self._writer is not None:
+                self._writer.add_text("structure/changes", what, step)
 
     def _update_status(self, step: int, events: list[Event]) -> None:
         elapsed_s = max(time.perf_counter() - self._interval.started_s, 1e-9)

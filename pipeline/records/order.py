@@ -1,7 +1,7 @@
 """In which order did a stage handle messages? A line per message, which is all that a replay needs.
 
 `A0` an activation of step 0, `G0` its gradient, `O0` what the last stage says of it, `I0` the network's input of that
-step, `X0` an activation that was dropped, `E0` one of an evaluation, `P9` a probe, `D8` a drain before step 8 (`s`: it
+step, `X0` an activation that was dropped, `E0` one of an evaluation, `P9` a probe, `W7` other units from below, `D8` a drain before step 8 (`s`: it
 saves, `f`: it finishes the run), `Z8` the stop. Each attempt of a run, the first and those that went on from a
 checkpoint, begins with a line of its own: `#`, and as JSON the step it began at and the conditions it ran under. A
 message is passed to the operating system before it is handled, so that a process that dies leaves the message it died
@@ -22,7 +22,7 @@ from pipeline.errors import ConfigurationError, SaveFailure
 
 __all__ = ["Attempt", "OrderFile", "read_order", "read_order_from", "split_order", "step_of"]
 
-_MESSAGE = re.compile(r"[AGIOXEPZ]\d+|D\d+s?f?")
+_MESSAGE = re.compile(r"[AGIOXEPWZ]\d+|D\d+s?f?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def read_order(run: Path, stage: int) -> list[Attempt]:
             attempts[-1].messages.append(line)
         else:
             raise ConfigurationError(
-                f"{path}, line {number}: a message is written as A12, G12, I12, O12, X12, E3, P4, D16s or Z20, below a "
+                f"{path}, line {number}: a message is written as A12, G12, I12, O12, X12, E3, P4, W7, D16s or Z20, below a "
                 f"line that says where the attempt began; found {line!r}. The record was damaged or changed by hand."
             )
     return attempts

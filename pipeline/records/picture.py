@@ -18,6 +18,7 @@ _LOOKS = {
     "I": ("synthetic input", "#aa3377"),
     "N": ("input source learns", "#ddaa33"),
     "U": ("update", "#222222"),
+    "C": ("change of structure", "#228833"),
 }
 _MOST_ROWS = 48
 _FORMATS = (".png", ".pdf", ".svg")

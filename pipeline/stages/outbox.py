@@ -47,6 +47,7 @@ class Outbox:
                 target=message.target,
                 reach=message.reach,
                 version=self._learner.version,
+                generation=entry.generation,
                 training=message.training,
                 probe=message.probe,
             ),
@@ -56,9 +57,11 @@ class Outbox:
         """dL/dx on its way down, or a credit where it would be for nothing."""
         if not entry.wanted:
             return self.answer(entry.step, None)
-        return self.answer(entry.step, pulled, exact=exact)
+        return self.answer(entry.step, pulled, exact=exact, generation=entry.generation_below)
 
-    def answer(self, step: int, value: Payload | None, *, exact: bool = False, dropped: bool = False) -> list[Send]:
+    def answer(
+        self, step: int, value: Payload | None, *, exact: bool = False, dropped: bool = False, generation: int = 0
+    ) -> list[Send]:
         """What the stage below waits for; the feed below the first stage waits for nothing."""
         index = self._settings.index
         if index == 0:
@@ -68,8 +71,10 @@ class Outbox:
             value=value,
             exact=exact,
             version=self._learner.version,
+            generation=generation,
             dropped=dropped,
             quality=self.lowest_quality,
+            loss=self._learner.loss,
         )
         if self._synthetic_inputs is not None and self._synthetic_inputs.keep(answer):
             return []

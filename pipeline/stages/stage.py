@@ -5,8 +5,8 @@ A stage decides when: when to take a microbatch, to pull a gradient back, to upd
 send, each as soon as it may go. It does no I/O, never sleeps, and knows neither clock nor executor, so the same stage
 runs in a simulation, in one process or in many. An executor may hand it
 
-    an Activation, Drain or Stop    while `accepts_activation`
-    a Gradient or OutputError       at any time
+    an Activation, Reshape, Drain or Stop    while `accepts_activation`
+    a Gradient or OutputError                at any time
 
 (in which order a stage with synthetic inputs takes those, say `pipeline.stages.synthetic_inputs` and `arrival`)
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import NotFinite, StageFailure
-from pipeline.messages import Activation, Drain, Gradient, Input, Message, OutputError, Payload, Send, Stop
+from pipeline.messages import Activation, Drain, Gradient, Input, Message, OutputError, Payload, Reshape, Send, Stop
 from pipeline.randomness.keyed import generator
 from pipeline.stages.evaluation import Tally
 from pipeline.stages.gate import Gate
@@ -141,6 +141,8 @@ class Stage:
                     yield from self._answered(message)
                 case OutputError():
                     yield from self._told(message)
+                case Reshape():
+                    self.learner.follow(message)
                 case Drain():
                     self._gate.drain = message
                     yield from self._outbox.pass_on(message)
@@ -204,7 +206,15 @@ class Stage:
             return
         self.synthetic_inputs.imagine(message)
         h = self.learner.imagine(message)
-        yield from self._train(Activation(step=message.step, h=h, target=message.target, reach=message.reach))
+        yield from self._train(
+            Activation(
+                step=message.step,
+                h=h,
+                target=message.target,
+                reach=message.reach,
+                generation=self.learner.generation_below,
+            )
+        )
 
     def _received(self, message: Activation, inputs: SyntheticInputs) -> Iterator[Send]:
         """Take what a synthetic input stands for: answer it if its step was run already, else run it; learn from it."""
@@ -252,7 +262,7 @@ class Stage:
                 yield Send(self.index, Gradient(step=step, value=None))
             return
         yield from self._learn_now(entry)
-        self._update_if_due(entry)
+        yield from self._update_if_due(entry)
 
     def _with_reach(self, message: Activation) -> Activation:
         settings = self.settings
@@ -304,6 +314,8 @@ class Stage:
             yield from self._graded(entry, None if message.value is None else self.learner.received(message.value))
             return
         self._outbox.quality_above = message.quality
+        if message.loss is not None:
+            self.learner.hear_loss(message.loss)
         if message.dropped:
             self.recorder.totals.dropped_s += entry.forward_s
         if message.value is not None:
@@ -313,14 +325,14 @@ class Stage:
             yield from self._learn_now(entry)
         else:
             yield from self._learn_late(entry)
-        self._close_if_done(entry)
+        yield from self._close_if_done(entry)
 
     def _told(self, message: OutputError) -> Iterator[Send]:
         message = self.learner.received_error(message)
         for entry in self.stash.find_untold(message.step):
             entry.tell(message)
             yield from self._learn_late(entry)
-            self._close_if_done(entry)
+            yield from self._close_if_done(entry)
 
     def _learn_late(self, entry: Forwarded) -> Iterator[Send]:
         """Backward, and the source's learning, each once all that it takes has come."""
@@ -360,19 +372,23 @@ class Stage:
             entry, pulled, exact=entry.exact and as_it_came and self.version == entry.version
         )
 
-    def _close_if_done(self, entry: Forwarded) -> None:
+    def _close_if_done(self, entry: Forwarded) -> Iterator[Send]:
         """A microbatch for which nothing is to come any more is no longer in flight."""
         if not entry.awaited:
             self.stash.take(entry.step)
-        self._update_if_due(entry)
+        yield from self._update_if_due(entry)
 
-    def _update_if_due(self, entry: Forwarded) -> None:
+    def _update_if_due(self, entry: Forwarded) -> Iterator[Send]:
+        """The update, and what becomes of the stage's structure after it."""
         step = self._gate.take_update(entry)
         if step is None:
             return
         self.learner.update(step)
         if self.settings.check_every and (step + 1) % self.settings.check_every == 0:
             self.learner.check_finite()
+        if self._gate.drain is None:  # else the stage above has been told to drain, and might be saved without it
+            for message in self.learner.change_structure(step):
+                yield Send(self.index + 1, message)
 
     def _evaluate(self, message: Activation) -> Iterator[Send]:
         entry = self.learner.evaluate(message)

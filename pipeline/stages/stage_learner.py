@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.messages import Activation, Input, OutputError, Payload
+from pipeline.messages import Activation, Input, OutputError, Payload, Reshape
 from pipeline.stages.awaited import Awaited
 from pipeline.stages.stash import Forwarded
 
@@ -44,6 +44,18 @@ class StageLearner(Protocol):
     @property
     def quality(self) -> float | None:
         """The cosine of the source's gradient with the true one when they were last compared; None: never."""
+
+    @property
+    def loss(self) -> float | None:
+        """The newest training loss per sample that it knows of, in 32 bits; None: nobody asks, or none was yet."""
+
+    @property
+    def generation(self) -> int:
+        """Changes of structure at its output so far."""
+
+    @property
+    def generation_below(self) -> int:
+        """Changes of structure at its input so far."""
 
     @property
     def can_imagine(self) -> bool:
@@ -95,6 +107,15 @@ class StageLearner(Protocol):
 
     def update(self, step: int) -> None:
         """Apply what fell due at this step."""
+
+    def change_structure(self, step: int) -> Sequence[Reshape]:
+        """Carry out what is due after the update of this step; what the stage above has to follow, in order."""
+
+    def follow(self, message: Reshape) -> None:
+        """The stage below sends other units from here on."""
+
+    def hear_loss(self, loss: float) -> None:
+        """The stage above has reported the newest training loss that it knows of."""
 
     def finish(self, step: int) -> None:
         """Apply all that has been accumulated, due or not; nothing follows."""

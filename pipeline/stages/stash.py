@@ -72,6 +72,16 @@ class Forwarded:
     """What the source will learn from; nothing, once it has."""
     gradient: Payload | None = None
     """What the stage above has sent, if it has come and not as a credit."""
+    generation: int = 0
+    """Changes of structure at the stage's output before its forward."""
+    generation_below: int = 0
+    """Likewise at its input."""
+    gradient_generation: int = 0
+    """Of whose units `gradient` is."""
+    structure: int = 0
+    """Changes of structure of the stage before its forward."""
+    own_weights: Mapping[str, Tensor] | None = None
+    """The parameters that the module had then, while the graph is over them."""
     exact: bool = False
     """Whether that is the true gradient, of the weights of today."""
     error: Tensor | None = None
@@ -87,6 +97,7 @@ class Forwarded:
         if message.dropped:
             self.awaited -= OUTPUT_ERROR  # the last stage will never see it
         self.gradient, self.exact = message.value, message.exact
+        self.gradient_generation = message.generation
 
     def tell(self, message: OutputError) -> None:
         """The last stage has said what it says of this microbatch, or of a later one: then this one was dropped."""
@@ -104,7 +115,7 @@ class Forwarded:
 
     def let_go(self) -> None:
         """Drop what only the backward needs; h stays, for the source to learn from."""
-        self.x = self.graph = self.weights = self.estimate = None
+        self.x = self.graph = self.weights = self.own_weights = self.estimate = None
         self.began_with = {}
 
 

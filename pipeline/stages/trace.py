@@ -2,11 +2,12 @@
 
 Events are written in the pipeline notation: `2F0` is stage 2, forward, step 0; `B` is the backward with the estimate
 that starts it, `R` a forward run again for it, `U` an update, `L` the source's learning, `I` a synthetic input being
-made, `N` its network's learning, `S` marks a sync step, `D` a step that was dropped or not learned from.
+made, `N` its network's learning, `S` marks a sync step, `D` a step that was dropped or not learned from, `C` a change of
+structure.
 
 Beside the events stands the order in which the stage handled messages, which is all that a replay needs: `A0` an
 activation, `G0` a gradient, `O0` what the last stage says of a step, `I0` the network's input of a step, `X0` an
-activation that was dropped, `E0` one of an evaluation, `P9` a probe, `D8` a drain before step 8 (`s`: it saves, `f`: it
+activation that was dropped, `E0` one of an evaluation, `P9` a probe, `W7` other units from below, `D8` a drain before step 8 (`s`: it saves, `f`: it
 finishes the run), `Z8` the stop.
 """
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.clock import Clock
-from pipeline.messages import Activation, Drain, Gradient, Input, Message, OutputError, Stop
+from pipeline.messages import Activation, Drain, Gradient, Input, Message, OutputError, Reshape, Stop
 
 __all__ = ["Event", "Recorder", "Totals", "notation"]
 
@@ -34,6 +35,8 @@ def notation(message: Message) -> str:
             return f"O{step}"
         case Input(step=step):
             return f"I{step}"
+        case Reshape(step=step):
+            return f"W{step}"
         case Drain(step=step, save=save, finish=finish):
             return f"D{step}{'s' * save}{'f' * finish}"
         case Stop(step=step):
@@ -96,6 +99,7 @@ class Recorder:
         self._events: list[Event] = []
         self._write_order: Callable[[str], object] = lambda message: None
         self._values: list[tuple[str, int, float]] = []
+        self._changes: list[tuple[int, str]] = []
 
     def begin(self) -> None:
         """An operation starts now."""
@@ -135,6 +139,10 @@ class Recorder:
         """A scalar of this step."""
         self._values.append((name, step, value))
 
+    def changed(self, step: int, what: str) -> None:
+        """The structure of the stage was changed, in one line for people."""
+        self._changes.append((step, what))
+
     def block_updated(
         self, block: str, step: int, *, num_updates: int, num_microbatches: int, noise_scale: float | None
     ) -> None:
@@ -158,6 +166,11 @@ class Recorder:
         """The events since the last call."""
         events, self._events = self._events, []
         return events
+
+    def take_changes(self) -> list[tuple[int, str]]:
+        """The changes of structure, as (step, what), since the last call."""
+        changes, self._changes = self._changes, []
+        return changes
 
     def take_values(self) -> list[tuple[str, int, float]]:
         """The scalars, as (name, step, value), since the last call."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import RunError
-from pipeline.messages import Activation, Drain, Gradient, Input, Message, OutputError, Stop
+from pipeline.messages import Activation, Drain, Gradient, Input, Message, OutputError, Reshape, Stop
 from pipeline.transports.wire import (
     FIRST_CAPACITY_BYTES,
     HEADER_BYTES,
@@ -150,6 +150,7 @@ class Outgoing:
                     has_value=message.value is not None,
                     dropped=message.dropped,
                     quality=message.quality,
+                    loss=message.loss,
                     **common,
                 )
             case OutputError():
@@ -162,6 +163,8 @@ class Outgoing:
                     has_value=message.x is not None,
                     **common,
                 )
+            case Reshape():
+                return Header(kind="reshape", generation=message.generation, has_value=True, **common)
             case Drain():
                 return Header(kind="drain", save=message.save, finish=message.finish, **common)
             case Stop():

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import RunError
-from pipeline.messages import Activation, Drain, Gradient, Input, Message, OutputError, Payload, Stop
+from pipeline.messages import Activation, Drain, Gradient, Input, Message, OutputError, Payload, Reshape, Stop
 
 __all__ = [
     "FIRST_CAPACITY_BYTES",
@@ -33,17 +33,17 @@ __all__ = [
     "read_header",
 ]
 
-_MAGIC = b"DNI2"
-# magic, kind, flags, reach, sender, receiver, sequence, step, version, generation, N, payload bytes, schema, quality
-# (NaN: none); then CRC
-_LAYOUT = struct.Struct("<4sBBHHHQqqIIQIf")
+_MAGIC = b"DNI3"
+# magic, kind, flags, reach, sender, receiver, sequence, step, version, generation, N, payload bytes, schema, quality,
+# loss (NaN: none); then CRC
+_LAYOUT = struct.Struct("<4sBBHHHIqqIIQIff")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = 64
 """Size of every header."""
 FIRST_CAPACITY_BYTES = 4096
 """Of a receive buffer, until a schema announces more."""
 _ALIGNMENT = 64
-_KINDS = {"activation": 1, "gradient": 2, "drain": 3, "stop": 4, "schema": 5, "error": 6, "input": 7}
+_KINDS = {"activation": 1, "gradient": 2, "drain": 3, "stop": 4, "schema": 5, "error": 6, "input": 7, "reshape": 8}
 _KIND_NAMES = {number: name for name, number in _KINDS.items()}
 _TRAINING, _EXACT, _SAVE, _FINISH, _VALUE, _DROPPED, _PROBE = 1, 2, 4, 8, 16, 32, 64
 
@@ -73,6 +73,7 @@ class Header(NamedTuple):
     dropped: bool = False
     quality: float | None = None
     probe: bool = False
+    loss: float | None = None
 
     @property
     def carries_tensors(self) -> bool:
@@ -156,6 +157,8 @@ def parts(message: Message) -> tuple[list[Tensor | None], Schema, int]:
             pass
         case OutputError() if carries_parts(message):
             value = (message.value, message.loss_per_sample)
+        case Reshape(change=change):
+            value = torch.frombuffer(bytearray(change.encode()), dtype=torch.uint8)
         case _:
             value = None
     if value is None:
@@ -195,6 +198,7 @@ def encode_header(header: Header) -> bytes:
         header.payload_bytes,
         header.schema,
         math.nan if header.quality is None else header.quality,
+        math.nan if header.loss is None else header.loss,
     )
     return (body + _CRC.pack(zlib.crc32(body))).ljust(HEADER_BYTES, b"\0")
 
@@ -213,7 +217,7 @@ def read_header(data: bytes, *, sender: int, receiver: int, sequence: int, capac
             f"boundary {sender}-{receiver}: what arrived is not a header of this version "
             f"(magic {body[:4]!r}, expected {_MAGIC!r}). Run the same version on every rank."
         )
-    _, kind, flags, reach, s, r, at, step, version, generation, n, num_bytes, schema, quality = _LAYOUT.unpack(body)
+    _, kind, flags, reach, s, r, at, step, version, generation, n, num_bytes, schema, quality, loss = _LAYOUT.unpack(body)
     if (s, r, at) != (sender, receiver, sequence):
         raise RunError(
             f"boundary {sender}-{receiver} expects message {sequence}, got message {at} of boundary {s}-{r}."
@@ -239,6 +243,7 @@ def read_header(data: bytes, *, sender: int, receiver: int, sequence: int, capac
         has_value=bool(flags & _VALUE),
         dropped=bool(flags & _DROPPED),
         quality=None if math.isnan(quality) else quality,
+        loss=None if math.isnan(loss) else loss,
         probe=bool(flags & _PROBE),
     )
 
@@ -269,6 +274,7 @@ def decode(header: Header, schema: Schema | None, members: list[Tensor | None]) 
                 generation=header.generation,
                 dropped=header.dropped,
                 quality=header.quality,
+                loss=header.loss,
             )
         case "error":
             value, loss = members if header.has_value else (None, None)
@@ -279,6 +285,11 @@ def decode(header: Header, schema: Schema | None, members: list[Tensor | None]) 
                 target = members.pop() if schema.has_target else None
                 x = _value(members, schema)
             return Input(step=header.step, x=x, target=target, reach=header.reach, after=header.version)
+        case "reshape":
+            (text,) = members
+            assert text is not None
+            change = bytes(text.tolist()).decode()
+            return Reshape(step=header.step, change=change, generation=header.generation)
         case "drain":
             return Drain(step=header.step, save=header.save, finish=header.finish)
         case _:

@@ -18,7 +18,7 @@ from pipeline.clock import Clock
 from pipeline.configuration.prepared import Prepared
 from pipeline.configuration.run import stage_settings
 from pipeline.data.feed import Batch, Feed, FeedSettings
-from pipeline.messages import Activation, Input, OutputError, Payload
+from pipeline.messages import Activation, Input, OutputError, Payload, Reshape
 from pipeline.stages.awaited import Awaited
 from pipeline.stages.participants import Participants
 from pipeline.stages.stage import Stage
@@ -50,6 +50,8 @@ class TimedLearner:
 
     device = _CPU
     quality = None
+    loss = None
+    generation = generation_below = 0
     can_imagine = True
 
     def __init__(
@@ -173,6 +175,16 @@ class TimedLearner:
     def update(self, step: int) -> None:
         """Take an update's time, if anything has been accumulated."""
         self._update(step, self._pace.take_due(step))
+
+    def change_structure(self, step: int) -> list[Reshape]:
+        """Its structure stays as it is: what is played is the network of the first step."""
+        return []
+
+    def follow(self, message: Reshape) -> None:
+        """Nobody sends other units."""
+
+    def hear_loss(self, loss: float) -> None:
+        """Nothing is lost."""
 
     def finish(self, step: int) -> None:
         """Take an update's time, if anything has been accumulated."""

@@ -32,7 +32,11 @@ from dni import (
     UpdateProbability,
 )
 from pipeline.clock import VirtualClock, WallClock
+from pipeline.learners.idle import IdleLayers
 from pipeline.learners.learner import Learner
+from pipeline.learners.late_weights import LateWeights
+from pipeline.learners.movement import MovementMeter
+from pipeline.learners.parts import Parts, Remembered
 from pipeline.learners.updater import Updater
 from pipeline.messages import Activation, Gradient, Message, Send
 from pipeline.stages.arrival import Arrival, Inbox
@@ -100,24 +104,34 @@ def make_stage(
     if source is None:
         source = LossGradient(nn.CrossEntropyLoss()) if index == num_stages - 1 else TrueGradient()
     recorder = Recorder(index, clock or WallClock())
+    stash = settings.get("stash", "hold")
+
+    def make_parts(remembered: Remembered) -> Parts:
+        return Parts(
+            updater=Updater(
+                {own[name]: parameter for name, parameter in module.named_parameters()},
+                optimizer=optimizer,
+                schedule=lambda step: 1.0,
+                pace=remembered.pace or Pace({REST: Periodic(cadence)}),
+            ),
+            weights=LateWeights(module, stash=stash, corrector=None),
+            idle=IdleLayers(module),
+            movement=MovementMeter(module, names=own, recorder=recorder, every=0),
+        )
+
     learner = Learner(
         module,
         index=index,
         source=source,
         inputs=ReceivedInput(),
-        updater=Updater(
-            {own[name]: parameter for name, parameter in module.named_parameters()},
-            optimizer=optimizer,
-            schedule=lambda step: 1.0,
-            pace=Pace({REST: Periodic(cadence)}),
-        ),
+        parts=make_parts,
+        names=lambda: own,
         recorder=recorder,
-        names=own,
         device=CPU,
         seed=seed,
         modifies_input=modifies_input,
         measure_every=measure_every,
-        stash=settings.get("stash", "hold"),
+        stash=stash,
     )
     return Stage(
         learner,

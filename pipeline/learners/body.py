@@ -1,0 +1,139 @@
+"""What does a stage consist of, and how does all of it follow when its structure changes?
+
+The module, and what knows its parameters: optimiser, accumulated gradients, masks, velocities. A change is applied as a
+function of their state: everything is mapped first, then the module takes over the new tensors and the parts are made
+anew and loaded with what was mapped, as they are when a run is resumed. If anything of it fails, the old structure
+stays whole. Nothing writes into the old parameters, so microbatches in flight are finished with them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from dni import Piece, TensorChange, fit_, fit_gates_, map_tensor
+from pipeline.learners.parts import MakeParts, Parts, Remembered
+from pipeline.learners.weights import AxisChanges
+
+__all__ = ["Body"]
+
+
+class Body:
+    """The module of one stage and the parts that know its parameters.
+
+    Args:
+        module: the stage's, already where it is to stay.
+        make: makes the parts.
+        names: the global name of every entry of the module's state dict, as it is now.
+    """
+
+    def __init__(self, module: nn.Module, make: MakeParts, *, names: Callable[[], Mapping[str, str]]) -> None:
+        self.module = module
+        self.history: list[AxisChanges] = []
+        """What the changes made of the axes of parameters, by their names in the stage, in order."""
+        self.find_names = names
+        self._make = make
+        self.parts = make(Remembered(history=self.history))
+        """Optimiser, weights and what else knows the parameters."""
+        self.original = {name: tuple(value.shape) for name, value in self.named_tensors().items()}
+        """Shapes before the first change, by global name."""
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers under their global names."""
+        names = self.find_names()
+        return {names[name]: value for name, value in self.module.state_dict().items()}
+
+    def change(self, changes: Mapping[str, TensorChange]) -> None:
+        """Change parameters and buffers, and all that follows them.
+
+        Args:
+            changes: by global name.
+
+        Raises:
+            ValueError, TypeError: something cannot follow. To have everything as it was, call it within `restoring`.
+        """
+        parts = self.parts
+        local = {full: name for name, full in self.find_names().items()}
+        own = self.module.state_dict(keep_vars=True)
+        values = {full: _changed(own[local[full]], change) for full, change in changes.items()}
+        state, ages, masks = parts.updater.followed(changes, values)
+        axes = {local[full]: change.axes for full, change in changes.items() if change.axes}
+        velocity = {
+            name: map_tensor(value, axes[name], "value") if name in axes else value
+            for name, value in parts.weights.state_dict().items()
+        }
+        fit_(self.module, {local[full]: value for full, value in values.items()})
+        made = self._make(Remembered(ages=ages, masks=masks, history=self.history, pace=parts.updater.pace))
+        made.updater.load_state_dict(state)
+        made.weights.load_state_dict(velocity)
+        self.parts = made
+        self.history.append(axes)
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Have everything as it was if the block fails. Nothing writes into what there was, so references suffice."""
+        parts, num_changes = self.parts, len(self.history)
+        before = [
+            (each, {name: copy.copy(value) if isinstance(value, dict) else value for name, value in vars(each).items()})
+            for each in self.module.modules()
+        ]
+        try:
+            yield
+        except BaseException:
+            for each, attributes in before:
+                vars(each).clear()
+                vars(each).update(attributes)
+            self.parts = parts
+            del self.history[num_changes:]
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, under global names."""
+        parts, names = self.parts, self.find_names()
+        return {
+            "module": self.named_tensors(),
+            "updater": parts.updater.state_dict(),
+            "velocity": {names[name]: value for name, value in parts.weights.state_dict().items()},
+            "ages": {name: [list(map(list, piece.box)) for piece in own] for name, own in parts.updater.ages.items()},
+            "masks": parts.updater.masks,
+            "original": {name: list(shape) for name, shape in self.original.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become what `state` was taken from, whatever its structure was."""
+        own = {full: name for name, full in self.find_names().items()}
+        shapes = {name: value.shape for name, value in self.module.state_dict().items()}
+        tensors = {own[full]: value for full, value in state["module"].items() if full in own}
+        others = {name: value for name, value in tensors.items() if value.shape != shapes[name]}
+        fit_(self.module, others)
+        gates = {full: value for full, value in state["module"].items() if full not in own}
+        fit_gates_(self.module, [*tensors, *(self._local(full) for full in gates)])
+        if others or gates or state.get("ages") or state.get("masks"):
+            ages = {
+                name: [Piece(name, tuple((start, stop) for start, stop in box)) for box in boxes]
+                for name, boxes in state["ages"].items()
+            }
+            pace = self.parts.updater.pace
+            self.parts = self._make(Remembered(ages=ages, masks=state["masks"], history=self.history, pace=pace))
+        names = self.find_names().items()
+        self.module.load_state_dict({name: state["module"][full] for name, full in names})
+        self.parts.updater.load_state_dict(state["updater"])
+        velocity = state.get("velocity", {})  # not in the oldest checkpoints
+        self.parts.weights.load_state_dict({name: velocity[full] for name, full in names if full in velocity})
+
+    def _local(self, full: str) -> str:
+        """The name within the stage of a buffer that a layer there has not got yet, by that of its layer's weight."""
+        layer, _, buffer = full.rpartition(".")
+        weight = next(name for name, other in self.find_names().items() if other == f"{layer}.weight")
+        return f"{weight.removesuffix('weight')}{buffer}"
+
+
+def _changed(tensor: Tensor, change: TensorChange) -> Tensor:
+    """What a tensor becomes; shares no memory with it."""
+    if change.value is not None:
+        return change.value.to(tensor).clone()
+    return map_tensor(tensor.detach(), change.axes, "value")
