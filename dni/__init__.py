@@ -9,12 +9,21 @@ from dni.cadences.pace import Draw, Foreseen, Pace
 from dni.cadences.rate_rule import RateRule, rate_factor
 from dni.cadences.selectors import Channels, Columns, Heads, Layer, Parameter, Quadrants, Rows, Slice
 from dni.few_shot import FewShotClassifier, LogitSynthesizer
-from dni.growth.alpha import CosineRamp, GatedComponent, LinearRamp, LossRamp, Parallel, Progress, Ramp
+from dni.growth.alpha import CosineRamp, LinearRamp, LossRamp, Progress, Ramp, ramp_from_json, ramp_to_json
+from dni.growth.attach import apply_edits_, attach_, component_ends
 from dni.growth.continuous_kernel import ContinuousConv, GaussianMask
 from dni.growth.coordinate_network import CoordinateNetwork, KernelNetwork
+from dni.growth.gate import fit_gates_, fold_, gate_, gate_change, without_gates
 from dni.growth.gradmax import auxiliary_gradient, auxiliary_gradient_of_convolutions, grow_gradmax
 from dni.growth.grow import append_units, grow
-from dni.growth.kernel import ResizedKernel, narrow_kernel, widen_kernel
+from dni.growth.kernel import (
+    narrow_kernel_change,
+    raise_horizon_change,
+    raise_resolution_change,
+    widen_kernel_change,
+)
+from dni.growth.part import Component, Edit, Insertion, edits_from_json, edits_to_json
+from dni.growth.phase import Phase
 from dni.growth.widen import identity_convolution, identity_linear, random_units, widen
 from dni.inputs.input_source import InputSource, ReceivedInput
 from dni.inputs.synthetic_input import InputMLP, InputNetwork, SyntheticInput
@@ -147,6 +156,7 @@ __all__ = [
     "Cadence",
     "Channels",
     "Columns",
+    "Component",
     "ConditionalSyntheticGradient",
     "Constant",
     "ContinualBackprop",
@@ -167,6 +177,7 @@ __all__ = [
     "DirectFeedbackAlignment",
     "DiscrepancyCorrection",
     "Draw",
+    "Edit",
     "Electroshock",
     "Every",
     "FeedbackMode",
@@ -174,7 +185,6 @@ __all__ = [
     "Follower",
     "Foreseen",
     "FreezeOut",
-    "GatedComponent",
     "GaussianMask",
     "GradientSource",
     "GradualMagnitude",
@@ -187,6 +197,7 @@ __all__ = [
     "InputMLP",
     "InputNetwork",
     "InputSource",
+    "Insertion",
     "KernelNetwork",
     "Keyed",
     "Kickback",
@@ -220,10 +231,10 @@ __all__ = [
     "Origin",
     "OwnLabels",
     "Pace",
-    "Parallel",
     "Parameter",
     "Participation",
     "Periodic",
+    "Phase",
     "Phases",
     "Piece",
     "Piecewise",
@@ -239,7 +250,6 @@ __all__ = [
     "Remapped",
     "Rescale",
     "Resized",
-    "ResizedKernel",
     "Rewiring",
     "RigL",
     "Rows",
@@ -286,7 +296,9 @@ __all__ = [
     "active_beyond",
     "agreement",
     "append_units",
+    "apply_edits_",
     "as_tuple",
+    "attach_",
     "auxiliary_gradient",
     "auxiliary_gradient_of_convolutions",
     "by_depth",
@@ -296,18 +308,25 @@ __all__ = [
     "compare_dissimilarities",
     "compare_gradients",
     "compare_parameter_gradients",
+    "component_ends",
     "convert_to_feedback_alignment",
     "correction_gap",
     "dissimilarity",
     "distance_in_deviations",
     "doubling_restarts",
+    "edits_from_json",
+    "edits_to_json",
     "erdos_renyi",
     "erdos_renyi_epsilon",
     "erdos_renyi_kernel",
+    "fit_gates_",
     "fit_linear_probe",
     "fit_sizes_",
+    "fold_",
     "forget_",
     "fresh_values",
+    "gate_",
+    "gate_change",
     "grade",
     "grade_source",
     "grow",
@@ -331,12 +350,16 @@ __all__ = [
     "merge_pieces_",
     "merge_states",
     "most_active",
-    "narrow_kernel",
+    "narrow_kernel_change",
     "num_samples",
     "overwrite_",
     "parameter_gradients_by_part",
     "prepare_remap",
     "pull_back",
+    "raise_horizon_change",
+    "raise_resolution_change",
+    "ramp_from_json",
+    "ramp_to_json",
     "random_in_layers",
     "random_masks",
     "random_parameters",
@@ -367,5 +390,6 @@ __all__ = [
     "uniform_density",
     "whole_layers",
     "widen",
-    "widen_kernel",
+    "widen_kernel_change",
+    "without_gates",
 ]

@@ -1,7 +1,7 @@
 """How is new capacity phased in?
 
-What a new component adds is scaled by one alpha, which a ramp raises from 0 to 1. As a gate, y = W h + alpha V s(U h),
-alpha acts at every step until it is folded into V and removed; as an initial scale, V = alpha V0, once (see `grow`).
+What new units add is scaled by one alpha, which a ramp raises from 0 to 1. As a gate, y = W h + alpha V s(U x), alpha
+acts at every step until it is 1 and the gate is removed (`gate`, `phase`); as an initial scale, V = alpha V0, once.
 
 At alpha = 0 a gate passes no gradient to V or U; an initial scale of 0 passes the whole gradient to V and none to U.
 Adam undoes the size of gradients on either path, so there alpha only sets how far the *function* moves per step.
@@ -10,13 +10,12 @@ Adam undoes the size of gradients on either path, so there alpha only sets how f
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
-import torch
-from torch import Tensor, nn
-
-__all__ = ["CosineRamp", "GatedComponent", "LinearRamp", "LossRamp", "Parallel", "Progress", "Ramp"]
+__all__ = ["CosineRamp", "LinearRamp", "LossRamp", "Progress", "Ramp", "ramp_from_json", "ramp_to_json"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,20 +23,22 @@ class Progress:
     """How far a phase-in has come: a value, kept in the checkpoint."""
 
     num_steps: int = 0
-    """Steps since the component was attached."""
+    """Steps that its ramp has counted."""
     alpha: float = 0.0
-    """In [0, 1]; at 1 the component may be folded in."""
+    """In [0, 1]; at 1 it is over."""
     smoothed: float = 0.0
     """Mean loss of late, for ramps that look at it."""
     best: float = 0.0
     """The lowest it has been since."""
 
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Progress:
+        """What `to_json` wrote."""
+        return Progress(**value)
 
-class Ramp(Protocol):
-    """Raises alpha."""
-
-    def advance(self, progress: Progress, loss: float) -> Progress:
-        """The progress after one more step, whose training loss (per sample) was `loss`."""
+    def to_json(self) -> dict[str, Any]:
+        """Its numbers by name."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class LinearRamp:
     def __post_init__(self) -> None:
         _check_steps(self.num_steps)
 
-    def advance(self, progress: Progress, loss: float) -> Progress:
+    def advance(self, progress: Progress, loss: float | None) -> Progress:
         """The progress after one more step; the loss is not looked at."""
         done = progress.num_steps + 1
         return replace(progress, num_steps=done, alpha=min(1.0, done / self.num_steps))
@@ -66,7 +67,7 @@ class CosineRamp:
     def __post_init__(self) -> None:
         _check_steps(self.num_steps)
 
-    def advance(self, progress: Progress, loss: float) -> Progress:
+    def advance(self, progress: Progress, loss: float | None) -> Progress:
         """The progress after one more step; the loss is not looked at."""
         done = min(self.num_steps, progress.num_steps + 1)
         alpha = 1.0 if done == self.num_steps else (1 - math.cos(math.pi * done / self.num_steps)) / 2
@@ -94,12 +95,14 @@ class LossRamp:
                 f"slack must be 0 or more and memory in [0, 1), got slack={self.slack}, memory={self.memory}."
             )
 
-    def advance(self, progress: Progress, loss: float) -> Progress:
-        """The progress after one more step of this loss.
+    def advance(self, progress: Progress, loss: float | None) -> Progress:
+        """The progress after one more step of this loss (per sample); the same as before while there is none yet.
 
         Raises:
             ValueError: the loss is negative or not finite.
         """
+        if loss is None:
+            return progress
         if not (math.isfinite(loss) and loss >= 0):
             raise ValueError(f"a ramp that follows the loss needs one of 0 or more, got {loss}. Use LinearRamp.")
         if progress.num_steps == 0:
@@ -113,78 +116,33 @@ class LossRamp:
         return Progress(num_steps=progress.num_steps + 1, alpha=min(1.0, alpha), smoothed=smoothed, best=best)
 
 
-class Parallel(nn.Module):
-    """Adds what a component computes from the same input: y = base(h) + component(h)."""
+Ramp: TypeAlias = LinearRamp | CosineRamp | LossRamp
+"""Raises alpha. These are all, because a checkpoint and a plan have to name them."""
 
-    def __init__(self, base: nn.Module, component: nn.Module) -> None:
-        super().__init__()
-        self.base = base
-        self.component = component
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Of the shape of `base(h)`."""
-        result: Tensor = self.base(h) + self.component(h)
-        return result
+_KINDS: Mapping[str, type[LinearRamp] | type[CosineRamp] | type[LossRamp]] = MappingProxyType(
+    {"linear": LinearRamp, "cosine": CosineRamp, "loss": LossRamp}
+)
 
 
-class GatedComponent(nn.Module):
-    """Adds what a component computes from the same input, scaled: y = base(h) + alpha component(h).
+def ramp_to_json(ramp: Ramp) -> dict[str, Any]:
+    """A ramp's kind and settings."""
+    kind = next(kind for kind, own in _KINDS.items() if isinstance(ramp, own))
+    return {"kind": kind, **asdict(ramp)}
 
-    `alpha` is a buffer: a ramp sets it, nothing learns it, checkpoints keep it. Parameters are named as in
-    `Parallel`.
 
-    Args:
-        base: what was there.
-        component: ends with the Linear or convolution V, so that alpha can be folded into it.
+def ramp_from_json(value: Mapping[str, Any]) -> Ramp:
+    """What `ramp_to_json` wrote.
 
     Raises:
-        TypeError: the component ends with another layer.
+        ValueError: there is no such kind of ramp.
     """
-
-    alpha: Tensor
-
-    def __init__(self, base: nn.Module, component: nn.Sequential) -> None:
-        super().__init__()
-        self.base = base
-        self.component = component
-        last = self._outgoing()
-        self.register_buffer("alpha", torch.zeros((), dtype=last.weight.dtype, device=last.weight.device))
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Of the shape of `base(h)`; equal to it at alpha = 0."""
-        result: Tensor = self.base(h) + self.alpha * self.component(h)
-        return result
-
-    def set_alpha_(self, alpha: float) -> None:
-        """Open the gate this far, in [0, 1]."""
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must lie in [0, 1], got {alpha}.")
-        self.alpha.fill_(alpha)
-
-    def fold_(self) -> Parallel:
-        """Multiply V, and its bias, by alpha, and do without the gate: the same function.
-
-        Returns:
-            A module with the same parameters, so the optimiser need not be told. At alpha = 1 they keep their bits.
-        """
-        last = self._outgoing()
-        with torch.no_grad():
-            for own in (last.weight, last.bias):
-                if own is not None:
-                    own.mul_(self.alpha)
-        self.alpha.fill_(1)
-        return Parallel(self.base, self.component)
-
-    def _outgoing(self) -> nn.Linear | nn.Conv1d | nn.Conv2d:
-        last = self.component[-1] if isinstance(self.component, nn.Sequential) and len(self.component) else None
-        if not isinstance(last, nn.Linear | nn.Conv1d | nn.Conv2d):
-            raise TypeError(
-                "a gated component must be an nn.Sequential that ends with the Linear or convolution into which alpha "
-                f"is folded, got {type(last if last is not None else self.component).__name__}."
-            )
-        return last
+    settings = dict(value)
+    kind = settings.pop("kind", None)
+    if kind not in _KINDS:
+        raise ValueError(f"a ramp must be of kind {', '.join(_KINDS)}, got {kind!r}.")
+    return _KINDS[kind](**settings)
 
 
 def _check_steps(num_steps: int) -> None:
     if num_steps < 1:
-        raise ValueError(f"a ramp takes one step or more, got {num_steps}. To add a component at once, append_units.")
+        raise ValueError(f"a ramp takes one step or more, got {num_steps}. To add units at once, do without a ramp.")

@@ -6,7 +6,6 @@ width is learned. Letters: N samples, A axes (1 or 2), k taps on an axis, δ the
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -63,8 +62,9 @@ class ContinuousConv(nn.Module):
     """
 
     sampling: Tensor
-    """k, the numerator and the denominator of δ/2, and the first k: in the state, so that a checkpoint has them. Whole
-    numbers, because `half()` and `double()` round others."""
+    """k, the numerator and the denominator of δ/2, and the first k: all that an event changes. In the state, so that a
+    checkpoint has it, whatever the constructor was told; in whole numbers, because `half()` and `double()` round
+    others. Never written into: an event puts another tensor in its place."""
 
     def __init__(
         self,
@@ -142,16 +142,16 @@ class ContinuousConv(nn.Module):
         x = F.pad(x, (taps - 1, 0) if self.causal else (taps // 2, taps // 2))
         return F.conv1d(x, kernel, self.bias, groups=self.groups)
 
-    def resampled(self, size: int) -> ContinuousConv:
-        """The same function of place with more (or fewer) taps, for signals sampled more (less) finely.
+    def resampling(self, size: int) -> Tensor:
+        """`sampling` for the same function of place with more (or fewer) taps: for signals sampled more finely.
 
         The reach stays, δ becomes that of `size` taps, and values are scaled by it, so that the output on a smooth
         signal sampled (size - 1)/(k - 1) times as finely converges, with δ, to an integral. From k taps to twice the
         resolution is 2 k - 1.
 
         Returns:
-            A module with the *same* parameters, as objects: it takes the old one's place, the optimiser and its state
-            stay as they are. Only `sampling` is its own.
+            What is to take the place of the buffer, as a tensor of its own, so that what is on its way keeps the old
+            one. No parameter changes, so the optimiser and its state stay as they are.
 
         Raises:
             ValueError: the size is even (not causal) or too small.
@@ -159,16 +159,17 @@ class ContinuousConv(nn.Module):
         _check_size(size, causal=self.causal)
         taps, numerator, denominator, first = self.sampling.tolist()
         step = Fraction(numerator, denominator) * Fraction(taps - 1, size - 1)
-        return self._with_sampling([size, step.numerator, step.denominator, first])
+        return self.sampling.new_tensor([size, step.numerator, step.denominator, first])
 
-    def extended(self, size: int) -> ContinuousConv:
-        """The same taps and more beyond them (or fewer): another reach at the same resolution; see `resampled`.
+    def extension(self, size: int) -> Tensor:
+        """`sampling` for the same taps and more beyond them (or fewer): another reach at the same resolution.
 
         What the network says there decides, times the mask: with one of width σ, which is that of the first reach, new
-        taps are at most exp(-1/(2σ²)) of the network's values, so that the function stays.
+        taps are at most exp(-1/(2σ²)) of the network's values, so that the function stays. Returns and raises as
+        `resampling`.
         """
         _check_size(size, causal=self.causal)
-        return self._with_sampling([size, *self.sampling.tolist()[1:]])
+        return self.sampling.new_tensor([size, *self.sampling.tolist()[1:]])
 
     def fresh_values(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Its parameters if it began now with the size it first had, by name."""
@@ -191,13 +192,6 @@ class ContinuousConv(nn.Module):
             f"{self.in_channels}, {self.out_channels}, size={self.size}, num_axes={self.num_axes}, "
             f"causal={self.causal}, groups={self.groups}, mask={self.mask}"
         )
-
-    def _with_sampling(self, sampling: list[int]) -> ContinuousConv:
-        other = copy.copy(self)
-        for table in ("_parameters", "_buffers", "_modules"):
-            other.__dict__[table] = dict(self.__dict__[table])
-        other.sampling = torch.tensor(sampling, device=self.sampling.device)
-        return other
 
     def _scale(self) -> float:
         _, numerator, denominator, first = self.sampling.tolist()

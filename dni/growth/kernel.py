@@ -1,93 +1,113 @@
-"""How does a convolution get a larger kernel and stay the same function?
+"""How does a convolution get a larger kernel?
 
 A ring of zeros around the kernel, and as much more padding: every output sees the same products, and more that are 0.
+A continuous kernel is sampled anew: how, is a buffer of it, which a change replaces.
+
+What is planned here is of tensors only. The module's numbers follow from them: its kernel is as large as its weight,
+and for each 2 that the weight gained the padding grew by the dilation ("same" stays, "valid" is 0 before).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from torch import nn
 
-from torch import Tensor
-
-from dni.structure.followers import AxisChange, map_tensor
+from dni.growth.continuous_kernel import ContinuousConv
+from dni.structure.change import TensorChange
+from dni.structure.followers import AxisChange
 from dni.structure.origin import Origin
 
-__all__ = ["Padding", "ResizedKernel", "narrow_kernel", "widen_kernel"]
+__all__ = ["narrow_kernel_change", "raise_horizon_change", "raise_resolution_change", "widen_kernel_change"]
 
-Padding: TypeAlias = tuple[int, ...] | str
-"""As `nn.Conv2d` keeps it: a number per dimension, or "same" or "valid"."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResizedKernel:
-    """A convolution's weight after a change of its kernel, and what changes with it."""
-
-    weight: Tensor
-    changes: tuple[AxisChange, ...]
-    """One for each axis of the kernel, for `remap_parameter`."""
-    padding: Padding
-    """To be set in the layer."""
-    kernel_size: tuple[int, ...]
-    """To be set in the layer."""
+_KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def widen_kernel(weight: Tensor, *, padding: Padding, dilation: Sequence[int] | None = None) -> ResizedKernel:
-    """Grow a kernel from k to k + 2 by zeros in each dimension; the output is unchanged.
+def widen_kernel_change(layer: nn.Module, name: str, *, by: int = 2) -> dict[str, TensorChange]:
+    """Grow a kernel from k to k + `by` by zeros in each dimension; the output is unchanged.
+
+    The weight is (O, I / groups, *kernel).
 
     Args:
-        weight: (O, I / groups, *kernel), of one or more dimensions.
-        padding: of the layer, of whatever mode: what is padded is multiplied by 0.
-        dilation: of the layer; 1 by default. The padding grows by it.
-    """
-    sizes = _sizes(weight)
-    changes = [
-        AxisChange(axis=axis, origin=Origin.insert((0, size + 1), num_old=size), side="consumer")
-        for axis, size in enumerate(sizes, start=2)
-    ]
-    return _resized(weight, changes, padding=_shifted(padding, dilation, sizes, sign=1))
+        layer: Conv1d to Conv3d, grouped or not, whose padding is of zeros.
+        name: of the layer.
+        by: even, so that the middle stays in the middle.
 
-
-def narrow_kernel(weight: Tensor, *, padding: Padding, dilation: Sequence[int] | None = None) -> ResizedKernel:
-    """Cut the outermost ring of a kernel, from k to k - 2. Undoes `widen_kernel`; the output loses what the ring added.
+    Returns:
+        By the name of the weight, whose optimiser state follows; new entries have none.
 
     Raises:
-        ValueError: the kernel is too small, or the padding would be negative.
+        TypeError: the layer is of another kind; a transposed convolution, for one.
+        ValueError: it pads otherwise (what is padded beyond the input's size may not be there), or `by` is not even.
     """
-    sizes = _sizes(weight)
-    if min(sizes) < 3:
-        raise ValueError(f"a kernel must be at least 3 wide to lose a ring, got {sizes}. Leave this layer as it is.")
-    changes = [
-        AxisChange(axis=axis, origin=Origin.keep(range(1, size - 1), num_old=size), side="consumer")
-        for axis, size in enumerate(sizes, start=2)
-    ]
-    return _resized(weight, changes, padding=_shifted(padding, dilation, sizes, sign=-1))
+    sizes = _sizes(layer, name, by)
+    origins = [Origin.insert((*range(by // 2), *range(size + by // 2, size + by)), num_old=size) for size in sizes]
+    return _change(name, origins)
 
 
-def _resized(weight: Tensor, changes: Sequence[AxisChange], *, padding: Padding) -> ResizedKernel:
-    mapped = map_tensor(weight, changes, "value")
-    return ResizedKernel(weight=mapped, changes=tuple(changes), padding=padding, kernel_size=_sizes(mapped))
+def narrow_kernel_change(layer: nn.Module, name: str, *, by: int = 2) -> dict[str, TensorChange]:
+    """Cut the outermost rings of a kernel, from k to k - `by`: undoes `widen_kernel_change`.
 
-
-def _sizes(weight: Tensor) -> tuple[int, ...]:
-    if weight.dim() < 3:
-        raise ValueError(f"the weight of a convolution is (O, I / groups, *kernel), got {tuple(weight.shape)}.")
-    return tuple(weight.shape[2:])
-
-
-def _shifted(padding: Padding, dilation: Sequence[int] | None, sizes: tuple[int, ...], *, sign: int) -> Padding:
-    """The padding that goes with one ring more or less."""
-    if padding == "same":
-        return padding
-    before = (0,) * len(sizes) if isinstance(padding, str) else padding
-    rate = (1,) * len(sizes) if dilation is None else tuple(dilation)
-    if not len(before) == len(rate) == len(sizes):
-        raise ValueError(f"a kernel {sizes} needs as many paddings and dilations, got {padding} and {dilation}.")
-    after = tuple(own + sign * step for own, step in zip(before, rate, strict=True))
-    if min(after) < 0:
+    The output loses what the rings added. Raises as that, and if the kernel or the padding is too small.
+    """
+    sizes = _sizes(layer, name, by)
+    assert isinstance(layer, _KINDS)
+    if min(sizes) <= by:
         raise ValueError(
-            f"a kernel {sizes} with padding {padding} and dilation {rate} cannot lose a ring: its padding would be "
-            f"{after}. Only as much can be cut as was padded."
+            f"the kernel of {name} must be more than {by} wide to lose that, got {sizes}. Leave it as it is."
         )
-    return after
+    padding = (0,) * len(sizes) if layer.padding == "valid" else layer.padding
+    if isinstance(padding, tuple) and any(
+        own < rate * by // 2 for own, rate in zip(padding, layer.dilation, strict=True)
+    ):
+        raise ValueError(
+            f"only as much of a kernel can be cut as was padded, {by // 2} times the dilation {layer.dilation} of "
+            f"{name}, got padding {layer.padding}. Leave it as it is."
+        )
+    return _change(name, [Origin.keep(range(by // 2, size - by // 2), num_old=size) for size in sizes])
+
+
+def raise_resolution_change(layer: ContinuousConv, name: str, size: int) -> dict[str, TensorChange]:
+    """Sample a continuous kernel more finely: the same function of place, with `size` taps in the same reach.
+
+    For an input that is sampled as much more finely: see `ContinuousConv.resampling`.
+
+    Raises:
+        ValueError: the size is no larger than it was, or cannot be.
+    """
+    _check_larger(layer, name, size, what="resolution")
+    return {f"{name}.sampling": TensorChange(value=layer.resampling(size))}
+
+
+def raise_horizon_change(layer: ContinuousConv, name: str, size: int) -> dict[str, TensorChange]:
+    """Let a continuous kernel reach farther: the same taps, and more beyond them; see `ContinuousConv.extension`.
+
+    Raises:
+        ValueError: the size is no larger than it was, or cannot be.
+    """
+    _check_larger(layer, name, size, what="horizon")
+    return {f"{name}.sampling": TensorChange(value=layer.extension(size))}
+
+
+def _change(name: str, origins: list[Origin]) -> dict[str, TensorChange]:
+    axes = (AxisChange(axis=axis, origin=origin, side="consumer") for axis, origin in enumerate(origins, start=2))
+    return {f"{name}.weight": TensorChange(axes=tuple(axes))}
+
+
+def _sizes(layer: nn.Module, name: str, by: int) -> tuple[int, ...]:
+    if type(layer) not in _KINDS or not isinstance(layer, _KINDS):
+        raise TypeError(
+            f"the kernel of a {', '.join(kind.__name__ for kind in _KINDS)} can change, but {name} is "
+            f"{type(layer).__name__}. Choose another layer."
+        )
+    if layer.padding_mode != "zeros":
+        raise ValueError(
+            f"a kernel can change where the padding is of zeros, but {name} has padding_mode "
+            f"{layer.padding_mode!r}, which cannot pad as much as is needed of every input. Choose another layer."
+        )
+    if by < 2 or by % 2:
+        raise ValueError(f"a kernel changes by an even number, 2 or more, so that its middle stays, got {by}.")
+    return tuple(layer.weight.shape[2:])
+
+
+def _check_larger(layer: ContinuousConv, name: str, size: int, *, what: str) -> None:
+    if size <= layer.size:
+        raise ValueError(f"the {what} of {name} is raised from {layer.size} taps to more of them, got {size}.")

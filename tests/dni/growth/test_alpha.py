@@ -1,18 +1,17 @@
-"""Is a component phased in by one alpha, and folded into the weights without a change?"""
+"""Does alpha rise as its ramp says, and go on where it was?"""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
 
 import pytest
-import torch
-from torch import nn
 
-from dni import CosineRamp, GatedComponent, LinearRamp, LossRamp, Progress, Ramp, append_units
-from tests.dni.structure.networks import hidden_of, rebuilt, trained
+from dni import CosineRamp, LinearRamp, LossRamp, Progress, Ramp, ramp_from_json, ramp_to_json
 
 
-def _alphas(ramp: Ramp, losses: list[float]) -> list[float]:
+def _alphas(ramp: Ramp, losses: Sequence[float | None]) -> list[float]:
     progress, alphas = Progress(), []
     for loss in losses:
         progress = ramp.advance(progress, loss)
@@ -39,44 +38,33 @@ def test_loss_ramp_waits_while_the_loss_is_above_its_best() -> None:
     assert _alphas(ramp, losses) == expected == [0.1, 0.2, 0.2, 0.2, 0.3, 0.4, 0.5]
 
 
-def test_gate_is_shut_at_zero_and_folds_into_the_weights_at_any_alpha() -> None:
-    network, x = trained("mlp")
-    component = nn.Sequential(nn.Linear(5, 2), nn.Tanh(), nn.Linear(2, 3)).double()
-    gated = GatedComponent(network, component)
-    assert torch.equal(gated(x), network(x)) and "alpha" in gated.state_dict()
-    gated(x).sum().backward()
-    assert all(not parameter.grad.any() for parameter in component.parameters() if parameter.grad is not None)
-    gated.set_alpha_(0.3)
-    before = gated(x)
-    torch.testing.assert_close(before, network(x) + 0.3 * component(x), rtol=0, atol=1e-12)
-    parameters = list(gated.parameters())
-    folded = gated.fold_()
-    torch.testing.assert_close(folded(x), before, rtol=0, atol=1e-12)
-    assert all(a is b for a, b in zip(parameters, folded.parameters(), strict=True))
-    again = GatedComponent(network, component)
-    again.set_alpha_(1)
-    open_wide = again(x)
-    assert torch.equal(again.fold_()(x), open_wide)
+def test_loss_ramp_waits_until_there_is_a_loss_and_others_do_not() -> None:
+    assert _alphas(LossRamp(num_steps=4), [None, None, 2.0, None, 1.0]) == [0, 0, 0.25, 0.25, 0.5]
+    assert _alphas(LinearRamp(num_steps=4), [None, 2.0]) == _alphas(LinearRamp(num_steps=4), [0.0, 0.0])
 
 
-def test_component_behind_a_gate_joins_the_layer_beside_it_as_new_units() -> None:
-    network, x = trained("mlp")
-    incoming, outgoing = nn.Linear(5, 2).double(), nn.Linear(2, 3, bias=False).double()
-    gated = GatedComponent(network, nn.Sequential(incoming, nn.Tanh(), outgoing))
-    gated.set_alpha_(0.7)
-    fresh = {"0.weight": incoming.weight, "0.bias": incoming.bias, "3.weight": outgoing.weight}
-    joined = rebuilt(network, append_units(hidden_of(network), 2, fresh, alpha=0.7))
-    torch.testing.assert_close(joined(x), gated(x), rtol=0, atol=1e-12)
+@pytest.mark.parametrize(
+    "ramp", [LinearRamp(num_steps=7), CosineRamp(num_steps=7), LossRamp(num_steps=7, slack=0.3, memory=0.7)]
+)
+def test_ramps_and_progress_are_written_down_and_go_on_where_they_were(ramp: Ramp) -> None:
+    losses = [1.0, 0.9, 2.0, 0.7, 0.6]
+    halfway = Progress()
+    for loss in losses[:2]:
+        halfway = ramp.advance(halfway, loss)
+    written = json.loads(json.dumps([ramp_to_json(ramp), halfway.to_json()]))
+    again, progress = ramp_from_json(written[0]), Progress.from_json(written[1])
+    assert again == ramp and progress == halfway
+    for loss in losses[2:]:
+        progress = again.advance(progress, loss)
+    assert progress.alpha == _alphas(ramp, losses)[-1]
 
 
-def test_ramps_and_gates_that_cannot_be_are_refused() -> None:
+def test_ramps_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="one step or more, got 0"):
         LinearRamp(num_steps=0)
     with pytest.raises(ValueError, match=r"got slack=-1, memory=0\.9"):
         LossRamp(num_steps=3, slack=-1)
     with pytest.raises(ValueError, match="one of 0 or more, got nan"):
         LossRamp(num_steps=3).advance(Progress(), math.nan)
-    with pytest.raises(TypeError, match=r"ends with the Linear or convolution .* got ReLU"):
-        GatedComponent(nn.Identity(), nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got 2"):
-        GatedComponent(nn.Identity(), nn.Sequential(nn.Linear(2, 2))).set_alpha_(2)
+    with pytest.raises(ValueError, match="of kind linear, cosine, loss, got 'cubic'"):
+        ramp_from_json({"kind": "cubic", "num_steps": 3})

@@ -23,6 +23,21 @@ def _conv(size: int = 5, *, channels: tuple[int, int] = (2, 3), **options: Any) 
     return ContinuousConv(*channels, size, **options).double()
 
 
+def _with(conv: ContinuousConv, sampling: Tensor) -> ContinuousConv:
+    """A copy that is sampled so."""
+    other = copy.deepcopy(conv)
+    other.sampling = sampling
+    return other
+
+
+def _resampled(conv: ContinuousConv, size: int) -> ContinuousConv:
+    return _with(conv, conv.resampling(size))
+
+
+def _extended(conv: ContinuousConv, size: int) -> ContinuousConv:
+    return _with(conv, conv.extension(size))
+
+
 def _value(conv: ContinuousConv, place: tuple[float, ...]) -> Tensor:
     """K(x) times g(x) at one place, (C_out, C_in/groups)."""
     value = conv.network(torch.tensor([place], dtype=torch.float64))[0].detach()
@@ -91,7 +106,7 @@ def _refined(conv: ContinuousConv, factor: int) -> Tensor:
     places = torch.arange(-6 * factor, 6 * factor + 1, dtype=torch.float64) / factor
     x = _bump(places)
     x = x.outer(x) if conv.num_axes == 2 else x
-    y: Tensor = conv.resampled((conv.size - 1) * factor + 1)(x.expand(1, 1, *x.shape)).detach()
+    y: Tensor = _resampled(conv, (conv.size - 1) * factor + 1)(x.expand(1, 1, *x.shape)).detach()
     return y[..., ::factor, ::factor] if conv.num_axes == 2 else y[..., ::factor]
 
 
@@ -121,36 +136,47 @@ def test_refined_kernel_converges_to_an_integral() -> None:
 def test_unscaled_taps_would_not_converge() -> None:
     """A sum of twice the taps is twice as large: the scale is what makes it an integral."""
     conv = _conv(9, channels=(1, 1))
-    assert torch.allclose(conv.resampled(17).kernel()[..., ::2] * 2, conv.kernel(), rtol=1e-12)
-    assert torch.equal(conv.resampled(17).resampled(9).kernel(), conv.kernel())
+    assert torch.allclose(_resampled(conv, 17).kernel()[..., ::2] * 2, conv.kernel(), rtol=1e-12)
+    assert torch.equal(_resampled(_resampled(conv, 17), 9).kernel(), conv.kernel())
 
 
 def test_extended_kernel_has_the_same_taps_and_more_beyond_which_a_narrow_mask_leaves_out() -> None:
     for causal in (False, True):
         conv = _conv(5, mask=GaussianMask(width=0.2, crop_below=0.0), causal=causal)
-        wide = conv.extended(9).kernel()
+        wide = _extended(conv, 9).kernel()
         inside = slice(4, None) if causal else slice(2, -2)
         torch.testing.assert_close(wide[..., inside], conv.kernel(), rtol=1e-12, atol=0)
         x = torch.randn(2, 2, 12, dtype=torch.float64)
         bound = 800 * math.exp(-((2.5 if causal else 1.5) ** 2) / (2 * 0.2**2))
-        assert float((conv.extended(9)(x) - conv(x)).detach().abs().max()) <= bound < 1e-9
+        assert float((_extended(conv, 9)(x) - conv(x)).detach().abs().max()) <= bound < 1e-9
     free = _conv(5)
-    assert not torch.allclose(free.extended(9)(x), free(x)), "without a mask it is another function"
+    assert not torch.allclose(_extended(free, 9)(x), free(x)), "without a mask it is another function"
 
 
-def test_new_resolution_keeps_parameters_and_optimiser() -> None:
+def test_new_sampling_leaves_parameters_optimiser_and_graphs_on_their_way() -> None:
     conv = _conv(3, channels=(1, 1), mask=WHOLE)
+    twin = copy.deepcopy(conv)
     optimizer = torch.optim.Adam(conv.parameters(), lr=0.01)
     x = torch.randn(4, 1, 8, dtype=torch.float64)
-    for module in (conv, conv.resampled(5), conv.extended(7)):
-        assert [id(p) for p in module.parameters()] == [id(p) for p in conv.parameters()]
-        before = [p.detach().clone() for p in conv.parameters()]
-        optimizer.zero_grad()
-        module(x).square().mean().backward()
-        optimizer.step()
-        assert all(not torch.equal(a, b) for a, b in zip(before, conv.parameters(), strict=True))
-    assert conv.size == 3 and conv.resampled(5).size == 5
-    assert {float(state["step"]) for state in optimizer.state.values()} == {3.0}
+    on_its_way = conv(x).square().mean()
+    conv.sampling = conv.resampling(5)
+    on_its_way.backward()
+    twin(x).square().mean().backward()
+    for own, other in zip(conv.parameters(), twin.parameters(), strict=True):
+        assert own.grad is not None and other.grad is not None and torch.equal(own.grad, other.grad)
+    optimizer.step()
+    conv.sampling = conv.extension(7)
+    optimizer.zero_grad()
+    conv(x).square().mean().backward()
+    optimizer.step()
+    assert conv.size == 7 and twin.size == 3
+    assert {float(state["step"]) for state in optimizer.state.values()} == {2.0}
+
+
+def test_functional_call_samples_as_it_is_told() -> None:
+    conv, x = _conv(5), torch.randn(2, 2, 9, dtype=torch.float64)
+    found = torch.func.functional_call(conv, {"sampling": conv.resampling(9)}, (x,))
+    assert torch.equal(found, _resampled(conv, 9)(x)) and conv.size == 5
 
 
 def test_outer_taps_are_cropped_where_the_mask_is_low_and_return_as_it_widens() -> None:
@@ -190,7 +216,7 @@ def test_white_noise_keeps_its_variance_at_the_start(
 def test_it_is_copied_pickled_saved_and_trained_like_any_module(weight_norm: bool) -> None:
     network = KernelNetwork(hidden=8, omega=2.0, weight_norm=weight_norm)
     stage = nn.Sequential(_conv(5, num_axes=2, mask=WHOLE, network=network), nn.ReLU())
-    stage[0] = stage[0].resampled(9)
+    stage[0] = _resampled(stage[0], 9)
     x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
     y = stage(x)
     assert torch.equal(copy.deepcopy(stage)(x), y) and torch.equal(pickle.loads(pickle.dumps(stage))(x), y)
@@ -211,9 +237,9 @@ def test_sizes_that_cannot_be_are_refused() -> None:
             _conv(size)
     conv = _conv(5)
     with pytest.raises(ValueError, match=r"got 8\. Take 9"):
-        conv.resampled(8)
+        conv.resampling(8)
     with pytest.raises(ValueError, match=r"got 8\. Take 9"):
-        conv.extended(8)
+        conv.extension(8)
     with pytest.raises(ValueError, match="at least 2 taps, got 1"):
         _conv(1, causal=True)
     with pytest.raises(ValueError, match="a causal one 1; got 2, causal True"):
