@@ -100,12 +100,14 @@ from dni.sources.mixture import MixedGradient
 from dni.sources.none import NoGradient
 from dni.sources.own_labels import OwnLabels
 from dni.sources.regression import OptimizerFactory
+from dni.sources.remapping import Remappable
 from dni.sources.shadow import Shadow
 from dni.sources.shrunk import ShrunkGradient
 from dni.sources.source import GradientSource, Need, Signal
 from dni.sources.sum import Sum, local_parts
 from dni.sources.synthesizers import MLP, Convolutional, Linear, LowRank, Synthesizer
 from dni.sources.synthetic import ConditionalSyntheticGradient, SyntheticGradient
+from dni.sources.unit_changes import UnitFollower
 from dni.sources.virtual import VirtualGradient
 from dni.sources.zero import ZeroGradient
 from dni.sparse.block_coordinate import InCycles, RandomLayers
@@ -131,6 +133,7 @@ from dni.structure.remap import (
     replace_parameter_,
 )
 from dni.structure.slots import forget_
+from dni.structure.translated import translate
 from dni.through_time.recurrent import RecurrentDNI, Span
 from dni.through_time.recurrent_state import Unrolled
 from dni.through_time.window import LossOfSteps
@@ -247,6 +250,7 @@ __all__ = [
     "ReDo",
     "ReceivedInput",
     "RecurrentDNI",
+    "Remappable",
     "Remapped",
     "Rescale",
     "Resized",
@@ -278,6 +282,7 @@ __all__ = [
     "TensorRewiring",
     "TopOrAll",
     "TrueGradient",
+    "UnitFollower",
     "UnitPlace",
     "UnitReset",
     "UnitTensor",
@@ -387,6 +392,7 @@ __all__ = [
     "split_in_pieces_",
     "sum_by_unit",
     "sum_over_samples",
+    "translate",
     "uniform_density",
     "whole_layers",
     "widen",

@@ -10,6 +10,7 @@ import torch
 from dni.members import Members
 from dni.schedules.update_probability import UpdateProbability
 from dni.sources.source import Need
+from dni.structure.origin import Origin
 
 __all__ = ["InputSource", "ReceivedInput"]
 
@@ -20,7 +21,8 @@ class InputSource(Protocol):
 
     Like a `GradientSource` it is an `nn.Module` that owns its optimiser, the runtime makes a copy for each boundary,
     and `load_state_dict()` must work on one that was never built. Letters: x is the whole network's input, h what the
-    stage below sends; each a tensor with N samples on its first axis, or a tuple of such.
+    stage below sends; each a tensor with N samples on its first axis, or a tuple of such. One that is to serve a
+    boundary whose units change is `Remappable`, too.
     """
 
     needs: Need
@@ -54,6 +56,9 @@ class ReceivedInput:
 
     def build(self, x: Members, h: Members, *, generator: torch.Generator) -> None:
         """There is nothing to build."""
+
+    def remap(self, origin: Origin, *, generator: torch.Generator, axis: int = 1) -> None:
+        """There is nothing to remap."""
 
     def estimate(self, x: Members) -> Members:
         """Never asked for."""

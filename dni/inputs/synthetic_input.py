@@ -20,6 +20,9 @@ from dni.schedules.schedule import CONSTANT, Schedule
 from dni.schedules.update_probability import UpdateProbability
 from dni.sources.regression import ADAM, OptimizerFactory, Regression
 from dni.sources.source import Need
+from dni.sources.unit_changes import AxisChanges, UnitFollower, gives, last_gives, within
+from dni.structure.layout import flattened
+from dni.structure.origin import Origin
 
 __all__ = ["InputMLP", "InputNetwork", "SyntheticInput"]
 
@@ -108,6 +111,10 @@ class SyntheticInput(nn.Module):
         self._is_tuple = isinstance(h, tuple)
         self.regression.build(h, *_parts(x), generator=generator)
 
+    def remap(self, origin: Origin, *, generator: torch.Generator, axis: int = 1) -> None:
+        """A copy is predicted as its unit is; a new one as 0 until that is learned."""
+        self.regression.remap(origin, generator=generator, axis=axis)
+
     def estimate(self, x: Members) -> Members:
         shapes = tuple(self.regression.templates)
         return self.regression.estimate(shapes if self._is_tuple else shapes[0], *_parts(x))
@@ -152,23 +159,39 @@ class _OfInput(nn.Module):
         self.network = network
         self.is_tuple = is_tuple
 
+    def axis_changes(self, origin: Origin, h: Tensor) -> AxisChanges:
+        if isinstance(self.network, UnitFollower):
+            return within("network", self.network.axis_changes(origin, h))
+        # Copies are predicted alike, and each sees the error of its unit: nothing is scaled.
+        changes = gives(self.network, origin.raised(0), h, side="producer", remedy="use InputMLP")
+        return within("network", changes)
+
     def forward(self, member: Tensor, *x: Tensor) -> Tensor:
         predicted: Tensor = self.network(x if self.is_tuple else x[0])
         return predicted
 
 
 class _Flattened(nn.Module):
-    """A map of the floating-point members of x, flattened and put side by side, to a shape of its own."""
+    """A map of the floating-point members of x, flattened and put side by side, to a shape of its own.
+
+    The number of units in it follows the map.
+    """
 
     def __init__(self, map: nn.Module, shape: torch.Size) -> None:
         super().__init__()
         self.map = map
         self.shape = shape
 
+    def axis_changes(self, origin: Origin, h: Tensor) -> AxisChanges:
+        rows = flattened(origin.raised(0), h.shape[1:].numel(), units_last=h.dim() == 3)
+        return within("map", last_gives(self.map, rows, side="producer"))
+
     def forward(self, x: Members) -> Tensor:
         rows = torch.cat([part.flatten(1) for part in carriers(x)], dim=1)
         predicted: Tensor = self.map(rows.to(next(self.map.parameters()).dtype))
-        return predicted.view(len(rows), *self.shape)
+        shape, units = list(self.shape), 1 if len(self.shape) == 2 else 0
+        shape[units] = predicted.shape[1] // (math.prod(shape[:units]) * math.prod(shape[units + 1 :]))
+        return predicted.view(len(rows), *shape)
 
 
 def _parts(x: Members) -> tuple[Tensor, ...]:

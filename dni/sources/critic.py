@@ -23,6 +23,9 @@ from dni.sources.context import LabelContext, any_labels
 from dni.sources.heads import gradient_at
 from dni.sources.regression import ADAM, OptimizerFactory, Regression
 from dni.sources.source import Need, Signal, gradient_of, loss_of, target_of
+from dni.sources.unit_changes import AxisChanges, UnitFollower, first_reads, refusal, within
+from dni.structure.layout import flattened
+from dni.structure.origin import Origin
 
 __all__ = ["Critic", "CriticNetwork", "SobolevCritic", "ValueMLP"]
 
@@ -102,6 +105,9 @@ class Critic(nn.Module):
     def build(self, h: Members, *, generator: torch.Generator) -> None:
         self.regression.build(h, any_labels(h), generator=generator)
 
+    def remap(self, origin: Origin, *, generator: torch.Generator, axis: int = 1) -> None:
+        self.regression.remap(origin, generator=generator, axis=axis)
+
     def estimate(self, h: Members, signal: Signal) -> Members | None:
         return self.regression.estimate(h, target_of(signal, self))
 
@@ -157,6 +163,9 @@ class SobolevCritic(nn.Module):
     def build(self, h: Members, *, generator: torch.Generator) -> None:
         self.regression.build(h, any_labels(h), generator=generator)
 
+    def remap(self, origin: Origin, *, generator: torch.Generator, axis: int = 1) -> None:
+        self.regression.remap(origin, generator=generator, axis=axis)
+
     def estimate(self, h: Members, signal: Signal) -> Members | None:
         return self.regression.estimate(h, target_of(signal, self))
 
@@ -194,6 +203,11 @@ class _Value(nn.Module):
             )
         return values.flatten()
 
+    def axis_changes(self, origin: Origin, h: Tensor) -> AxisChanges:
+        if not isinstance(self.network, UnitFollower):
+            raise refusal(self.network, "use ValueMLP")
+        return within("network", self.network.axis_changes(origin, h))
+
     def forward(self, h: Tensor, target: Tensor) -> Tensor:
         """The gradient of the predicted loss at h."""
         return gradient_at(h, lambda leaf: self.value(leaf, target).sum())
@@ -205,6 +219,10 @@ class _OnFlattened(nn.Module):
     def __init__(self, map: nn.Module) -> None:
         super().__init__()
         self.map = map
+
+    def axis_changes(self, origin: Origin, h: Tensor) -> AxisChanges:
+        columns = flattened(origin, h.shape[1:].numel(), units_last=h.dim() == 3)
+        return within("map", first_reads(self.map, columns))
 
     def forward(self, h: Tensor, context: Tensor) -> Tensor:
         return self.map(torch.cat([h.flatten(1), context], dim=1))  # type: ignore[no-any-return]

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from dni.members import Members, carriers, like
+from dni.sources.remapping import check_units
 from dni.sources.source import Need, Signal, error_of
+from dni.structure.layout import flattened
+from dni.structure.origin import Origin
 
 __all__ = ["DirectFeedbackAlignment"]
 
@@ -49,18 +52,24 @@ class DirectFeedbackAlignment(nn.Module):
         self.scale = scale
         self.feedback = nn.ParameterList()
         """B for each floating-point member; part of the state, and not learned."""
+        self._templates: list[Tensor] = []
+        """A tensor of no samples for each B, of its member's shape (0, *F), dtype and device."""
 
     def build(self, h: Members, *, generator: torch.Generator) -> None:
-        deviation = self.scale / math.sqrt(self.num_outputs)
-        self._hold(
-            [
-                deviation
-                * torch.randn(self.num_outputs, member[0].numel(), generator=generator, device=generator.device).to(
-                    member
-                )
-                for member in carriers(h)
-            ]
-        )
+        members = [member.new_empty((0, *member.shape[1:])) for member in carriers(h)]
+        self._hold(members, [self._drawn(member.shape[1:].numel(), member, generator) for member in members])
+
+    def remap(self, origin: Origin, *, generator: torch.Generator, axis: int = 1) -> None:
+        """Columns of B follow their units, a copy's scaled by its share; those of new units are drawn as at build."""
+        if not self._templates:
+            return
+        check_units(self._templates, origin, axis)
+        if origin.is_identity:
+            return
+        member, old = self._templates[0], self.feedback[0].detach()
+        columns = flattened(origin, old.shape[1], units_last=member.dim() == 3)
+        new = columns.apply(old, 1, fill=self._drawn(len(columns.fresh), old, generator))
+        self._hold([origin.raised(0).apply(member, axis)], [new])
 
     def estimate(self, h: Members, signal: Signal) -> Members | None:
         error = error_of(signal, self).flatten(1)
@@ -76,12 +85,18 @@ class DirectFeedbackAlignment(nn.Module):
         return 0.0
 
     def get_extra_state(self) -> list[Tensor]:
-        """A tensor without entries for each B: its length, dtype and device are B's."""
-        return [feedback.new_empty((0, feedback.shape[1])) for feedback in self.feedback]
+        """What B is for: a tensor of no samples for each."""
+        return self._templates
 
     def set_extra_state(self, state: Any) -> None:
         """Become ready to load B: `load_state_dict` calls this before it visits the matrices."""
-        self._hold([template.new_empty((self.num_outputs, template.shape[1])) for template in state])
+        self._hold(state, [member.new_empty((self.num_outputs, member.shape[1:].numel())) for member in state])
 
-    def _hold(self, matrices: list[Tensor]) -> None:
+    def _drawn(self, count: int, like: Tensor, generator: torch.Generator) -> Tensor:
+        """`count` columns."""
+        drawn = torch.randn(self.num_outputs, count, generator=generator, device=generator.device).to(like)
+        return drawn * (self.scale / math.sqrt(self.num_outputs))
+
+    def _hold(self, templates: list[Tensor], matrices: list[Tensor]) -> None:
+        self._templates = templates
         self.feedback = nn.ParameterList(nn.Parameter(matrix, requires_grad=False) for matrix in matrices)

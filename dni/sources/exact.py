@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dni.members import Members, carriers, like
 from dni.sources.loss import PerSampleLoss, SummedLoss, split_over_samples, sum_over_samples
 from dni.sources.source import Need, Signal
+from dni.structure.origin import Origin
 
 __all__ = ["LossGradient", "TrueGradient"]
 
@@ -22,6 +23,9 @@ class TrueGradient(nn.Module):
 
     def build(self, h: Members, *, generator: torch.Generator) -> None:
         """Nothing to build."""
+
+    def remap(self, origin: Origin, *, generator: torch.Generator, axis: int = 1) -> None:
+        """Nothing to remap."""
 
     def estimate(self, h: Members, signal: Signal) -> Members | None:
         return signal.gradient
@@ -54,6 +58,9 @@ class LossGradient(nn.Module):
 
     def build(self, h: Members, *, generator: torch.Generator) -> None:
         """Nothing to build: the reduction is read from the first real batch."""
+
+    def remap(self, origin: Origin, *, generator: torch.Generator, axis: int = 1) -> None:
+        """Nothing to remap."""
 
     def estimate(self, h: Members, signal: Signal) -> Members | None:
         leaves = [member.detach().requires_grad_() for member in carriers(h)]

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dni.sources.context import check_labels
+from dni.sources.unit_changes import AxisChanges, reads, within
+from dni.structure.origin import Origin
 
 __all__ = ["ConvolutionalHead", "Head", "LabelLoss", "LinearHead", "MLPHead", "gradient_at"]
 
@@ -135,6 +137,10 @@ class LabelLoss(nn.Module):
         self.num_classes = num_classes
         self.head = _make_head(head, h, num_classes)
 
+    def axis_changes(self, origin: Origin, h: Tensor) -> AxisChanges:
+        """The changes of the head: of what reads h; hidden layers keep their width."""
+        return within("head", reads(self.head, origin, h, remedy="use 'linear', 'mlp' or 'convolutional'"))
+
     def loss(self, h: Tensor, target: Tensor) -> Tensor:
         """The cross entropy summed over samples, a scalar.
 
@@ -201,6 +207,9 @@ class _OnTokens(nn.Module):
     def __init__(self, map: nn.Module) -> None:
         super().__init__()
         self.map = map
+
+    def axis_changes(self, origin: Origin, h: Tensor) -> AxisChanges:
+        return within("map", reads(self.map, origin, h, remedy="make it of linear layers"))
 
     def forward(self, h: Tensor) -> Tensor:
         # Tokens become rows: BatchNorm takes its statistics over all of them and keeps the channels apart.

@@ -14,6 +14,8 @@ from dni.sources.heads import Head, LabelLoss, gradient_at
 from dni.sources.regression import ADAM, OptimizerFactory, Regression
 from dni.sources.similarity import SimilarityMatching
 from dni.sources.source import Need, Signal, target_of
+from dni.sources.unit_changes import AxisChanges, within
+from dni.structure.origin import Origin
 
 __all__ = ["LocalLoss"]
 
@@ -66,6 +68,9 @@ class LocalLoss(nn.Module):
     def build(self, h: Members, *, generator: torch.Generator) -> None:
         self.regression.build(h, any_labels(h), generator=generator)
 
+    def remap(self, origin: Origin, *, generator: torch.Generator, axis: int = 1) -> None:
+        self.regression.remap(origin, generator=generator, axis=axis)
+
     def estimate(self, h: Members, signal: Signal) -> Members | None:
         return self.regression.estimate(h, target_of(signal, self))
 
@@ -96,6 +101,11 @@ class _Local(nn.Module):
         if self.labels is None:
             return similarity  # type: ignore[no-any-return]
         return (1.0 - self._weight) * self.labels.loss(h, target) + self._weight * similarity  # type: ignore[no-any-return]
+
+    def axis_changes(self, origin: Origin, h: Tensor) -> AxisChanges:
+        parts = {"labels": self.labels, "similarity": self.similarity}
+        changes = {name: part.axis_changes(origin, h) for name, part in parts.items() if part is not None}
+        return {name: own for path, part in changes.items() for name, own in within(path, part).items()}
 
     def forward(self, h: Tensor, target: Tensor) -> Tensor:
         """The gradient of the loss at h."""

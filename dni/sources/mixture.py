@@ -7,7 +7,9 @@ from torch import nn
 
 from dni.members import Members, carriers, like
 from dni.schedules.schedule import Schedule
+from dni.sources.remapping import remap_together_
 from dni.sources.source import GradientSource, Need, Signal, gradient_of
+from dni.structure.origin import Origin
 
 __all__ = ["MixedGradient"]
 
@@ -44,6 +46,9 @@ class MixedGradient(nn.Module):
 
     def build(self, h: Members, *, generator: torch.Generator) -> None:
         self.source.build(h, generator=generator)
+
+    def remap(self, origin: Origin, *, generator: torch.Generator, axis: int = 1) -> None:
+        remap_together_([self.source], origin, generator=generator, axis=axis)
 
     def estimate(self, h: Members, signal: Signal) -> Members | None:
         share = self._share_at(signal.step)

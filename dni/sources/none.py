@@ -7,6 +7,7 @@ from torch import nn
 
 from dni.members import Members
 from dni.sources.source import Need, Signal
+from dni.structure.origin import Origin
 
 __all__ = ["NoGradient"]
 
@@ -22,6 +23,9 @@ class NoGradient(nn.Module):
 
     def build(self, h: Members, *, generator: torch.Generator) -> None:
         """Nothing to build."""
+
+    def remap(self, origin: Origin, *, generator: torch.Generator, axis: int = 1) -> None:
+        """Nothing to remap."""
 
     def estimate(self, h: Members, signal: Signal) -> Members | None:
         return None

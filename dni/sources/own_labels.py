@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dni.members import Members
+from dni.sources.remapping import remap_together_
 from dni.sources.source import GradientSource, Signal
+from dni.structure.origin import Origin
 
 __all__ = ["OwnLabels"]
 
@@ -32,6 +34,9 @@ class OwnLabels(nn.Module):
 
     def build(self, h: Members, *, generator: torch.Generator) -> None:
         self.source.build(h, generator=generator)
+
+    def remap(self, origin: Origin, *, generator: torch.Generator, axis: int = 1) -> None:
+        remap_together_([self.source], origin, generator=generator, axis=axis)
 
     def estimate(self, h: Members, signal: Signal) -> Members | None:
         return self.source.estimate(h, self._own(signal))

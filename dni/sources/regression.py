@@ -15,6 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dni.members import Members, carriers, like, num_samples
 from dni.schedules.schedule import Schedule
+from dni.sources.remapping import check_units, unit_axis
+from dni.sources.unit_changes import changes_of, follow_
+from dni.structure.optimizer_state import slots_of
+from dni.structure.origin import Origin
 
 __all__ = ["ADAM", "OptimizerFactory", "Regression"]
 
@@ -45,6 +49,10 @@ class Regression(nn.Module):
         self._schedule = schedule
         self.templates: list[Tensor] = []
         """A tensor of no samples per network: its shape (0, *F), dtype and device are the member's."""
+        self._built: list[Tensor] = []
+        """The same for the members that the networks were made for."""
+        self._followed: Origin | None = None
+        """How the units of h follow from those that the networks were made for; None: they are the same."""
         self._norms: list[_BatchNorm] = []
         self._learned: list[nn.Parameter] = []
 
@@ -65,6 +73,28 @@ class Regression(nn.Module):
         with _drawing_from(seed, members):
             self._assemble(members)
             self._check_shapes(h, self.estimate(h, *context))
+
+    def remap(self, origin: Origin, *, generator: torch.Generator, axis: int) -> None:
+        """Follow a change of the units of h, as `Remappable.remap`.
+
+        Where no unit is kept, nothing that was learned is about those that are there: the networks begin anew.
+        """
+        if self.optimizer is None:
+            return
+        check_units(self.templates, origin, axis)
+        slots_of(self.optimizer)
+        changes = changes_of(self.networks[0], origin, self.templates[0])
+        if origin.is_identity:
+            return
+        if len(origin.fresh) == origin.num_new:
+            template = _resized(self.templates[0], origin)
+            resized = template.new_zeros((1, *template.shape[1:]))
+            seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
+            with _drawing_from(seed, [resized]):
+                self._assemble([resized])
+            return
+        follow_(self.networks[0], changes, optimizer=self.optimizer)
+        self._has_followed(origin)
 
     def estimate(self, h: Members, *context: Tensor) -> Members:
         """What the networks predict, shaped as `h`; changes no state."""
@@ -124,17 +154,25 @@ class Regression(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         return {
-            "members": self.templates,
+            "members": self._built,
+            "followed": None if self._followed is None else self._followed.to_json(),
             "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Become ready to load the parameters: `load_state_dict` calls this before it visits the networks."""
-        if _kinds(state["members"]) != _kinds(self.templates):
+        # A state from before units could change does not name it.
+        followed = None if state.get("followed") is None else Origin.from_json(state["followed"])
+        if _kinds(state["members"]) != _kinds(self._built) or followed != self._followed:
             # Only shapes are read; what is drawn is overwritten.
             members = [template.new_zeros((1, *template.shape[1:])) for template in state["members"]]
             with _drawing_from(0, members):
                 self._assemble(members)
+            if followed is not None:
+                assert self.optimizer is not None
+                changes = changes_of(self.networks[0], followed, self.templates[0])
+                follow_(self.networks[0], changes, optimizer=self.optimizer)
+                self._has_followed(followed)
         if self.optimizer is not None:
             # Optimisers keep the tensors they are given; the source that they came from keeps learning in
             # them.
@@ -144,6 +182,7 @@ class Regression(nn.Module):
         networks = [self._make(member).to(device=member.device, dtype=member.dtype) for member in members]
         self.networks = nn.ModuleList(networks).train()
         self.templates = [member.new_empty((0, *member.shape[1:])) for member in members]
+        self._built, self._followed = self.templates, None
         self._norms = [
             module
             for module in self.networks.modules()
@@ -153,6 +192,12 @@ class Regression(nn.Module):
         self.optimizer = self._make_optimizer(self.networks.parameters()) if members else None
         for group in self.optimizer.param_groups if self.optimizer else ():
             group["initial_lr"] = group["lr"]
+
+    def _has_followed(self, origin: Origin) -> None:
+        """Keep what is known of the networks in step with them."""
+        self.templates = [_resized(template, origin) for template in self.templates]
+        self._followed = origin if self._followed is None else self._followed.then(origin)
+        self._learned = [parameter for parameter in self.networks.parameters() if parameter.requires_grad]
 
     def _check_shapes(self, h: Members, estimate: Members) -> None:
         for index, (member, found) in enumerate(zip(carriers(h), carriers(estimate), strict=True)):
@@ -181,6 +226,13 @@ class Regression(nn.Module):
         finally:
             for norm in self._norms:
                 norm.track_running_stats = True
+
+
+def _resized(template: Tensor, origin: Origin) -> Tensor:
+    """A tensor of no samples for the units that follow."""
+    shape = list(template.shape)
+    shape[unit_axis(template)] = origin.num_new
+    return template.new_empty(shape)
 
 
 def _sum(values: list[Tensor]) -> Tensor:

@@ -7,7 +7,9 @@ from torch import nn
 
 from dni.members import Members
 from dni.sources.exact import TrueGradient
+from dni.sources.remapping import remap_together_
 from dni.sources.source import GradientSource, Signal
+from dni.structure.origin import Origin
 
 __all__ = ["Shadow"]
 
@@ -35,6 +37,9 @@ class Shadow(nn.Module):
         # The acting source first: it draws what it would have drawn alone.
         self.acting.build(h, generator=generator)
         self.source.build(h, generator=generator)
+
+    def remap(self, origin: Origin, *, generator: torch.Generator, axis: int = 1) -> None:
+        remap_together_([self.acting, self.source], origin, generator=generator, axis=axis)
 
     def estimate(self, h: Members, signal: Signal) -> Members | None:
         return self.acting.estimate(h, signal)

@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dni.sources.unit_changes import AxisChanges, reads, within
+from dni.structure.origin import Origin
+
 __all__ = ["SimilarityMatching"]
 
 _EPSILON = 1e-8
@@ -44,6 +47,10 @@ class SimilarityMatching(nn.Module):
                     f"similarity matching serves an h of (N, F) or (N, C, H, W), got shape {tuple(h.shape)}. "
                     "Set similarity_weight to 0."
                 )
+
+    def axis_changes(self, origin: Origin, h: Tensor) -> AxisChanges:
+        """f goes on to give as many numbers as it did: cosines are of all of them, and would change with them."""
+        return within("map", reads(self.map, origin, h, remedy="set similarity_weight to 0"))
 
     def forward(self, h: Tensor, target: Tensor) -> Tensor:
         """The loss summed over samples, a scalar; `target` (N,)."""

@@ -61,7 +61,8 @@ class GradientSource(Protocol):
 
     A source is an `nn.Module` that owns its optimiser: `state_dict()` must hold both, and `load_state_dict()`
     must work on a source that was never built. The runtime copies the source it is given, one copy per
-    boundary. `h` is a tensor (N, *F) or a tuple of tensors; a source serves the floating-point members.
+    boundary. `h` is a tensor (N, *F) or a tuple of tensors; a source serves the floating-point members. One that is to
+    serve a boundary whose units change while the network trains is `Remappable`, too.
     """
 
     needs: Need

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from dni.members import Members, carriers, like
+from dni.sources.remapping import remap_together_
 from dni.sources.source import GradientSource, Need, Signal, gradient_of
+from dni.structure.origin import Origin
 
 __all__ = ["Sum", "local_parts"]
 
@@ -52,6 +54,9 @@ class Sum(nn.Module):
     def build(self, h: Members, *, generator: torch.Generator) -> None:
         for source in self._parts():
             source.build(h, generator=generator)
+
+    def remap(self, origin: Origin, *, generator: torch.Generator, axis: int = 1) -> None:
+        remap_together_(self._parts(), origin, generator=generator, axis=axis)
 
     def estimate(self, h: Members, signal: Signal) -> Members | None:
         parts = self._parts() if signal.goes_on else self.local_parts()

@@ -20,6 +20,10 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from dni.sources.unit_changes import AxisChanges, predicts, within
+from dni.structure.layout import flattened
+from dni.structure.origin import Origin
+
 __all__ = ["MLP", "Convolutional", "Linear", "LowRank", "Synthesizer", "make_synthesizer"]
 
 Name: TypeAlias = Literal["linear", "low-rank", "mlp", "convolutional"]
@@ -173,6 +177,9 @@ class _Joined(nn.Module):
         super().__init__()
         self.map = map
 
+    def axis_changes(self, origin: Origin, h: Tensor) -> AxisChanges:
+        return within("map", predicts(self.map, origin))
+
     def forward(self, h: Tensor, context: Tensor | None = None) -> Tensor:
         return self.map(_join(h, context))  # type: ignore[no-any-return]
 
@@ -183,6 +190,9 @@ class _OnTokens(nn.Module):
     def __init__(self, map: nn.Module) -> None:
         super().__init__()
         self.map = map
+
+    def axis_changes(self, origin: Origin, h: Tensor) -> AxisChanges:
+        return within("map", predicts(self.map, origin))
 
     def forward(self, h: Tensor, context: Tensor | None = None) -> Tensor:
         # Tokens become rows: BatchNorm takes its statistics over all of them and keeps the channels apart.
@@ -195,6 +205,9 @@ class _OnFlattened(nn.Module):
     def __init__(self, map: nn.Module) -> None:
         super().__init__()
         self.map = map
+
+    def axis_changes(self, origin: Origin, h: Tensor) -> AxisChanges:
+        return within("map", predicts(self.map, flattened(origin, h.shape[1:].numel(), units_last=False)))
 
     def forward(self, h: Tensor, context: Tensor | None = None) -> Tensor:
         # The feature maps of a label are constant: one point says it all.

@@ -16,6 +16,8 @@ from dni.sources.context import LabelContext, any_labels
 from dni.sources.regression import ADAM, OptimizerFactory, Regression
 from dni.sources.source import Need, Signal, gradient_of, target_of
 from dni.sources.synthesizers import Synthesizer, make_synthesizer
+from dni.sources.unit_changes import AxisChanges, changes_of, within
+from dni.structure.origin import Origin
 
 __all__ = ["ConditionalSyntheticGradient", "SyntheticGradient"]
 
@@ -55,6 +57,9 @@ class SyntheticGradient(nn.Module):
 
     def build(self, h: Members, *, generator: torch.Generator) -> None:
         self.regression.build(h, generator=generator)
+
+    def remap(self, origin: Origin, *, generator: torch.Generator, axis: int = 1) -> None:
+        self.regression.remap(origin, generator=generator, axis=axis)
 
     def estimate(self, h: Members, signal: Signal) -> Members | None:
         return self.regression.estimate(h)
@@ -104,6 +109,9 @@ class ConditionalSyntheticGradient(nn.Module):
     def build(self, h: Members, *, generator: torch.Generator) -> None:
         self.regression.build(h, any_labels(h), generator=generator)
 
+    def remap(self, origin: Origin, *, generator: torch.Generator, axis: int = 1) -> None:
+        self.regression.remap(origin, generator=generator, axis=axis)
+
     def estimate(self, h: Members, signal: Signal) -> Members | None:
         return self.regression.estimate(h, target_of(signal, self))
 
@@ -118,6 +126,9 @@ class _Conditioned(nn.Module):
         super().__init__()
         self.labels = LabelContext(num_classes, embedding_dim=embedding_dim)
         self.synthesizer = make_synthesizer(synthesizer, h, num_context=self.labels.num_context)
+
+    def axis_changes(self, origin: Origin, h: Tensor) -> AxisChanges:
+        return within("synthesizer", changes_of(self.synthesizer, origin, h))
 
     def forward(self, h: Tensor, target: Tensor) -> Tensor:
         return self.synthesizer(h, self.labels(h, target))  # type: ignore[no-any-return]

@@ -13,6 +13,7 @@ from dni.sources.context import any_labels
 from dni.sources.heads import Head, LabelLoss, MLPHead
 from dni.sources.regression import ADAM, OptimizerFactory, Regression
 from dni.sources.source import Need, Signal, gradient_of, target_of
+from dni.structure.origin import Origin
 
 __all__ = ["VirtualGradient"]
 
@@ -68,6 +69,9 @@ class VirtualGradient(nn.Module):
 
     def build(self, h: Members, *, generator: torch.Generator) -> None:
         self.regression.build(h, any_labels(h), generator=generator)
+
+    def remap(self, origin: Origin, *, generator: torch.Generator, axis: int = 1) -> None:
+        self.regression.remap(origin, generator=generator, axis=axis)
 
     def estimate(self, h: Members, signal: Signal) -> Members | None:
         return self.regression.estimate(h, target_of(signal, self))

@@ -8,14 +8,19 @@ by the share, W'[:, j] = a W[:, s(j)], and sees the old gradient, because its in
     side        value    gradient    second moment
     producer    1        a           a^2
     consumer    a        1           1
+    predictor   a        a           a^2
+
+A *predictor* says what the gradient at the units is, as the last layer of a synthesizer does: that of a copy is its
+share of the old one, and the error of the prediction shrinks with it.
 
 In Net2Net (Chen et al. 2015, arXiv 1511.05641) a = 1/n for n copies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import torch
@@ -25,10 +30,19 @@ from dni.structure.origin import Origin, along
 
 __all__ = ["AxisChange", "Kind", "Side", "check_changes", "fresh_entries", "map_tensor"]
 
-Side: TypeAlias = Literal["producer", "consumer"]
-"""Whether a tensor computes the units of an axis or reads them."""
+Side: TypeAlias = Literal["producer", "consumer", "predictor"]
+"""Whether a tensor computes the units of an axis, reads them, or predicts the gradient at them."""
 Kind: TypeAlias = Literal["value", "gradient", "square", "copy"]
 """What a tensor holds: values as the parameter's, gradients, squares of gradients, or what does not depend on scale."""
+
+_POWERS: Mapping[Side, Mapping[Kind, int]] = MappingProxyType(
+    {
+        "producer": {"value": 0, "gradient": 1, "square": 2, "copy": 0},
+        "consumer": {"value": 1, "gradient": 0, "square": 0, "copy": 0},
+        "predictor": {"value": 1, "gradient": 1, "square": 2, "copy": 0},
+    }
+)
+"""The power of the share a by which a tensor is multiplied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,19 +53,17 @@ class AxisChange:
     origin: Origin
     """Of this axis: expanded, where a channel is several of its entries."""
     side: Side
-    """Whether the parameter computes the units of the axis or reads them."""
+    """Whether the parameter computes the units of the axis, reads them, or predicts the gradient at them."""
 
     def __post_init__(self) -> None:
-        if self.side not in ("producer", "consumer"):
-            raise ValueError(f"a parameter is the 'producer' or the 'consumer' of an axis, got {self.side!r}.")
+        if self.side not in _POWERS:
+            raise ValueError(
+                f"a parameter is the 'producer', the 'consumer' or the 'predictor' of an axis, got {self.side!r}."
+            )
 
     def of(self, kind: Kind) -> Origin:
         """The origin, scaled as a tensor of this kind is."""
-        if kind == "value":
-            power = int(self.side == "consumer")
-        else:
-            power = {"gradient": 1, "square": 2, "copy": 0}[kind] * (self.side == "producer")
-        return self.origin.raised(power)
+        return self.origin.raised(_POWERS[self.side][kind])
 
 
 def check_changes(shape: Sequence[int], changes: Sequence[AxisChange]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dni import InputMLP, InputSource, ReceivedInput, SyntheticInput
+from dni import InputMLP, InputSource, Origin, ReceivedInput, Remappable, SyntheticInput, translate
 
 SGD = partial(torch.optim.SGD, lr=0.05)
 
@@ -99,3 +100,54 @@ def test_what_cannot_work_is_refused_by_name() -> None:
         built(SyntheticInput(lambda x, member: 3), x, h)  # type: ignore[arg-type, return-value]
     with pytest.raises(TypeError, match="Use SyntheticInput"):
         ReceivedInput().estimate(x)
+
+
+SHAPES = {"features": (6, 4), "tokens": (6, 3, 4), "images": (6, 4, 2, 3)}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_units_that_change_are_predicted_as_before_and_new_ones_are_learned(kind: str) -> None:
+    x, h = drawn(6, 5), drawn(*SHAPES[kind], seed=1)
+    axis = 2 if kind == "tokens" else 1
+    source = built(SyntheticInput(), x, h)
+    for step in range(3):
+        source.learn(x, h, step=step)
+    assert isinstance(source, Remappable) and isinstance(ReceivedInput(), Remappable)
+    for origin in (Origin.duplicate([1, 1], num_old=4), Origin.keep([5, 0, 2], num_old=6), Origin.append(2, num_old=3)):
+        before = source.estimate(x)
+        source.remap(origin, generator=torch.Generator(), axis=axis)
+        h = translate(h, origin, holds="activation", axis=axis)
+        torch.testing.assert_close(
+            source.estimate(x), translate(before, origin, holds="activation", axis=axis), rtol=0, atol=1e-12
+        )
+        source.learn(x, h, step=3)
+    loaded = SyntheticInput()
+    loaded.load_state_dict(source.state_dict())
+    assert loaded.learn(x, h, step=4) == source.learn(x, h, step=4)
+    assert isinstance(h, Tensor)
+    losses = [source.learn(x, h + 1, step=5) for _ in range(20)]
+    assert losses[-1] < losses[0]
+
+
+def test_copies_learn_alike_as_the_network_that_predicts_each_by_itself() -> None:
+    x, h, origin = drawn(6, 3), drawn(6, 4, seed=1), Origin.duplicate([2], num_old=4)
+    source = built(SyntheticInput(nn.Linear(3, 4), optimizer=partial(torch.optim.Adam, lr=0.1)), x, h)
+    source.learn(x, h, step=0)
+    twin = copy.deepcopy(source)
+    source.remap(origin, generator=torch.Generator())
+    for step in range(3):
+        source.learn(x, h[:, [0, 1, 2, 3, 2]], step=step)
+        twin.learn(x, h, step=step)
+    found, wanted = source.estimate(x), twin.estimate(x)
+    assert isinstance(found, Tensor) and isinstance(wanted, Tensor)
+    torch.testing.assert_close(found, wanted[:, [0, 1, 2, 3, 2]], rtol=0, atol=1e-12)
+
+
+def test_a_network_that_does_not_say_how_it_follows_is_refused() -> None:
+    x, h = drawn(6, 3), drawn(6, 4, seed=1)
+    source = built(SyntheticInput(nn.Sequential(nn.Linear(3, 4), nn.Tanh())), x, h)
+    with pytest.raises(TypeError, match=r"axis_changes.* use InputMLP"):
+        source.remap(Origin.identity(4), generator=torch.Generator())
+    several = built(SyntheticInput(), x, (h, h))
+    with pytest.raises(ValueError, match="one floating-point member, and it has 2"):
+        several.remap(Origin.identity(4), generator=torch.Generator())

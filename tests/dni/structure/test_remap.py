@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_refused() -> None:
         remap_parameter(parameter, CHANGES, followers={"ema": Follower(tensor=torch.ones(4), kind="average")})
     with pytest.raises(ValueError, match="must be in its SGD once, found 0 times"):
         remap_parameter(parameter, CHANGES, optimizer=torch.optim.SGD([_parameter()], lr=0.1))
-    with pytest.raises(ValueError, match="'producer' or the 'consumer' of an axis, got 'both'"):
+    with pytest.raises(ValueError, match="'producer', the 'consumer' or the 'predictor' of an axis, got 'both'"):
         AxisChange(axis=0, origin=Origin.identity(3), side="both")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="complex parameters cannot change"):
         remap_parameter(nn.Parameter(torch.ones(SHAPE, dtype=torch.complex64)), CHANGES)
