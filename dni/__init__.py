@@ -8,6 +8,20 @@ from dni.cadences.noise_scale import NoiseScale
 from dni.cadences.pace import Draw, Foreseen, Pace
 from dni.cadences.rate_rule import RateRule, rate_factor
 from dni.cadences.selectors import Channels, Columns, Heads, Layer, Parameter, Quadrants, Rows, Slice
+from dni.events.action import Action
+from dni.events.event import Event
+from dni.events.grow_units import GradMax, Grow, Widen
+from dni.events.kernels import ExtendKernel, ResampleKernel, WidenKernel
+from dni.events.new_values import ResetLayers, Shock, ShrinkPerturb
+from dni.events.plan import MaskPlan, Plan, TensorPlan, UnitPlan
+from dni.events.plateau import OnPlateau, PlateauState
+from dni.events.prune_units import PruneDormant, PruneUnits
+from dni.events.prune_weights import LiftMasks, PruneWeights
+from dni.events.recycle import Recycle
+from dni.events.rewire import Rewire
+from dni.events.timeline import Occurrence, Width, foresee_events
+from dni.events.view import Measure, StageView, Units
+from dni.events.when import At, AtRandom, EpochEnds, EverySteps, When, foresee
 from dni.few_shot import FewShotClassifier, LogitSynthesizer
 from dni.growth.alpha import CosineRamp, GatedComponent, LinearRamp, LossRamp, Parallel, Progress, Ramp
 from dni.growth.continuous_kernel import ContinuousConv, GaussianMask
@@ -133,10 +147,13 @@ __all__ = [
     "NEW",
     "REST",
     "SET",
+    "Action",
     "Alternating",
     "Always",
     "Amount",
     "Applied",
+    "At",
+    "AtRandom",
     "AxisChange",
     "Bernoulli",
     "Block",
@@ -168,7 +185,11 @@ __all__ = [
     "DiscrepancyCorrection",
     "Draw",
     "Electroshock",
+    "EpochEnds",
+    "Event",
     "Every",
+    "EverySteps",
+    "ExtendKernel",
     "FeedbackMode",
     "FewShotClassifier",
     "Follower",
@@ -176,8 +197,10 @@ __all__ = [
     "FreezeOut",
     "GatedComponent",
     "GaussianMask",
+    "GradMax",
     "GradientSource",
     "GradualMagnitude",
+    "Grow",
     "Head",
     "Heads",
     "HeldMasks",
@@ -195,6 +218,7 @@ __all__ = [
     "LayerOut",
     "LayerPart",
     "Layout",
+    "LiftMasks",
     "Linear",
     "LinearHead",
     "LinearRamp",
@@ -205,7 +229,9 @@ __all__ = [
     "LossRamp",
     "LowRank",
     "MLPHead",
+    "MaskPlan",
     "Masks",
+    "Measure",
     "Members",
     "Memory",
     "MixedGradient",
@@ -215,6 +241,8 @@ __all__ = [
     "Never",
     "NoGradient",
     "NoiseScale",
+    "Occurrence",
+    "OnPlateau",
     "Only",
     "OptimizerFactory",
     "Origin",
@@ -227,7 +255,12 @@ __all__ = [
     "Phases",
     "Piece",
     "Piecewise",
+    "Plan",
+    "PlateauState",
     "Progress",
+    "PruneDormant",
+    "PruneUnits",
+    "PruneWeights",
     "Quadrants",
     "Ramp",
     "RandomCadence",
@@ -236,10 +269,14 @@ __all__ = [
     "ReDo",
     "ReceivedInput",
     "RecurrentDNI",
+    "Recycle",
     "Remapped",
+    "ResampleKernel",
     "Rescale",
+    "ResetLayers",
     "Resized",
     "ResizedKernel",
+    "Rewire",
     "Rewiring",
     "RigL",
     "Rows",
@@ -250,7 +287,9 @@ __all__ = [
     "Shadow",
     "Shapes",
     "Share",
+    "Shock",
     "ShrinkAndPerturb",
+    "ShrinkPerturb",
     "ShrunkGradient",
     "Side",
     "Signal",
@@ -258,6 +297,7 @@ __all__ = [
     "SobolevCritic",
     "Span",
     "SparseTraining",
+    "StageView",
     "Steps",
     "Sum",
     "SummedLoss",
@@ -265,20 +305,27 @@ __all__ = [
     "Synthesizer",
     "SyntheticGradient",
     "SyntheticInput",
+    "TensorPlan",
     "TensorRewiring",
     "TopOrAll",
     "TrueGradient",
     "UnitPlace",
+    "UnitPlan",
     "UnitReset",
     "UnitTensor",
     "UnitUtility",
+    "Units",
     "Unrolled",
     "UpdateProbability",
     "ValueMLP",
     "VirtualGradient",
     "WeightDecay",
     "WeightPrediction",
+    "When",
     "WhenWorse",
+    "Widen",
+    "WidenKernel",
+    "Width",
     "Window",
     "Within",
     "ZeroGradient",
@@ -306,6 +353,8 @@ __all__ = [
     "erdos_renyi_kernel",
     "fit_linear_probe",
     "fit_sizes_",
+    "foresee",
+    "foresee_events",
     "forget_",
     "fresh_values",
     "grade",
