@@ -58,14 +58,19 @@ class ShrinkAndPerturb:
         Raises:
             ValueError: a parameter has no fresh value of its shape. Nothing is changed then.
         """
+        _write_(parameters, self.values(parameters, fresh))
+        _forget_(parameters, optimizer, memory)
+
+    def values(self, parameters: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the parameters would be afterwards; see `apply_`."""
         for name, value in parameters.items():
             if name not in fresh or fresh[name].shape != value.shape:
                 found = tuple(fresh[name].shape) if name in fresh else f"only {', '.join(fresh)}"
                 raise ValueError(f"{name}, {tuple(value.shape)}, must have a fresh value of its shape: {found}.")
-        with torch.no_grad():
-            for name, value in parameters.items():
-                value.mul_(self.shrink).add_(fresh[name].to(value), alpha=self.perturb)
-        _forget_(parameters, optimizer, memory)
+        return {
+            name: value.detach().mul(self.shrink).add_(fresh[name].to(value), alpha=self.perturb)
+            for name, value in parameters.items()
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +114,18 @@ class Electroshock:
         Raises:
             ValueError: a parameter has no ρ. Nothing is changed then.
         """
-        noise = {name: self._noise_of(name) for name in parameters}
-        with torch.no_grad():
-            for name, value in parameters.items():
-                deviation = value.std(correction=0)
-                drawn = draw_normal(keyed, name, value)
-                value.mul_(1 - self.size).add_(drawn.mul_(self.size * noise[name] * deviation))
+        _write_(parameters, self.values(parameters, keyed))
         _forget_(parameters, optimizer, memory)
+
+    def values(self, parameters: Mapping[str, Tensor], keyed: Keyed) -> dict[str, Tensor]:
+        """What the parameters would be afterwards; see `apply_`."""
+        noise = {name: self._noise_of(name) for name in parameters}
+        shocked = {}
+        for name, parameter in parameters.items():
+            value = parameter.detach()
+            drawn = draw_normal(keyed, name, value)
+            shocked[name] = value.mul(1 - self.size).add_(drawn.mul_(self.size * noise[name] * value.std(correction=0)))
+        return shocked
 
     def _noise_of(self, name: str) -> float:
         if not isinstance(self.noise, Mapping):
@@ -123,6 +133,12 @@ class Electroshock:
         if name not in self.noise:
             raise ValueError(f"{name} must have a noise of its own, as others have: {', '.join(self.noise)}.")
         return self.noise[name]
+
+
+def _write_(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in values.items():
+            parameters[name].copy_(value)
 
 
 def _forget_(parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None, memory: Memory) -> None:

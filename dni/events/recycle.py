@@ -1,0 +1,119 @@
+"""Which units begin anew, because they are of no use?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dni.cadences.blocks import Shapes
+from dni.events.plan import UnitPlan
+from dni.events.targets import check_apart, check_held, check_names, held
+from dni.events.view import Measure, StageView, Units, measured
+from dni.pruning.importance import score_dormancy
+from dni.resets.continual_backprop import ContinualBackprop, UnitUtility
+from dni.resets.resets import ReDo, UnitReset
+from dni.structure.change import NewUnits, UnitChange
+from dni.structure.keyed import Keyed
+from dni.structure.origin import NEW, Origin
+
+__all__ = ["Recycle"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recycle:
+    """Let units begin anew in their places: drawn incoming weights, outgoing ones 0; the others do as they did.
+
+    They are new units, whose optimiser state and count begin with them. Source and parameters: those of the rule;
+    differs: biases are drawn too, as torch draws them, where both papers' begin at 0.
+
+    `ContinualBackprop` counts an update each time the event is due: `EverySteps(1)` is the paper's. What it knows of a
+    layer begins anew when the layer's width has changed.
+    """
+
+    layers: tuple[str, ...]
+    """That compute the units; with `ContinualBackprop`, what reads them must lie in the same stage."""
+    rule: ReDo | ContinualBackprop
+    """Says which."""
+
+    def __post_init__(self) -> None:
+        check_names(self.layers)
+        if not isinstance(self.rule, ReDo | ContinualBackprop):
+            raise TypeError(f"units are recycled by ReDo or ContinualBackprop, got {self.rule!r}.")
+
+    @property
+    def name(self) -> str:
+        return "recycle"
+
+    @property
+    def asks(self) -> Measure:
+        return Measure.ACTIVITY
+
+    def check(self, shapes: Shapes) -> None:
+        check_held(self.layers, shapes)
+
+    def size_after(self, num_units: int) -> int | None:
+        return num_units
+
+    def plan(self, view: StageView, *, step: int, keyed: Keyed) -> UnitPlan | None:
+        units = {layer: view.units(layer) for layer in held(self.layers, view)}
+        check_apart(units)
+        activity = {layer: measured(view.activity, layer, num_units=own.num_units) for layer, own in units.items()}
+        state: Mapping[str, Any] = {}
+        if isinstance(self.rule, ReDo):
+            reset = self.rule.plan({layer: score_dormancy(own) for layer, own in activity.items()})
+        else:
+            reset, state = _least_used(self.rule, units, activity, view.state)
+        due = {layer: chosen for layer, chosen in reset.units.items() if chosen}
+        if not due and not state:
+            return None
+        parts = [f"{len(chosen)} of {units[layer].num_units} units of {layer}" for layer, chosen in due.items()]
+        return UnitPlan(
+            summary=f"recycle {', '.join(parts) or 'no unit'} ({type(self.rule).__name__})",
+            step=step,
+            changes=tuple(_anew(layer, chosen, units[layer].num_units) for layer, chosen in due.items()),
+            state=state,
+        )
+
+
+def _anew(layer: str, chosen: tuple[int, ...], num_units: int) -> UnitChange:
+    sources = tuple(NEW if unit in set(chosen) else unit for unit in range(num_units))
+    origin = Origin(num_old=num_units, sources=sources, scale=(1.0,) * num_units)
+    return UnitChange(layer=layer, origin=origin, new=NewUnits(alpha=0.0))
+
+
+def _least_used(
+    rule: ContinualBackprop, units: Mapping[str, Units], activity: Mapping[str, Tensor], before: Mapping[str, Any]
+) -> tuple[UnitReset, dict[str, Any]]:
+    utility = UnitUtility(rule)
+    same = [
+        layer for layer, seen in before.get("age", {}).items() if layer in units and seen.shape == activity[layer].shape
+    ]
+    utility.load_state_dict(
+        {part: {layer: before[part][layer] for layer in same} for part in ("age", "due")}
+        | {"utility": {layer: before["utility"][layer] for layer in same}}
+    )
+    for layer, own in units.items():
+        utility.observe(layer, activity[layer], _outgoing(layer, own).to(activity[layer]))
+    reset = utility.plan()
+    utility.replaced_(reset)
+    return reset, utility.state_dict()
+
+
+def _outgoing(layer: str, units: Units) -> Tensor:
+    """Σ|w| of all that reads each unit, (U,)."""
+    sums = [
+        own.tensor.detach().abs().movedim(own.axis, 0).reshape(units.num_units, -1).sum(1)
+        for tensors in units.tensors.values()
+        for own in tensors
+        if own.side == "consumer"
+    ]
+    if not sums:
+        raise ValueError(
+            f"the use of {layer}'s units is seen in what reads them, but no layer of its stage does. Use ReDo, or cut "
+            "the network elsewhere."
+        )
+    return torch.stack(sums).sum(0)
