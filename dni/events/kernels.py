@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from torch import nn
 
 from dni.cadences.blocks import Shapes
 from dni.events.plan import TensorPlan
 from dni.events.targets import check_held, check_names, held
 from dni.events.view import Measure, StageView
 from dni.growth.continuous_kernel import ContinuousConv
-from dni.growth.kernel import Padding, widen_kernel
+from dni.growth.kernel import raise_horizon_change, raise_resolution_change, widen_kernel_change
 from dni.structure.change import TensorChange
-from dni.structure.followers import AxisChange
 from dni.structure.keyed import Keyed
 
 __all__ = ["ExtendKernel", "ResampleKernel", "WidenKernel"]
@@ -51,51 +49,31 @@ class WidenKernel:
 
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> TensorPlan | None:
         tensors: dict[str, TensorChange] = {}
-        settings: dict[str, dict[str, Padding]] = {}
         parts = []
         for layer in held(self.layers, view):
-            axes, own = self._widened(layer, view)
-            tensors[f"{layer}.weight"] = TensorChange(axes=axes)
-            settings[layer] = own
-            before, after = (
-                "x".join(map(str, sizes)) for sizes in ([axis.origin.num_old for axis in axes], own["kernel_size"])
-            )
-            parts.append(f"{layer} from {before} to {after}")
+            own = widen_kernel_change(view.layer(layer), layer, by=self.by)
+            (change,) = own.values()
+            before, after = ([getattr(axis.origin, size) for axis in change.axes] for size in ("num_old", "num_new"))
+            if self.at_most is not None and max(after) > self.at_most:
+                raise ValueError(
+                    f"the kernel of {layer} may be {self.at_most} wide at most, but widening it by {self.by} makes it "
+                    f"{after}. Have it less often, or raise at_most."
+                )
+            tensors |= own
+            parts.append(f"{layer} from {'x'.join(map(str, before))} to {'x'.join(map(str, after))}")
         if not tensors:
             return None
-        return TensorPlan(
-            summary=f"widen the kernel of {', '.join(parts)}", step=step, tensors=tensors, settings=settings
-        )
-
-    def _widened(self, layer: str, view: StageView) -> tuple[tuple[AxisChange, ...], dict[str, Padding]]:
-        module = view.layer(layer)
-        if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) or module.padding_mode != "zeros":
-            raise ValueError(
-                f"the kernel of {layer} can be widened if it is a Conv1d, Conv2d or Conv3d with padding_mode='zeros', "
-                f"got {module}. Name another layer."
-            )
-        weight, padding = view.parameters[f"{layer}.weight"], module.padding
-        axes: tuple[AxisChange, ...] = ()
-        for _ in range(self.by // 2):
-            ring = widen_kernel(weight, padding=padding, dilation=module.dilation)
-            axes = tuple(map(_then, axes, ring.changes)) if axes else ring.changes
-            weight, padding = ring.weight, ring.padding
-        if self.at_most is not None and max(ring.kernel_size) > self.at_most:
-            raise ValueError(
-                f"the kernel of {layer} may be {self.at_most} wide at most, but widening it by {self.by} makes it "
-                f"{ring.kernel_size}. Have it less often, or raise at_most."
-            )
-        return axes, {"padding": padding, "kernel_size": ring.kernel_size}
+        return TensorPlan(summary=f"widen the kernel of {', '.join(parts)}", step=step, tensors=tensors)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResampleKernel:
-    """Sample continuous kernels at more (or fewer) taps, for data that are sampled more (less) finely from here on."""
+    """Sample continuous kernels at more taps, for data that are sampled more finely from here on."""
 
     layers: tuple[str, ...]
     """`ContinuousConv`."""
     size: int
-    """Taps on every axis; see `ContinuousConv.resampled`."""
+    """Taps on every axis; see `ContinuousConv.resampling`."""
 
     def __post_init__(self) -> None:
         check_names(self.layers)
@@ -116,19 +94,17 @@ class ResampleKernel:
         return num_units
 
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> TensorPlan | None:
-        before = {layer: _continuous(layer, view) for layer in held(self.layers, view)}
-        after = {layer: module.resampled(self.size) for layer, module in before.items()}
-        return _sampled(before, after, step=step, verb="resample")
+        return _sampled(self.layers, view, raise_resolution_change, size=self.size, step=step, verb="resample")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtendKernel:
-    """Let continuous kernels reach further (or less far), at the same resolution."""
+    """Let continuous kernels reach farther, at the same resolution."""
 
     layers: tuple[str, ...]
     """`ContinuousConv`."""
     size: int
-    """Taps on every axis; see `ContinuousConv.extended`."""
+    """Taps on every axis; see `ContinuousConv.extension`."""
 
     def __post_init__(self) -> None:
         check_names(self.layers)
@@ -149,18 +125,12 @@ class ExtendKernel:
         return num_units
 
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> TensorPlan | None:
-        before = {layer: _continuous(layer, view) for layer in held(self.layers, view)}
-        after = {layer: module.extended(self.size) for layer, module in before.items()}
-        return _sampled(before, after, step=step, verb="extend")
+        return _sampled(self.layers, view, raise_horizon_change, size=self.size, step=step, verb="extend")
 
 
 def _check_taps(size: int) -> None:
     if size < 2:
         raise ValueError(f"a continuous kernel has 2 taps or more on every axis, got {size}.")
-
-
-def _then(first: AxisChange, second: AxisChange) -> AxisChange:
-    return AxisChange(axis=first.axis, origin=first.origin.then(second.origin), side=first.side)
 
 
 def _continuous(layer: str, view: StageView) -> ContinuousConv:
@@ -171,11 +141,17 @@ def _continuous(layer: str, view: StageView) -> ContinuousConv:
 
 
 def _sampled(
-    before: dict[str, ContinuousConv], after: dict[str, ContinuousConv], *, step: int, verb: str
+    layers: Sequence[str],
+    view: StageView,
+    change: Callable[[ContinuousConv, str, int], dict[str, TensorChange]],
+    *,
+    size: int,
+    step: int,
+    verb: str,
 ) -> TensorPlan | None:
-    changed = {layer: module for layer, module in after.items() if module.size != before[layer].size}
-    if not changed:
+    before = {layer: _continuous(layer, view) for layer in held(layers, view)}
+    if not before:
         return None
-    parts = [f"{layer} from {before[layer].size} to {module.size} taps" for layer, module in changed.items()]
-    tensors = {f"{layer}.sampling": TensorChange(value=module.sampling) for layer, module in changed.items()}
+    tensors = {name: own for layer, module in before.items() for name, own in change(module, layer, size).items()}
+    parts = [f"{layer} from {module.size} to {size} taps" for layer, module in before.items()]
     return TensorPlan(summary=f"{verb} the kernel of {', '.join(parts)}", step=step, tensors=tensors)
