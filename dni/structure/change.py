@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
-from dni.growth.alpha import Ramp
+from dni.growth.alpha import Ramp, ramp_from_json, ramp_to_json
 from dni.structure.followers import AxisChange
 from dni.structure.optimizer_state import Memory
 from dni.structure.origin import Origin
@@ -42,6 +43,17 @@ class NewUnits:
     ramp: Ramp | None = None
     """Opens a gate in front of what reads the new units; None: there is no gate."""
 
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> NewUnits:
+        """What `to_json` wrote."""
+        ramp = None if value["ramp"] is None else ramp_from_json(value["ramp"])
+        return NewUnits(alpha=value["alpha"], noise=value["noise"], ramp=ramp)
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers and names."""
+        ramp = None if self.ramp is None else ramp_to_json(self.ramp)
+        return {"alpha": self.alpha, "noise": self.noise, "ramp": ramp}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitChange:
@@ -52,6 +64,17 @@ class UnitChange:
     origin: Origin
     """Of its units."""
     new: NewUnits = field(default_factory=NewUnits)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> UnitChange:
+        """What `to_json` wrote."""
+        return UnitChange(
+            layer=value["layer"], origin=Origin.from_json(value["origin"]), new=NewUnits.from_json(value["new"])
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers and names."""
+        return {"layer": self.layer, "origin": self.origin.to_json(), "new": self.new.to_json()}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -35,7 +35,7 @@ from pipeline.messages import Payload
 from pipeline.randomness.draws import DrawWatch, input_phases, module_phases, source_phases
 from pipeline.randomness.keyed import Phase, generator, seeded, undisturbed
 
-__all__ = ["StagePlan", "source_seconds", "survey"]
+__all__ = ["Change", "StagePlan", "source_seconds", "survey"]
 
 _CPU = torch.device("cpu")
 
@@ -70,6 +70,21 @@ class StagePlan:
     """Whether the module writes into its input; the runtime then gives it a copy."""
     draws: tuple[Phase, ...]
     """Phases in which module or source draws from the process-wide generators; threads then take turns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What an event does to one stage."""
+
+    step: int | None
+    """None: it is not known when."""
+    stage: int
+    what: str
+    """In one line."""
+    parameters: tuple[int, int]
+    """Of the stage, before and after."""
+    flops: tuple[int, int]
+    """Of a forward of one sample, before and after; matrix products and convolutions only."""
 
 
 def survey(

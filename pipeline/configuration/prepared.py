@@ -13,7 +13,7 @@ from dni import REST, Foreseen, GradientSource, InputSource, Need, Pace, Periodi
 from pipeline.configuration.blocks import Draws, StageBlocks, blocks_of, layout_of
 from pipeline.configuration.config import Config, per_stage
 from pipeline.configuration.partition import Partition
-from pipeline.configuration.plan import StagePlan
+from pipeline.configuration.plan import Change, StagePlan
 from pipeline.data.feed import Batch, Batches
 from pipeline.messages import Activation
 from pipeline.randomness.keyed import Phase
@@ -74,6 +74,8 @@ class Prepared:
     train: Batches | None = None
     """None on a rank without data."""
     test: Sequence[Batch] = ()
+    changes: tuple[Change, ...] = ()
+    """What events will make of the stages, as tried out on copies; empty on a rank without data."""
     probe: Activation | None = None
     """What each evaluation ends with; None: the run sends no probes, or this rank has no data."""
 

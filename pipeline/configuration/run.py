@@ -33,6 +33,7 @@ from pipeline.configuration.config import Config, per_stage
 from pipeline.configuration.partition import Partition, partition
 from pipeline.configuration.plan import source_seconds, survey
 from pipeline.configuration.prepared import Outline, Prepared, bounds_of, imagines_of, takes_every_of, waits_of
+from pipeline.configuration.timeline import check_events, rehearse_events
 from pipeline.data.feed import Batch, Feed, FeedSettings, batches
 from pipeline.errors import ConfigurationError
 from pipeline.learners.decay import Decay, check_no_decay
@@ -41,8 +42,8 @@ from pipeline.learners.late_weights import LateWeights
 from pipeline.learners.learner import Learner
 from pipeline.learners.movement import MovementMeter
 from pipeline.learners.parts import Parts, Remembered
-from pipeline.learners.structure import Structure
 from pipeline.learners.probe import make_probe
+from pipeline.learners.structure import Structure
 from pipeline.learners.updater import Updater
 from pipeline.randomness.keyed import Generators, seeded, undisturbed
 from pipeline.randomness.turns import Turns
@@ -108,7 +109,7 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
         evaluates=len(data.test) > 0,
         steps_per_epoch=getattr(data.train, "steps_per_epoch", None),
     )
-    return Prepared(
+    prepared = Prepared(
         config=config,
         cut=cut,
         sources=sources,
@@ -119,6 +120,8 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
         test=list(data.test),
         probe=probe,
     )
+    check_events(prepared)
+    return replace(prepared, changes=rehearse_events(prepared, first, build_stage))
 
 
 def prepare_outlined(config: Config, outline: Outline) -> Prepared:
@@ -177,9 +180,7 @@ def build_stage(
     return Stage(learner, settings=stage_settings(prepared, index), recorder=recorder)
 
 
-def _make_parts(
-    prepared: Prepared, index: int, module: nn.Module, recorder: Recorder, remembered: Remembered
-) -> Parts:
+def _make_parts(prepared: Prepared, index: int, module: nn.Module, recorder: Recorder, remembered: Remembered) -> Parts:
     """What knows the parameters of a stage's module, for the module as it is."""
     config, names = prepared.config, prepared.cut.names(index)
     blocks, participants = prepared.blocks[index].blocks, prepared.participants(index)

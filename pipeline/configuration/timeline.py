@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -18,41 +18,29 @@ from torch.utils.flop_counter import FlopCounterMode
 from dni import Event, OnPlateau, carriers, foresee, map_members
 from pipeline.clock import WallClock
 from pipeline.configuration.partition import Partition
+from pipeline.configuration.plan import Change
 from pipeline.configuration.prepared import Prepared
 from pipeline.data.feed import Batch
 from pipeline.errors import ConfigurationError, StructureError
 from pipeline.learners.learner import Learner
 from pipeline.messages import Activation, Payload
-from pipeline.randomness.keyed import generator, key, seeded, undisturbed
+from pipeline.randomness.keyed import key, seeded, undisturbed
 from pipeline.stages.stage import Stage
 
-__all__ = ["Change", "check_events", "foreseen_steps", "rehearse_events"]
+__all__ = ["check_events", "foreseen_steps", "rehearse_events"]
 
 _MOST_REHEARSED = 60
 """Steps with events that are carried out beforehand; what follows is told by its schedule only."""
 _CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """What an event does to one stage."""
-
-    step: int | None
-    """None: it is not known when."""
-    stage: int
-    what: str
-    """In one line."""
-    parameters: tuple[int, int]
-    """Of the stage, before and after."""
-    flops: tuple[int, int]
-    """Of a forward of one sample, before and after; matrix products and convolutions only."""
-
-
 class _Build(Protocol):
     def __call__(self, prepared: Prepared, index: int, *, clock: WallClock) -> Stage: ...
 
 
-def foreseen_steps(events: Sequence[Event], *, steps: int, steps_per_epoch: int | None, seed: int) -> dict[int, list[int]]:
+def foreseen_steps(
+    events: Sequence[Event], *, steps: int, steps_per_epoch: int | None, seed: int
+) -> dict[int, list[int]]:
     """The steps of each event whose schedule is known, by its place."""
     return {
         place: foresee(
@@ -110,19 +98,21 @@ def rehearse_events(prepared: Prepared, batch: Batch, build: _Build) -> tuple[Ch
     steps = foreseen_steps(
         config.events, steps=config.steps, steps_per_epoch=prepared.outline.steps_per_epoch, seed=config.seed
     )
-    chosen = sorted({step for place in steps for step in _telling(config.events[place], steps[place])})
     rehearsal = _Rehearsal(prepared, batch, build)
-    changes = [change for step in chosen[:_MOST_REHEARSED] for change in rehearsal.carry_out(step)]
-    unforeseen = {place for place, event in enumerate(config.events) if place not in steps}
-    if unforeseen:
-        changes += [replace(change, step=None) for change in rehearsal.carry_out(config.steps, forced=unforeseen)]
+    changes, quiet, count = [], set[int](), 0
+    for step in sorted({step for own in steps.values() for step in own}):
+        due = {place for place, own in steps.items() if step in own}
+        if due <= quiet or count == _MOST_REHEARSED:
+            continue
+        count += 1
+        made, changes_shapes = rehearsal.carry_out(step, due)
+        changes += made
+        if not changes_shapes:
+            quiet |= due
+    if unforeseen := set(range(len(config.events))) - steps.keys():
+        changes += [replace(change, step=None) for change in rehearsal.carry_out(config.steps, unforeseen)[0]]
     rehearsal.pass_through(config.steps)
     return tuple(changes)
-
-
-def _telling(event: Event, steps: Sequence[int]) -> Sequence[int]:
-    """The steps that are worth carrying out beforehand: where no shapes change, the first one says it all."""
-    return steps if event.action.changes_shapes else steps[:1]
 
 
 class _Rehearsal:
@@ -144,35 +134,41 @@ class _Rehearsal:
             )
             self._stages = [build(copied, index, clock=WallClock()) for index in range(len(model))]
 
-    def carry_out(self, step: int, *, forced: Collection[int] = ()) -> list[Change]:
-        """One microbatch with random gradients, an update, and the events that are due after it."""
-        changes = []
+    def carry_out(self, step: int, due: Collection[int]) -> tuple[list[Change], bool]:
+        """One microbatch with random gradients, an update, and then these events, by their places.
+
+        Returns:
+            What they do, and whether the shape of anything changes.
+        """
         with undisturbed():
             seeded(self._seed, "rehearsal", step, device=_CPU)
-            sizes = self.pass_through(step)
             for stage in self._stages:
-                learner = _learner(stage)
-                learner.fire(forced)
+                _learner(stage).fire(due)
+            sizes = self.pass_through(step)
+            shapes = self._shapes()
+            for stage in self._stages:
                 try:
-                    for message in learner.change_structure(step):
+                    for message in _learner(stage).change_structure(step):
                         _learner(self._stages[stage.index + 1]).follow(message)
                 except StructureError as error:
                     raise ConfigurationError(f"events: {error}") from error
             changed = [stage.recorder.take_changes() for stage in self._stages]
-            if any(changed):
-                after = self.pass_through(step)
-                changes = [
-                    Change(
-                        step=step,
-                        stage=index,
-                        what=what,
-                        parameters=(sizes[index][0], after[index][0]),
-                        flops=(sizes[index][1], after[index][1]),
-                    )
-                    for index, own in enumerate(changed)
-                    for _, what in own
-                ]
-        return changes
+            same = shapes == self._shapes()
+            after = sizes if same else self.pass_through(step)
+        return [
+            Change(
+                step=step,
+                stage=index,
+                what=what,
+                parameters=(sizes[index][0], after[index][0]),
+                flops=(sizes[index][1], after[index][1]),
+            )
+            for index, own in enumerate(changed)
+            for _, what in own
+        ], not same
+
+    def _shapes(self) -> list[dict[str, torch.Size]]:
+        return [{name: value.shape for name, value in stage.module.state_dict().items()} for stage in self._stages]
 
     def pass_through(self, step: int) -> list[tuple[int, int]]:
         """Forward, a backward of random gradients and an update in every stage; parameters and FLOPs of each."""

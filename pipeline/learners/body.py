@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dni import Piece, TensorChange, fit_, fit_gates_, map_tensor
-from pipeline.learners.parts import MakeParts, Parts, Remembered
+from pipeline.learners.parts import MakeParts, Remembered
 from pipeline.learners.weights import AxisChanges
 
 __all__ = ["Body"]

@@ -9,8 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
-from torch import Tensor
-
 from dni import Origin, map_members
 from pipeline.errors import RunError
 from pipeline.messages import Payload
@@ -52,7 +50,9 @@ class Boundary:
                 f"{self.generation}. A change of structure was lost or came twice."
             )
 
-    def translate(self, payload: Payload, since: int, *, until: int | None = None, kind: Literal["h", "gradient"]) -> Payload:
+    def translate(
+        self, payload: Payload, since: int, *, until: int | None = None, kind: Literal["h", "gradient"]
+    ) -> Payload:
         """Activations or gradients of an earlier generation as those of a later one.
 
         What is kept is copied, copies share a gradient as they share what it is of, and of what was not there, or is
@@ -68,5 +68,7 @@ class Boundary:
         if not self._first <= since <= until:
             raise RunError(f"units of generation {since} are wanted as those of {until}, which were before them.")
         for origin, axis in self._origins[since - self._first : until - self._first]:
-            payload = map_members(partial((origin if kind == "gradient" else origin.raised(0)).apply, axis=axis), payload)
+            payload = map_members(
+                partial((origin if kind == "gradient" else origin.raised(0)).apply, axis=axis), payload
+            )
         return payload

@@ -71,7 +71,9 @@ class InputLearner:
             TypeError, ValueError: it cannot follow.
         """
         if self.built:
-            self.source = remapped(self.source, origin, axis=axis, draws=generator(self._seed, f"input/{self._index}", step))
+            self.source = remapped(
+                self.source, origin, axis=axis, draws=generator(self._seed, f"input/{self._index}", step)
+            )
 
     def state_dict(self) -> dict[str, Any] | None:
         """What the source has learned; None: it is not built."""

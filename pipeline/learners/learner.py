@@ -28,7 +28,6 @@ from dni import (
 )
 from pipeline.errors import NotFinite
 from pipeline.learners.body import Body
-from pipeline.learners.boundary import Boundary
 from pipeline.learners.carried_states import CarriedStates
 from pipeline.learners.input_learner import InputLearner
 from pipeline.learners.parts import MakeParts

@@ -131,7 +131,9 @@ class SourceLearner:
             TypeError, ValueError: it cannot follow.
         """
         if self.built:
-            self.source = remapped(self.source, origin, axis=axis, draws=generator(self._seed, f"source/{self._index}", step))
+            self.source = remapped(
+                self.source, origin, axis=axis, draws=generator(self._seed, f"source/{self._index}", step)
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """What the source has learned, and what it was worth."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -246,7 +247,7 @@ class Structure:
         return {
             "seen": dict(self._seen),
             "fired": sorted(self._fired),
-            "plateaus": {place: state.to_json() for place, state in self._plateaus.items()},
+            "plateaus": {place: asdict(state) for place, state in self._plateaus.items()},
             "kept": dict(self._kept),
             "phases": [phase.to_json() for phase in self._phases],
             "phased": self._phased,
@@ -262,7 +263,7 @@ class Structure:
             return
         self._seen |= {place: step for place, step in state["seen"].items() if place in self._events}
         self._fired = set(state["fired"])
-        self._plateaus = {place: PlateauState.from_json(own) for place, own in state["plateaus"].items()}
+        self._plateaus = {place: PlateauState(**own) for place, own in state["plateaus"].items()}
         self._kept = dict(state["kept"])
         self._phases = [Phase.from_json(phase) for phase in state["phases"]]
         self._phased, self._loss, self._example = state["phased"], state["loss"], state["example"]
@@ -327,9 +328,7 @@ class Structure:
             self._recorder.changed(step, f"{event.label}: {plan}")
         return messages
 
-    def _change_units(
-        self, event: Event, change: UnitChange, given: Mapping[str, Tensor], step: int
-    ) -> list[Reshape]:
+    def _change_units(self, event: Event, change: UnitChange, given: Mapping[str, Tensor], step: int) -> list[Reshape]:
         coupled = self._view().coupled(change.layer)
         keyed = self._keyed(event.label, step)
         tensors = change_units(coupled.hidden, change.origin, change.new, keyed=keyed, given=given)

@@ -119,7 +119,11 @@ class Updater:
         """Parameters of which a block is but a part."""
         self._leaves = self._make_leaves(blocks)
         self._num_parts = Counter(leaf.piece.parameter for leaf in self._leaves)
-        self._apart = len(blocks) > 1 or len(self._num_parts) < len(self._leaves) or any(window.noise is not None for window in self.pace.windows.values())
+        self._apart = (
+            len(blocks) > 1
+            or len(self._num_parts) < len(self._leaves)
+            or any(window.noise is not None for window in self.pace.windows.values())
+        )
         """Whether gradients are added up here instead of in `.grad`."""
         self._kept: dict[str, Tensor] = {}
         self._factors: dict[str, Tensor] = {}
@@ -259,9 +263,7 @@ class Updater:
                 masks[name] = follow_tensor(masks[name], "mask", change, value=value)
         return state | {"touched": sorted(touched)}, ages, masks
 
-    def _follow(
-        self, name: str, leaves: Sequence[_Leaf], change: TensorChange, value: Tensor
-    ) -> list[PieceState]:
+    def _follow(self, name: str, leaves: Sequence[_Leaf], change: TensorChange, value: Tensor) -> list[PieceState]:
         assert self._optimizer is not None
         group = group_of(self._optimizer, leaves[0].parameter)
         pieces = [PieceState(piece=leaf.piece, state=self._optimizer.state.get(leaf.parameter, {})) for leaf in leaves]
@@ -290,7 +292,9 @@ class Updater:
             parameter = self.parameters.get(name)
             if parameter is None or parameter.shape != mask.shape:
                 found = "none" if parameter is None else str(tuple(parameter.shape))
-                raise ValueError(f"the mask of {name}, {tuple(mask.shape)}, must have a parameter of its shape: {found}.")
+                raise ValueError(
+                    f"the mask of {name}, {tuple(mask.shape)}, must have a parameter of its shape: {found}."
+                )
         changed = {
             name: ~mask if name not in self._kept else mask ^ self._kept[name]
             for name, mask in ((name, mask.to(self.parameters[name].device)) for name, mask in masks.items())
@@ -406,7 +410,9 @@ class Updater:
     def _mask_gradients(self) -> None:
         """What is pruned sees none, so no optimiser moves it: neither momentum nor weight decay."""
         held = self._sums if self._apart else {name: p.grad for name, p in self.parameters.items()}
-        pairs = [(gradient, factor) for name, factor in self._factors.items() if (gradient := held.get(name)) is not None]
+        pairs = [
+            (gradient, factor) for name, factor in self._factors.items() if (gradient := held.get(name)) is not None
+        ]
         if pairs:
             torch._foreach_mul_([gradient for gradient, _ in pairs], [factor for _, factor in pairs])
 

@@ -217,7 +217,9 @@ def read_header(data: bytes, *, sender: int, receiver: int, sequence: int, capac
             f"boundary {sender}-{receiver}: what arrived is not a header of this version "
             f"(magic {body[:4]!r}, expected {_MAGIC!r}). Run the same version on every rank."
         )
-    _, kind, flags, reach, s, r, at, step, version, generation, n, num_bytes, schema, quality, loss = _LAYOUT.unpack(body)
+    _, kind, flags, reach, s, r, at, step, version, generation, n, num_bytes, schema, quality, loss = _LAYOUT.unpack(
+        body
+    )
     if (s, r, at) != (sender, receiver, sequence):
         raise RunError(
             f"boundary {sender}-{receiver} expects message {sequence}, got message {at} of boundary {s}-{r}."

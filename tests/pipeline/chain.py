@@ -33,8 +33,8 @@ from dni import (
 )
 from pipeline.clock import VirtualClock, WallClock
 from pipeline.learners.idle import IdleLayers
-from pipeline.learners.learner import Learner
 from pipeline.learners.late_weights import LateWeights
+from pipeline.learners.learner import Learner
 from pipeline.learners.movement import MovementMeter
 from pipeline.learners.parts import Parts, Remembered
 from pipeline.learners.updater import Updater
