@@ -31,13 +31,14 @@ from dni.growth.gate import fit_gates_, fold_, gate_, gate_change, without_gates
 from dni.growth.gradmax import auxiliary_gradient, auxiliary_gradient_of_convolutions, grow_gradmax
 from dni.growth.grow import append_units, grow
 from dni.growth.kernel import (
+    extend_kernel_change,
     narrow_kernel_change,
-    raise_horizon_change,
-    raise_resolution_change,
+    resample_kernel_change,
     widen_kernel_change,
 )
 from dni.growth.part import Component, Edit, Insertion, edits_from_json, edits_to_json
 from dni.growth.phase import Phase
+from dni.growth.spelled import spell_out_
 from dni.growth.widen import identity_convolution, identity_linear, random_units, widen
 from dni.inputs.input_source import InputSource, ReceivedInput
 from dni.inputs.synthetic_input import InputMLP, InputNetwork, SyntheticInput
@@ -372,6 +373,7 @@ __all__ = [
     "erdos_renyi",
     "erdos_renyi_epsilon",
     "erdos_renyi_kernel",
+    "extend_kernel_change",
     "fit_gates_",
     "fit_linear_probe",
     "fit_sizes_",
@@ -411,8 +413,6 @@ __all__ = [
     "parameter_gradients_by_part",
     "prepare_remap",
     "pull_back",
-    "raise_horizon_change",
-    "raise_resolution_change",
     "ramp_from_json",
     "ramp_to_json",
     "random_in_layers",
@@ -424,6 +424,7 @@ __all__ = [
     "relative_distance",
     "remap_parameter",
     "replace_parameter_",
+    "resample_kernel_change",
     "reset_to_initial",
     "score_dormancy",
     "score_magnitude",
@@ -435,6 +436,7 @@ __all__ = [
     "score_unit_taylor",
     "select_lowest",
     "sliding_windows",
+    "spell_out_",
     "split_by_layer",
     "split_direction",
     "split_error",

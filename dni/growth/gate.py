@@ -22,7 +22,7 @@ from dni.structure.change import TensorChange
 from dni.structure.followers import AxisChange
 from dni.structure.origin import Origin
 
-__all__ = ["fit_gates_", "fold_", "gate_", "gate_change", "without_gates"]
+__all__ = ["fit_gates_", "fold_", "gate_", "gate_change", "read_through", "without_gates"]
 
 _GATE = "unit_gate"
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -89,8 +89,8 @@ def fold_(layer: nn.Module, entries: Sequence[int] | None = None) -> None:
 def fit_gates_(module: nn.Module, names: Collection[str]) -> None:
     """Give a gate to exactly those layers whose gate is among the names of tensors, of a checkpoint for one.
 
-    Gates that are put in are open, and as long as what the weight reads is now: fit sizes first, then fit gates, then
-    load. Gates that are not among the names are removed, not folded.
+    Gates that are put in are open, and as long as what their weight reads now; what loads them may have to make both
+    longer. Gates that are not among the names are removed, not folded.
 
     Raises:
         ValueError: a name is that of a gate of no layer that could have one.
@@ -135,6 +135,11 @@ def gate_change(gate: Tensor, origin: Origin) -> TensorChange:
     """
     change = AxisChange(axis=0, origin=origin, side="producer")
     return TensorChange(axes=(change,), value=origin.raised(0).apply(gate, 0, fill=1.0))
+
+
+def read_through(layer: nn.Module, x: Tensor) -> Tensor:
+    """What a layer's weight, and that of a component beside it, gets of an input x."""
+    return _scale_input(layer, (x,))[0] if _scale_input in layer._forward_pre_hooks.values() else x
 
 
 def _scale_input(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -16,7 +16,7 @@ from dni.structure.change import TensorChange
 from dni.structure.followers import AxisChange
 from dni.structure.origin import Origin
 
-__all__ = ["narrow_kernel_change", "raise_horizon_change", "raise_resolution_change", "widen_kernel_change"]
+__all__ = ["extend_kernel_change", "narrow_kernel_change", "resample_kernel_change", "widen_kernel_change"]
 
 _KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -65,26 +65,23 @@ def narrow_kernel_change(layer: nn.Module, name: str, *, by: int = 2) -> dict[st
     return _change(name, [Origin.keep(range(by // 2, size - by // 2), num_old=size) for size in sizes])
 
 
-def raise_resolution_change(layer: ContinuousConv, name: str, size: int) -> dict[str, TensorChange]:
+def resample_kernel_change(layer: ContinuousConv, name: str, size: int) -> dict[str, TensorChange]:
     """Sample a continuous kernel more finely: the same function of place, with `size` taps in the same reach.
 
-    For an input that is sampled as much more finely: see `ContinuousConv.resampling`.
+    For an input that is sampled as much more finely: see `ContinuousConv.resampling`. Raises as that.
 
-    Raises:
-        ValueError: the size is no larger than it was, or cannot be.
+    Returns:
+        By the name of the buffer that says how it is sampled; empty if it has as many taps.
     """
-    _check_larger(layer, name, size, what="resolution")
-    return {f"{name}.sampling": TensorChange(value=layer.resampling(size))}
+    return {f"{name}.sampling": TensorChange(value=layer.resampling(size))} if size != layer.size else {}
 
 
-def raise_horizon_change(layer: ContinuousConv, name: str, size: int) -> dict[str, TensorChange]:
+def extend_kernel_change(layer: ContinuousConv, name: str, size: int) -> dict[str, TensorChange]:
     """Let a continuous kernel reach farther: the same taps, and more beyond them; see `ContinuousConv.extension`.
 
-    Raises:
-        ValueError: the size is no larger than it was, or cannot be.
+    Returns and raises as `resample_kernel_change`.
     """
-    _check_larger(layer, name, size, what="horizon")
-    return {f"{name}.sampling": TensorChange(value=layer.extension(size))}
+    return {f"{name}.sampling": TensorChange(value=layer.extension(size))} if size != layer.size else {}
 
 
 def _change(name: str, origins: list[Origin]) -> dict[str, TensorChange]:
@@ -106,8 +103,3 @@ def _sizes(layer: nn.Module, name: str, by: int) -> tuple[int, ...]:
     if by < 2 or by % 2:
         raise ValueError(f"a kernel changes by an even number, 2 or more, so that its middle stays, got {by}.")
     return tuple(layer.weight.shape[2:])
-
-
-def _check_larger(layer: ContinuousConv, name: str, size: int, *, what: str) -> None:
-    if size <= layer.size:
-        raise ValueError(f"the {what} of {name} is raised from {layer.size} taps to more of them, got {size}.")

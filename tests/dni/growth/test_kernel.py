@@ -14,10 +14,10 @@ from dni import (
     GaussianMask,
     KernelNetwork,
     Origin,
+    extend_kernel_change,
     narrow_kernel_change,
-    raise_horizon_change,
-    raise_resolution_change,
     remap_parameter,
+    resample_kernel_change,
     widen_kernel_change,
 )
 
@@ -94,7 +94,7 @@ def _continuous() -> ContinuousConv:
 def test_continuous_kernel_of_a_higher_resolution_is_the_same_where_it_was_sampled() -> None:
     conv = _continuous()
     before, old = conv.kernel(), conv.sampling
-    change = raise_resolution_change(conv, "conv", 9)["conv.sampling"]
+    change = resample_kernel_change(conv, "conv", 9)["conv.sampling"]
     assert change.value is not None and not change.axes
     conv.sampling = change.value
     torch.testing.assert_close(conv.kernel()[..., ::2, ::2] * 4, before, rtol=1e-12, atol=0)
@@ -104,7 +104,7 @@ def test_continuous_kernel_of_a_higher_resolution_is_the_same_where_it_was_sampl
 def test_continuous_kernel_of_a_farther_horizon_has_the_same_taps_and_the_same_output_under_its_mask() -> None:
     conv, x = _continuous(), torch.randn(2, 1, 9, 9, dtype=torch.float64)
     kernel, before = conv.kernel(), conv(x)
-    value = raise_horizon_change(conv, "conv", 9)["conv.sampling"].value
+    value = extend_kernel_change(conv, "conv", 9)["conv.sampling"].value
     assert value is not None
     conv.sampling = value
     torch.testing.assert_close(conv.kernel()[..., 2:-2, 2:-2], kernel, rtol=1e-12, atol=0)
@@ -114,9 +114,8 @@ def test_continuous_kernel_of_a_farther_horizon_has_the_same_taps_and_the_same_o
     assert fresh.size == 9 and torch.equal(fresh(x), conv(x))
 
 
-@pytest.mark.parametrize("change", [raise_resolution_change, raise_horizon_change])
-def test_continuous_kernel_is_not_raised_to_what_it_is(change: Any) -> None:
-    with pytest.raises(ValueError, match=r"of conv is raised from 5 taps to more of them, got 5"):
-        change(_continuous(), "conv", 5)
+@pytest.mark.parametrize("change", [resample_kernel_change, extend_kernel_change])
+def test_continuous_kernel_of_as_many_taps_stays_and_of_an_even_number_is_refused(change: Any) -> None:
+    assert change(_continuous(), "conv", 5) == {}
     with pytest.raises(ValueError, match=r"must be odd.*Take 9"):
         change(_continuous(), "conv", 8)
