@@ -146,8 +146,8 @@ class Config:
     """What a BatchNorm does at a step at which it does not learn itself. follow: as if it did. hold: its running
     statistics stay. evaluate: they stay, and it normalises by them."""
     events: tyro.conf.Suppress[tuple[Event, ...]] = ()
-    """When the structure changes and how, as Event(EpochEnds(), PruneUnits(layers=("0",), amount=Share(0.1))): right after
-    the first update at the step, in the order of this list."""
+    """When the structure changes and how, as Event(EpochEnds(), PruneUnits(layers=("0",), amount=Share(0.1))): right
+    after the first update at the step, in the order of this list."""
     rate_rule: RateRule = "none"
     """By what the learning rate of a block is multiplied whose update holds k microbatches: none, linear (k), sqrt."""
     send_every: tuple[int, ...] = (1,)
