@@ -316,6 +316,13 @@ def test_a_network_of_the_users_own_follows_if_it_says_how_and_is_refused_if_not
     with pytest.raises(TypeError, match="use 'linear', 'mlp' or 'convolutional'"):
         _remap(_learned(LocalLoss(10, nn.Sequential(nn.Sigmoid(), nn.Linear(UNITS, 10))), h, signal), PRUNE, h)
     images = _drawn("images")
+    grouped = SyntheticGradient(nn.Conv2d(UNITS, UNITS, 3, padding=1, groups=2))
+    _learned(grouped, images, _signal("images"))
+    with pytest.raises(ValueError, match=r"a column for each, got a Conv2d .* with groups=1"):
+        _remap(grouped, PRUNE, images)
+    pixelwise = nn.Sequential(nn.Flatten(2), nn.Linear(12, 10), nn.Flatten(), nn.Linear(UNITS * 10, 10))
+    with pytest.raises(TypeError, match="Sequential does not"):
+        _remap(_learned(LocalLoss(10, pixelwise), images, signal), PRUNE, images)
     local = _learned(LocalLoss(10, flat), images, _signal("images"))
     before = local.estimate(images, signal)
     _remap(local, COPY, images)
