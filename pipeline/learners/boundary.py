@@ -6,10 +6,9 @@ generation its tensors are, so nothing is taken for what it is not.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
-from dni import Origin, map_members
+from dni import Origin, translate
 from pipeline.errors import RunError
 from pipeline.messages import Payload
 
@@ -51,7 +50,7 @@ class Boundary:
             )
 
     def translate(
-        self, payload: Payload, since: int, *, until: int | None = None, kind: Literal["h", "gradient"]
+        self, payload: Payload, since: int, *, until: int | None = None, holds: Literal["activation", "gradient"]
     ) -> Payload:
         """Activations or gradients of an earlier generation as those of a later one.
 
@@ -62,13 +61,11 @@ class Boundary:
             payload: shaped as h was in generation `since`.
             since: generation that it is of.
             until: generation that is wanted, not before `since`; None: that of today.
-            kind: what it holds.
+            holds: what it is.
         """
         until = self.generation if until is None else until
         if not self._first <= since <= until:
             raise RunError(f"units of generation {since} are wanted as those of {until}, which were before them.")
         for origin, axis in self._origins[since - self._first : until - self._first]:
-            payload = map_members(
-                partial((origin if kind == "gradient" else origin.raised(0)).apply, axis=axis), payload
-            )
+            payload = translate(payload, origin, holds=holds, axis=axis)
         return payload

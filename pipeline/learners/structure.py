@@ -215,7 +215,7 @@ class Structure:
         assert entry.x is not None
         if entry.generation_below == self.below.generation:
             return entry.x
-        x = self.below.translate(entry.x, entry.generation_below, kind="h")
+        x = self.below.translate(entry.x, entry.generation_below, holds="activation")
         for new, old in zip(carriers(x), carriers(entry.x), strict=True):
             new.requires_grad_(old.requires_grad)
         self.renew(entry)
@@ -230,7 +230,7 @@ class Structure:
         """What has come from above, for the units of the generation that is pulled back through."""
         if entry.gradient is not None and entry.gradient_generation != until:
             entry.gradient = self.above.translate(
-                entry.gradient, entry.gradient_generation, until=until, kind="gradient"
+                entry.gradient, entry.gradient_generation, until=until, holds="gradient"
             )
             entry.gradient_generation = until
 
@@ -238,7 +238,7 @@ class Structure:
         """Output and gradient of a microbatch that the source learns from, for the units of today."""
         today = self.above.generation
         if entry.generation != today:
-            entry.h = self.above.translate(entry.h, entry.generation, kind="h")
+            entry.h = self.above.translate(entry.h, entry.generation, holds="activation")
             entry.generation = today
         self.translate_gradient(entry, until=today)
 
