@@ -105,23 +105,16 @@ from dni.sparse.layer_out import LayerOut
 from dni.sparse.layerwise_sparse import Only, Rescale, TopOrAll
 from dni.sparse.multirate import Multirate
 from dni.sparse.participation import Layout, Participation
+from dni.structure.change import NewUnits, StageChange, TensorChange, UnitChange
+from dni.structure.fit import fit_
 from dni.structure.followers import AxisChange, Side, map_tensor
-from dni.structure.hidden import Hidden, Resized, UnitTensor, fit_sizes_, keep_units
+from dni.structure.forgetting import forget_
+from dni.structure.hidden import Hidden, Resized, UnitTensor, keep_units
 from dni.structure.keyed import Keyed
-from dni.structure.maturity import correction_gap, may_merge
 from dni.structure.optimizer_state import Memory
 from dni.structure.origin import NEW, Origin
-from dni.structure.pieces import merge_pieces_, merge_states, split_in_pieces_
-from dni.structure.remap import (
-    Follower,
-    Remapped,
-    check_untied,
-    install_,
-    prepare_remap,
-    remap_parameter,
-    replace_parameter_,
-)
-from dni.structure.slots import forget_
+from dni.structure.pieces import PieceState, follow_pieces, merge_mature
+from dni.structure.remap import Follower, apply_change, check_untied, follow_tensor
 from dni.through_time.recurrent import RecurrentDNI, Span
 from dni.through_time.recurrent_state import Unrolled
 from dni.through_time.window import LossOfSteps
@@ -213,6 +206,7 @@ __all__ = [
     "Need",
     "NesterovLookahead",
     "Never",
+    "NewUnits",
     "NoGradient",
     "NoiseScale",
     "Only",
@@ -226,6 +220,7 @@ __all__ = [
     "Periodic",
     "Phases",
     "Piece",
+    "PieceState",
     "Piecewise",
     "Progress",
     "Quadrants",
@@ -236,7 +231,6 @@ __all__ = [
     "ReDo",
     "ReceivedInput",
     "RecurrentDNI",
-    "Remapped",
     "Rescale",
     "Resized",
     "ResizedKernel",
@@ -258,6 +252,7 @@ __all__ = [
     "SobolevCritic",
     "Span",
     "SparseTraining",
+    "StageChange",
     "Steps",
     "Sum",
     "SummedLoss",
@@ -265,9 +260,11 @@ __all__ = [
     "Synthesizer",
     "SyntheticGradient",
     "SyntheticInput",
+    "TensorChange",
     "TensorRewiring",
     "TopOrAll",
     "TrueGradient",
+    "UnitChange",
     "UnitPlace",
     "UnitReset",
     "UnitTensor",
@@ -286,6 +283,7 @@ __all__ = [
     "active_beyond",
     "agreement",
     "append_units",
+    "apply_change",
     "as_tuple",
     "auxiliary_gradient",
     "auxiliary_gradient_of_convolutions",
@@ -297,15 +295,16 @@ __all__ = [
     "compare_gradients",
     "compare_parameter_gradients",
     "convert_to_feedback_alignment",
-    "correction_gap",
     "dissimilarity",
     "distance_in_deviations",
     "doubling_restarts",
     "erdos_renyi",
     "erdos_renyi_epsilon",
     "erdos_renyi_kernel",
+    "fit_",
     "fit_linear_probe",
-    "fit_sizes_",
+    "follow_pieces",
+    "follow_tensor",
     "forget_",
     "fresh_values",
     "grade",
@@ -314,7 +313,6 @@ __all__ = [
     "grow_gradmax",
     "identity_convolution",
     "identity_linear",
-    "install_",
     "keep_units",
     "kept_after",
     "layer_of",
@@ -325,17 +323,14 @@ __all__ = [
     "locate_by_layer",
     "map_members",
     "map_tensor",
-    "may_merge",
     "mean_pairwise_cosine",
     "measure_update",
-    "merge_pieces_",
-    "merge_states",
+    "merge_mature",
     "most_active",
     "narrow_kernel",
     "num_samples",
     "overwrite_",
     "parameter_gradients_by_part",
-    "prepare_remap",
     "pull_back",
     "random_in_layers",
     "random_masks",
@@ -344,8 +339,6 @@ __all__ = [
     "rate_factor",
     "recycle_units_",
     "relative_distance",
-    "remap_parameter",
-    "replace_parameter_",
     "reset_to_initial",
     "score_dormancy",
     "score_magnitude",
@@ -361,7 +354,6 @@ __all__ = [
     "split_direction",
     "split_error",
     "split_in_blocks",
-    "split_in_pieces_",
     "sum_by_unit",
     "sum_over_samples",
     "uniform_density",

@@ -26,11 +26,11 @@ class ResizedKernel:
 
     weight: Tensor
     changes: tuple[AxisChange, ...]
-    """One for each axis of the kernel, for `remap_parameter`."""
+    """One for each axis of the kernel, for a `TensorChange`."""
     padding: Padding
-    """To be set in the layer."""
+    """To be set in the layer, as `fit_` does."""
     kernel_size: tuple[int, ...]
-    """To be set in the layer."""
+    """To be set in the layer, as `fit_` does."""
 
 
 def widen_kernel(weight: Tensor, *, padding: Padding, dilation: Sequence[int] | None = None) -> ResizedKernel:
