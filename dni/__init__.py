@@ -30,12 +30,7 @@ from dni.growth.coordinate_network import CoordinateNetwork, KernelNetwork
 from dni.growth.gate import fit_gates_, fold_, gate_, gate_change, without_gates
 from dni.growth.gradmax import auxiliary_gradient, auxiliary_gradient_of_convolutions, grow_gradmax
 from dni.growth.grow import append_units, grow
-from dni.growth.kernel import (
-    extend_kernel_change,
-    narrow_kernel_change,
-    resample_kernel_change,
-    widen_kernel_change,
-)
+from dni.growth.kernel import extend_kernel_change, narrow_kernel_change, resample_kernel_change, widen_kernel_change
 from dni.growth.part import Component, Edit, Insertion, edits_from_json, edits_to_json
 from dni.growth.phase import Phase
 from dni.growth.spelled import spell_out_
@@ -131,23 +126,16 @@ from dni.sparse.layer_out import LayerOut
 from dni.sparse.layerwise_sparse import Only, Rescale, TopOrAll
 from dni.sparse.multirate import Multirate
 from dni.sparse.participation import Layout, Participation
+from dni.structure.change import NewUnits, StageChange, TensorChange, UnitChange
+from dni.structure.fit import fit_
 from dni.structure.followers import AxisChange, Side, map_tensor
-from dni.structure.hidden import Hidden, Resized, UnitTensor, fit_sizes_, keep_units
+from dni.structure.forgetting import forget_
+from dni.structure.hidden import Hidden, Resized, UnitTensor, keep_units
 from dni.structure.keyed import Keyed
-from dni.structure.maturity import correction_gap, may_merge
-from dni.structure.optimizer_state import Memory
+from dni.structure.optimizer_state import Memory, group_of
 from dni.structure.origin import NEW, Origin
-from dni.structure.pieces import merge_pieces_, merge_states, split_in_pieces_
-from dni.structure.remap import (
-    Follower,
-    Remapped,
-    check_untied,
-    install_,
-    prepare_remap,
-    remap_parameter,
-    replace_parameter_,
-)
-from dni.structure.slots import forget_
+from dni.structure.pieces import PieceState, follow_pieces, merge_mature
+from dni.structure.remap import Follower, apply_change, check_untied, follow_tensor
 from dni.structure.translated import translate
 from dni.through_time.recurrent import RecurrentDNI, Span
 from dni.through_time.recurrent_state import Unrolled
@@ -254,6 +242,7 @@ __all__ = [
     "Need",
     "NesterovLookahead",
     "Never",
+    "NewUnits",
     "NoGradient",
     "NoiseScale",
     "Occurrence",
@@ -269,6 +258,7 @@ __all__ = [
     "Phase",
     "Phases",
     "Piece",
+    "PieceState",
     "Piecewise",
     "Plan",
     "PlateauState",
@@ -286,12 +276,10 @@ __all__ = [
     "RecurrentDNI",
     "Recycle",
     "Remappable",
-    "Remapped",
     "ResampleKernel",
     "Rescale",
     "ResetLayers",
     "Resized",
-    "ResizedKernel",
     "Rewire",
     "Rewiring",
     "RigL",
@@ -313,6 +301,7 @@ __all__ = [
     "SobolevCritic",
     "Span",
     "SparseTraining",
+    "StageChange",
     "StageView",
     "Steps",
     "Sum",
@@ -321,10 +310,12 @@ __all__ = [
     "Synthesizer",
     "SyntheticGradient",
     "SyntheticInput",
+    "TensorChange",
     "TensorPlan",
     "TensorRewiring",
     "TopOrAll",
     "TrueGradient",
+    "UnitChange",
     "UnitFollower",
     "UnitPlace",
     "UnitPlan",
@@ -350,6 +341,7 @@ __all__ = [
     "active_beyond",
     "agreement",
     "append_units",
+    "apply_change",
     "apply_edits_",
     "as_tuple",
     "attach_",
@@ -364,7 +356,6 @@ __all__ = [
     "compare_parameter_gradients",
     "component_ends",
     "convert_to_feedback_alignment",
-    "correction_gap",
     "dissimilarity",
     "distance_in_deviations",
     "doubling_restarts",
@@ -374,10 +365,12 @@ __all__ = [
     "erdos_renyi_epsilon",
     "erdos_renyi_kernel",
     "extend_kernel_change",
+    "fit_",
     "fit_gates_",
     "fit_linear_probe",
-    "fit_sizes_",
     "fold_",
+    "follow_pieces",
+    "follow_tensor",
     "foresee",
     "foresee_events",
     "forget_",
@@ -386,11 +379,11 @@ __all__ = [
     "gate_change",
     "grade",
     "grade_source",
+    "group_of",
     "grow",
     "grow_gradmax",
     "identity_convolution",
     "identity_linear",
-    "install_",
     "keep_units",
     "kept_after",
     "layer_of",
@@ -401,17 +394,14 @@ __all__ = [
     "locate_by_layer",
     "map_members",
     "map_tensor",
-    "may_merge",
     "mean_pairwise_cosine",
     "measure_update",
-    "merge_pieces_",
-    "merge_states",
+    "merge_mature",
     "most_active",
     "narrow_kernel_change",
     "num_samples",
     "overwrite_",
     "parameter_gradients_by_part",
-    "prepare_remap",
     "pull_back",
     "ramp_from_json",
     "ramp_to_json",
@@ -422,8 +412,6 @@ __all__ = [
     "rate_factor",
     "recycle_units_",
     "relative_distance",
-    "remap_parameter",
-    "replace_parameter_",
     "resample_kernel_change",
     "reset_to_initial",
     "score_dormancy",
@@ -441,7 +429,6 @@ __all__ = [
     "split_direction",
     "split_error",
     "split_in_blocks",
-    "split_in_pieces_",
     "sum_by_unit",
     "sum_over_samples",
     "translate",

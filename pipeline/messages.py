@@ -106,7 +106,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Reshape:
-    """From the next Activation on, the units of h are others: in its place among the activations, to the stage above."""
+    """From the next Activation on, the units of h are others; it goes up in its place among the activations."""
 
     step: int
     """Of the event."""

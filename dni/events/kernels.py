@@ -10,7 +10,7 @@ from dni.events.plan import TensorPlan
 from dni.events.targets import check_held, check_names, held
 from dni.events.view import Measure, StageView
 from dni.growth.continuous_kernel import ContinuousConv
-from dni.growth.kernel import raise_horizon_change, raise_resolution_change, widen_kernel_change
+from dni.growth.kernel import extend_kernel_change, resample_kernel_change, widen_kernel_change
 from dni.structure.change import TensorChange
 from dni.structure.keyed import Keyed
 
@@ -94,7 +94,7 @@ class ResampleKernel:
         return num_units
 
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> TensorPlan | None:
-        return _sampled(self.layers, view, raise_resolution_change, size=self.size, step=step, verb="resample")
+        return _sampled(self.layers, view, resample_kernel_change, size=self.size, step=step, verb="resample")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class ExtendKernel:
         return num_units
 
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> TensorPlan | None:
-        return _sampled(self.layers, view, raise_horizon_change, size=self.size, step=step, verb="extend")
+        return _sampled(self.layers, view, extend_kernel_change, size=self.size, step=step, verb="extend")
 
 
 def _check_taps(size: int) -> None:
@@ -150,8 +150,8 @@ def _sampled(
     verb: str,
 ) -> TensorPlan | None:
     before = {layer: _continuous(layer, view) for layer in held(layers, view)}
-    if not before:
-        return None
     tensors = {name: own for layer, module in before.items() for name, own in change(module, layer, size).items()}
-    parts = [f"{layer} from {module.size} to {size} taps" for layer, module in before.items()]
+    parts = [f"{layer} from {module.size} to {size} taps" for layer, module in before.items() if module.size != size]
+    if not parts:
+        return None
     return TensorPlan(summary=f"{verb} the kernel of {', '.join(parts)}", step=step, tensors=tensors)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dni.measures.active import Masks
 from dni.pruning.rewiring import Rewiring, kept_after
-from dni.structure.slots import forget_, slots
+from dni.structure.forgetting import forget_, held_slots
 
 __all__ = ["HeldMasks"]
 
@@ -69,7 +69,9 @@ class HeldMasks:
         factors: list[Tensor] = []
         for name, parameter in self._parameters.items():
             own = (
-                [] if optimizer is None else [value for _, value, start in slots(optimizer, parameter) if start == 0.0]
+                []
+                if optimizer is None
+                else [value for _, value, start in held_slots(optimizer, parameter) if start == 0.0]
             )
             values += [parameter, *own]
             factors += [self._factors[name].to(value.dtype) for value in (parameter, *own)]

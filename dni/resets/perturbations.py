@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dni.structure.forgetting import forget_
 from dni.structure.keyed import Keyed, draw_normal
 from dni.structure.optimizer_state import Memory
-from dni.structure.slots import forget_
 
 __all__ = ["Electroshock", "ShrinkAndPerturb"]
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from dni.measures.active import Masks, reset_to_initial
 from dni.pruning.units import UnitPlace
 from dni.resets.fresh import fresh_values
+from dni.structure.forgetting import forget_
 from dni.structure.keyed import Keyed
 from dni.structure.optimizer_state import Memory
-from dni.structure.slots import forget_
 
 __all__ = ["ReDo", "UnitReset", "overwrite_", "recycle_units_", "whole_layers"]
 

@@ -18,8 +18,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dni.structure.fit import fit_
 from dni.structure.followers import AxisChange, Side, map_tensor
-from dni.structure.hidden import fit_sizes_
 from dni.structure.layout import beside, flattened
 from dni.structure.optimizer_state import check_state, fresh_of, group_of, slots_of
 from dni.structure.origin import Origin
@@ -156,11 +156,10 @@ def follow_(network: nn.Module, changes: AxisChanges, *, optimizer: Optimizer) -
     Raises:
         TypeError, ValueError: the changes or the state do not fit; nothing is replaced then.
     """
-    followed = [_followed(network, name, own, optimizer) for name, own in changes.items()]
-    for owner, name, old, new, state in followed:
-        setattr(owner, name, new)
-        if isinstance(owner, _WEIGHTED):
-            fit_sizes_(owner)
+    followed = {name: _followed(network, name, own, optimizer) for name, own in changes.items()}
+    fit_(network, {name: value for name, (_, value, _) in followed.items()})
+    for name, (old, _, state) in followed.items():
+        new = network.get_parameter(name)
         parameters = group_of(optimizer, old)["params"]
         parameters[next(index for index, other in enumerate(parameters) if other is old)] = new
         optimizer.state.pop(old, None)
@@ -170,19 +169,20 @@ def follow_(network: nn.Module, changes: AxisChanges, *, optimizer: Optimizer) -
 
 def _followed(
     network: nn.Module, name: str, changes: tuple[AxisChange, ...], optimizer: Optimizer
-) -> tuple[nn.Module, str, nn.Parameter, nn.Parameter, dict[str, Any]]:
+) -> tuple[nn.Parameter, Tensor, dict[str, Any]]:
+    """The parameter as it was, its new value, and the optimiser's state of it then."""
     owner, own = check_untied(network, name)
     old = getattr(owner, own)
-    new = nn.Parameter(map_tensor(old, changes, "value"), requires_grad=old.requires_grad)
     slots, group = slots_of(optimizer), group_of(optimizer, old)
-    check_state(optimizer, old)
+    held_state = optimizer.state.get(old, {})
+    check_state(optimizer, held_state, shape=tuple(old.shape), name=name)
     state = {
         key: held
         if held is None or key not in slots
         else map_tensor(held, changes, slots[key].kind, fresh=fresh_of(slots[key], group))
-        for key, held in optimizer.state.get(old, {}).items()
+        for key, held in held_state.items()
     }
-    return owner, own, old, new, state
+    return old, map_tensor(old, changes, "value"), state
 
 
 def _columns(path: str, layer: nn.Module, units: Origin) -> AxisChanges:

@@ -23,7 +23,7 @@ from dni.structure.followers import AxisChange, Side, map_tensor
 from dni.structure.origin import Origin
 from dni.structure.remap import check_untied
 
-__all__ = ["Hidden", "Resized", "UnitTensor", "fit_sizes_", "keep_units"]
+__all__ = ["Hidden", "Resized", "UnitTensor", "keep_units"]
 
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -130,25 +130,6 @@ def keep_units(hidden: Hidden, units: Iterable[int]) -> Resized:
         ValueError: a unit is out of range or named twice, or none is left.
     """
     return hidden.follow(Origin.keep(units, num_old=hidden.num_units))
-
-
-def fit_sizes_(layer: nn.Module) -> None:
-    """Make the sizes that a layer states those of its tensors, after they were replaced.
-
-    Raises:
-        TypeError: it is neither Linear, Conv1d, Conv2d, BatchNorm nor LayerNorm.
-    """
-    if isinstance(layer, nn.Linear):
-        layer.out_features, layer.in_features = layer.weight.shape
-    elif isinstance(layer, nn.Conv1d | nn.Conv2d):
-        layer.out_channels, layer.in_channels = layer.weight.shape[0], layer.weight.shape[1] * layer.groups
-    elif isinstance(layer, _BATCH_NORMS):
-        first = next((own for own in (layer.weight, layer.running_mean) if own is not None), None)
-        layer.num_features = layer.num_features if first is None else len(first)
-    elif isinstance(layer, nn.LayerNorm):
-        layer.normalized_shape = tuple(layer.weight.shape) if layer.elementwise_affine else layer.normalized_shape
-    else:
-        raise TypeError(f"sizes are known of {_names((*_WEIGHTED, *_NORMS))}, got {type(layer).__name__}.")
 
 
 def _layer(network: nn.Module, name: str, kinds: tuple[type[nn.Module], ...]) -> nn.Module:

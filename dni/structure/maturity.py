@@ -2,52 +2,42 @@
 
 Adam keeps one `step` per tensor and corrects the bias of its moments by it. For new units inside an old tensor either
 count is wrong: kept, their updates grow to 6.6 times the learning rate; reset, those of the old units begin at 0.3
-times and fall to 0.15. So new units are a parameter of their own that shares the weight's memory, with its own
-count, until the correction no longer differs (see `dni.structure.pieces`).
+times and fall to 0.15. So new units are a piece of their own, with its own count, until the correction no longer
+differs (see `dni.structure.pieces`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import ASGD, SGD, Adagrad, Adam, Adamax, NAdam, Optimizer, RAdam
 
-from dni.structure.optimizer_state import group_of, slots_of
+from dni.structure.optimizer_state import State, slots_of
 
-__all__ = ["State", "age", "correction_gap", "may_merge", "moment_ratio"]
-
-State: TypeAlias = Mapping[str, Any]
-"""What an optimiser keeps for a parameter; empty before its first update."""
+__all__ = ["age", "correction_gap", "moment_ratio"]
 
 
-def may_merge(optimizer: Optimizer, pieces: Sequence[nn.Parameter], *, tolerance: float = 1e-3) -> bool:
-    """Whether pieces of a weight may be merged: whatever follows from their counts differs by `tolerance` at most.
-
-    With Adam's beta2 = 0.999, new units of an old weight are there after ln(tolerance) / ln(beta2) updates: 6,905 for
-    1e-3, 4,603 for 1e-2.
-    """
-    if not 0 <= tolerance < 1:
-        raise ValueError(f"the tolerance of a bias correction must lie in [0, 1), got {tolerance}.")
-    return correction_gap(optimizer, pieces) <= tolerance
-
-
-def correction_gap(optimizer: Optimizer, pieces: Sequence[nn.Parameter]) -> float:
-    """How far the pieces of a weight are from being updated alike.
+def correction_gap(optimizer: Optimizer, group: Mapping[str, Any], states: Iterable[State]) -> float:
+    """How far pieces of a weight are from being updated alike; 0 where nothing depends on their counts.
 
     The largest difference, among pieces, of any factor that follows from a piece's own count: beta1^t and beta2^t for
     Adam and AdamW (the bias correction is one minus them); beta1^t for Adamax; for RAdam the rectification beside them,
     for NAdam its momentum; Adagrad's decay of the learning rate (`lr_decay`), ASGD's rate and averaging; SGD's
     dampening, which spares the first update. SGD without dampening, RMSprop, Adadelta and Rprop have none.
 
+    Args:
+        optimizer: of whatever parameters; left as it is.
+        group: the options that all of the pieces are trained with.
+        states: one for each piece.
+
     Raises:
-        ValueError: a piece is not in the optimiser.
-        TypeError: its state cannot be mapped.
+        TypeError: the optimiser's state is not kept element by element.
     """
     slots_of(optimizer)
-    factors = [_factors(optimizer, group_of(optimizer, piece), optimizer.state.get(piece, {})) for piece in pieces]
+    factors = [_factors(optimizer, group, state) for state in states]
     return max((max(column) - min(column) for column in zip(*factors, strict=True)), default=0.0)
 
 

@@ -1,7 +1,8 @@
 """What does an optimiser keep for a parameter, and how does it follow a change?
 
-The tables name every tensor that the element-wise optimisers of `torch.optim` keep. What they do not name must be a
-number that holds for the whole tensor (`step`), and stays. Optimisers with a state of another kind are refused.
+The tables name all that the element-wise optimisers of `torch.optim` keep: a *slot* is a tensor of the parameter's
+shape (momentum, Adam's moments), a *counter* a number of the parameter as a whole (`step`). Numbers that they do not
+name stay as they are; optimisers with a state of another kind are refused.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
+import torch
 from torch import Tensor
 from torch.optim import (
     ASGD,
@@ -30,9 +32,13 @@ from torch.optim import (
 
 from dni.structure.followers import Kind
 
-__all__ = ["Memory", "Slot", "check_state", "fresh_of", "group_of", "slots_of"]
+__all__ = [
+    *("Memory", "Slot", "State"),
+    *("check_memory", "check_state", "counter_start", "fresh_of", "fresh_state", "group_of", "slots_of"),
+]
 
-
+State: TypeAlias = Mapping[str, Any]
+"""What an optimiser keeps for a parameter; empty before its first update."""
 Memory: TypeAlias = Literal["keep", "zero moments", "zero moments and step"]
 """What becomes of the optimiser's state of entries that are given new values.
 
@@ -45,8 +51,8 @@ zero moments and step: exactly the learning rate from the first step for what wa
     0.31 at step 100, 0.63 at 500 and 0.93 at 2,000. Right if the whole tensor is reset, or for an optimiser whose
     `step` has the parameter's shape: then only the entries' own count begins anew.
 
-(Measured with torch 2.13.) With stock Adam both are wrong for part of a tensor; an own block for new entries is not.
-SGD has no step, so there the last two are the same, and right.
+(Measured with torch 2.13.) With stock Adam both are wrong for part of a tensor; a piece of their own for new entries is
+not (`dni.structure.pieces`). SGD has no step, so there the last two are the same, and right.
 """
 
 
@@ -78,6 +84,8 @@ _SLOTS: Mapping[type[Optimizer], Mapping[str, Slot]] = MappingProxyType(
         Rprop: {"prev": _MOMENT, "step_size": Slot(kind="copy", fresh="lr")},
     }
 )
+_COUNTERS: Mapping[str, float | str] = MappingProxyType({"step": 0.0, "mu_product": 1.0, "mu": 1.0, "eta": "lr"})
+"""What counters begin with, in every optimiser that has them: a number, or that option of the parameter's group."""
 
 
 def slots_of(optimizer: Optimizer) -> Mapping[str, Slot]:
@@ -116,20 +124,53 @@ def fresh_of(slot: Slot, group: Mapping[str, Any]) -> float:
     return float(group[slot.fresh]) if slot.fresh else 0.0
 
 
-def check_state(optimizer: Optimizer, parameter: Tensor) -> None:
-    """Raise `TypeError` or `ValueError` if what is kept for a parameter is not as the tables say."""
-    slots = slots_of(optimizer)
-    for name, value in optimizer.state.get(parameter, {}).items():
-        if value is None or not isinstance(value, Tensor):
+def counter_start(name: str, group: Mapping[str, Any]) -> float | None:
+    """What a counter begins with; None for what is no counter."""
+    start = _COUNTERS.get(name)
+    return float(group[start]) if isinstance(start, str) else start
+
+
+def fresh_state(optimizer: Optimizer, group: Mapping[str, Any], like: Tensor) -> dict[str, Any]:
+    """The state of a parameter that has had no update: none, but Adagrad makes its own when it is made itself.
+
+    Args:
+        optimizer: of whatever parameters.
+        group: the options of the parameter.
+        like: the parameter, or a tensor of its shape, type and place.
+    """
+    if not isinstance(optimizer, Adagrad):
+        return {}
+    initial = torch.full(like.shape, fresh_of(slots_of(optimizer)["sum"], group), dtype=like.dtype, device=like.device)
+    fused = bool(group.get("fused"))  # torch keeps the step of a fused optimiser beside its parameter
+    step = torch.zeros((), dtype=torch.float32, device=like.device) if fused else torch.tensor(0.0)
+    return {"step": step, "sum": initial}
+
+
+def check_memory(memory: Memory) -> None:
+    """Raise `ValueError` if there is no such choice."""
+    if memory not in get_args(Memory):
+        raise ValueError(f"an optimiser may keep, zero moments, or zero moments and step; got {memory!r}.")
+
+
+def check_state(optimizer: Optimizer, state: State, *, shape: tuple[int, ...], name: str) -> None:
+    """Raise `TypeError` or `ValueError` if what is kept for a parameter of this shape is not as the tables say."""
+    slots, kind = slots_of(optimizer), type(optimizer).__name__
+    for key, value in state.items():
+        if value is None or not isinstance(value, Tensor) or (key not in slots and value.numel() == 1):
             continue
-        if name in slots and value.shape != parameter.shape:
+        if key in slots and value.shape != shape:
             raise ValueError(
-                f"{type(optimizer).__name__}'s {name} must have its parameter's shape {tuple(parameter.shape)}, found "
-                f"{tuple(value.shape)}: the parameter was replaced without its state. Use remap_parameter."
+                f"{kind}'s {key} of {name} must have its parameter's shape {shape}, found {tuple(value.shape)}: the "
+                "parameter was replaced without its state. Load both from the same place."
             )
-        if name not in slots and value.dim() > 0:
+        if key in _COUNTERS and value.shape != shape:
+            raise ValueError(
+                f"{kind}'s {key} of {name} must be one number or have the parameter's shape, {shape}; got "
+                f"{tuple(value.shape)}. Keep one count for the parameter, or one for each entry."
+            )
+        if key not in slots and key not in _COUNTERS:
             raise TypeError(
-                f"{type(optimizer).__name__} keeps {name!r} of shape {tuple(value.shape)} for a parameter of shape "
-                f"{tuple(parameter.shape)}, and it is not known how that follows a change; known are "
-                f"{', '.join(slots)}. Change the structure under another optimiser."
+                f"{kind} keeps {key!r} of shape {tuple(value.shape)} for {name} of shape {shape}, and it is not known "
+                f"how that follows a change; known are {', '.join(slots)}. Change the structure under another "
+                "optimiser."
             )

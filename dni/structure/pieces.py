@@ -1,185 +1,277 @@
-"""How do new units become a parameter of their own, and how do they join the weight again?
+"""What does an optimiser know about each part of a parameter, before and after a change?
 
-A piece of a weight shares its memory and has its own optimiser state and count. `split_in_pieces_` makes them after a
-growth; `merge_pieces_` puts the weight itself in their place, once `dni.structure.maturity.may_merge` says so.
+A parameter is in its optimiser as one piece, or, while some of its entries are younger than others, as several: boxes
+that share its memory, each with a state and a count of its own (why: `dni.structure.maturity`). A change makes other
+pieces of them; once their counts no longer matter, they are one again. Nothing here changes what it is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Adagrad, Optimizer
+from torch import Tensor
+from torch.optim import Optimizer
 
 from dni.cadences.blocks import Piece
-from dni.structure.maturity import age, correction_gap, may_merge, moment_ratio
-from dni.structure.optimizer_state import check_state, fresh_of, group_of, slots_of
+from dni.structure.boxes import check_cover, follow_boxes
+from dni.structure.change import TensorChange
+from dni.structure.followers import check_changes, map_tensor
+from dni.structure.maturity import age, correction_gap, moment_ratio
+from dni.structure.optimizer_state import Slot, State, check_memory, check_state, fresh_of, fresh_state, slots_of
 
-__all__ = ["merge_pieces_", "merge_states", "split_in_pieces_"]
+__all__ = ["PieceState", "follow_pieces", "merge_mature"]
 
-
-def split_in_pieces_(
-    optimizer: Optimizer, weight: nn.Parameter, pieces: Sequence[Piece], *, fresh: Collection[Piece] = ()
-) -> list[nn.Parameter]:
-    """Give the optimiser pieces of a weight in its place, each with its part of the state.
-
-    Args:
-        optimizer: holds the weight.
-        weight: keeps its gradient, if it has one.
-        pieces: cover the weight, each element once.
-        fresh: those that begin anew, with no state and no count.
-
-    Returns:
-        The pieces' parameters, which share the weight's memory.
-
-    Raises:
-        ValueError: the pieces do not cover the weight, or a fused kernel would misread one that is strided.
-        TypeError: the state cannot be split.
-    """
-    slots, group = slots_of(optimizer), group_of(optimizer, weight)
-    check_state(optimizer, weight)
-    _check_cover(weight, pieces)
-    if group.get("fused") and (strided := [p.name for p in pieces if not p.is_contiguous(weight.shape)]):
-        raise ValueError(
-            f"fused optimisers ignore strides and would misread {', '.join(strided)} without an error. Cut along the "
-            "first axis, or use fused=False."
-        )
-    held = optimizer.state.pop(weight, {})
-    parameters = [nn.Parameter(piece.of(weight.detach())) for piece in pieces]
-    for piece, parameter in zip(pieces, parameters, strict=True):
-        state: dict[str, Any] = {}
-        if piece not in fresh:
-            state = {
-                name: _own(value) if name not in slots or value is None else _own(piece.of(value))
-                for name, value in held.items()
-            }
-        elif isinstance(optimizer, Adagrad):  # it makes its state once, when it is made itself
-            initial = fresh_of(slots["sum"], group)
-            state = {"step": torch.zeros_like(held["step"]), "sum": torch.full_like(parameter.detach(), initial)}
-        if state:
-            optimizer.state[parameter] = state
-    own = group["params"]
-    position = next(index for index, other in enumerate(own) if other is weight)
-    own[position : position + 1] = parameters
-    return parameters
+_NEW = 0
+"""The age of entries that have had no update."""
 
 
-def merge_pieces_(
-    optimizer: Optimizer,
-    weight: nn.Parameter,
-    pieces: Sequence[tuple[Piece, nn.Parameter]],
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PieceState:
+    """A piece of a parameter, and what the optimiser keeps for it."""
+
+    piece: Piece
+    state: State
+    """As in `optimizer.state`, of the piece's shape; empty: no update yet. (Adagrad's is never empty.)"""
+
+
+def follow_pieces(
+    pieces: Sequence[PieceState],
+    change: TensorChange,
     *,
-    tolerance: float = 1e-3,
-) -> None:
-    """Put a weight in the place of its pieces, with their states as one (see `merge_states`).
+    shape: tuple[int, ...],
+    value: Tensor,
+    optimizer: Optimizer,
+    group: Mapping[str, Any],
+) -> list[PieceState]:
+    """The pieces of a parameter after a change.
 
-    It takes the place of the first piece, whose group it joins; a group that is left empty stays.
-
-    Raises:
-        ValueError: the pieces are not all of the weight's memory, have gradients that wait, are in groups with other
-            options, or their bias corrections differ by more than `tolerance`.
-        TypeError: the state cannot be merged.
-    """
-    _check_cover(weight, [piece for piece, _ in pieces])
-    parameters = [parameter for _, parameter in pieces]
-    for piece, parameter in pieces:
-        _check_piece(weight, piece, parameter)
-    groups = [group_of(optimizer, parameter) for parameter in parameters]
-    options = [{name: value for name, value in group.items() if name != "params"} for group in groups]
-    if other := [piece.name for (piece, _), own in zip(pieces, options, strict=True) if own != options[0]]:
-        raise ValueError(
-            f"pieces must be trained with the same options to be merged, but {', '.join(other)} and "
-            f"{pieces[0][0].name} are in groups with different ones. Set them alike first."
-        )
-    if not may_merge(optimizer, parameters, tolerance=tolerance):
-        raise ValueError(
-            f"{', '.join(piece.name for piece, _ in pieces)} may be merged when their bias corrections differ by at "
-            f"most {tolerance}, but they differ by {correction_gap(optimizer, parameters):.3g}. Ask may_merge first."
-        )
-    state = merge_states(optimizer, pieces, like=weight)
-    _replace(groups, parameters, weight)
-    for parameter in parameters:
-        optimizer.state.pop(parameter, None)
-    if state:
-        optimizer.state[weight] = state
-
-
-def merge_states(optimizer: Optimizer, pieces: Sequence[tuple[Piece, nn.Parameter]], *, like: Tensor) -> dict[str, Any]:
-    """The state of a whole weight, from those of its pieces.
-
-    Counts are those of the oldest piece, whose moments are taken over bit for bit. The moments of a younger one are
-    scaled to be the same *after* bias correction, m (1 - beta1^T) / (1 - beta1^t) and v (1 - beta2^T) / (1 - beta2^t),
-    so the merge itself moves nothing. From then on an update differs, relative, from one with a count per element by
-    the order of the difference of corrections.
+    Entries that were there keep their state, scaled as copies need it (`dni.structure.followers`), or what
+    `change.memory` leaves of it. New ones have none, so they are pieces of their own, with a count of their own; copies
+    are as old as their source. Pieces of one age are joined to fewer boxes; if nothing depends on the counts (SGD
+    without dampening, RMSprop, ...; or no piece has had an update), to the whole parameter, in which new entries begin
+    as the optimiser begins.
 
     Args:
-        optimizer: holds the pieces.
-        pieces: each with the parameter that shares its memory; together they cover the weight once.
-        like: the weight.
+        pieces: hold each element of the parameter once, before the change.
+        change: of the parameter; its axes and memory are what counts here.
+        shape: of the parameter before.
+        value: of the parameter after.
+        optimizer: of whatever parameters; of the kind that the states are of.
+        group: the options that the pieces are trained with.
 
     Returns:
-        A state as the optimiser keeps it, which shares no memory with those of the pieces; empty if none has one.
+        Pieces that hold each element once, in the order of their first elements. All tensors are dense and their own.
 
     Raises:
-        TypeError, ValueError: a piece's state is not known, or does not fit.
+        ValueError: pieces, states, change and value do not fit, or a fused kernel would misread a piece.
+        TypeError: the optimiser's state cannot be mapped, or the parameter is complex.
     """
-    slots = slots_of(optimizer)
-    for _, parameter in pieces:
-        check_state(optimizer, parameter)
-    states = [optimizer.state.get(parameter, {}) for _, parameter in pieces]
-    oldest = max(states, key=age)
-    group = group_of(optimizer, pieces[0][1])
-    merged = {name: None if name in slots else _own(value) for name, value in oldest.items()}
-    for name in slots:
-        tensors = [state.get(name) for state in states]
-        known = [tensor for tensor in tensors if tensor is not None]
+    name = _check(pieces, shape=shape, optimizer=optimizer)
+    _check_change(name, change, shape=shape, value=value)
+    if change.memory == "zero moments and step":
+        pieces = [PieceState(piece=own.piece, state={}) for own in pieces]
+    slots, fresh = slots_of(optimizer), fresh_state(optimizer, group, value)
+    labels, examples = _by_age([own.state or fresh for own in pieces], slots=slots, fresh=fresh)
+    labelled = [(own.piece.box, label) for own, label in zip(pieces, labels, strict=True)]
+    boxes = follow_boxes(labelled, change.axes, parameter=name, shape=shape, new=_NEW)
+    present = {label: examples[label] for _, label in boxes}
+    mapped = {
+        key: _follow_slot(key, slot, pieces, change, shape=shape, value=value, group=group)
+        for key, slot in slots.items()
+        if any(state.get(key) is not None for state in present.values())
+    }
+    if correction_gap(optimizer, group, present.values()) == 0:
+        states = {Piece(name): _counts(max(present.values(), key=age), slots) | mapped}
+    else:
+        states = {Piece(name, box): _cut(mapped, Piece(name, box), present[label]) for box, label in boxes}
+    _check_fused(states, value=value, group=group)
+    return [PieceState(piece=piece, state=state) for piece, state in states.items()]
+
+
+def merge_mature(
+    pieces: Sequence[PieceState],
+    *,
+    value: Tensor,
+    optimizer: Optimizer,
+    group: Mapping[str, Any],
+    tolerance: float = 1e-3,
+) -> list[PieceState]:
+    """The pieces of a parameter as one, once what follows from their counts differs by `tolerance` at most.
+
+    With Adam's beta2 = 0.999, new units of an old weight are there after ln(tolerance) / ln(beta2) updates: 6,905 for
+    1e-3, 4,603 for 1e-2. Counts are then those of the oldest piece, whose moments are taken over bit for bit. The
+    moments of a younger one are scaled to be the same *after* bias correction, m (1 - beta1^T) / (1 - beta1^t) and
+    v (1 - beta2^T) / (1 - beta2^t), so the merge itself moves nothing. From then on an update differs, relative, from
+    one with a count per element by the order of the difference of corrections.
+
+    Args:
+        pieces: hold each element of the parameter once.
+        value: the parameter.
+        optimizer: of whatever parameters; of the kind that the states are of.
+        group: the options that the pieces are trained with. Merge only what is trained with the same.
+        tolerance: see `correction_gap`.
+
+    Returns:
+        One whole piece whose state is its own; or, where they are not mature or there is only one, the pieces given.
+
+    Raises:
+        ValueError: the tolerance is not in [0, 1), or pieces, states and value do not fit.
+        TypeError: the optimiser's state is not known.
+    """
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"the tolerance of a bias correction must lie in [0, 1), got {tolerance}.")
+    if [own.piece.box for own in pieces] == [()] or (
+        correction_gap(optimizer, group, [own.state for own in pieces]) > tolerance
+    ):
+        return list(pieces)
+    name = _check(pieces, shape=tuple(value.shape), optimizer=optimizer)
+    check_cover([own.piece.box for own in pieces], parameter=name, shape=value.shape)
+    merged = {Piece(name): _merge(pieces, value=value, optimizer=optimizer, group=group)}
+    _check_fused(merged, value=value, group=group)
+    return [PieceState(piece=piece, state=state) for piece, state in merged.items()]
+
+
+def _merge(
+    pieces: Sequence[PieceState], *, value: Tensor, optimizer: Optimizer, group: Mapping[str, Any]
+) -> dict[str, Any]:
+    oldest, slots = max((own.state for own in pieces), key=age), slots_of(optimizer)
+    merged = _counts(oldest, slots)
+    for key, slot in slots.items():
+        known = [own for own in pieces if own.state.get(key) is not None]
         if not known:
             continue
-        if slots[name].kind == "value":
-            whole = like.detach().to(known[0]).clone()
-        else:
-            whole = torch.full_like(like.detach(), fresh_of(slots[name], group), dtype=known[0].dtype)
-        for (piece, _), state, tensor in zip(pieces, states, tensors, strict=True):
-            if tensor is not None:
-                ratio = moment_ratio(name, optimizer, group, young=state, old=oldest)
-                piece.of(whole).copy_(tensor if ratio == 1 else tensor * ratio)
-        merged[name] = whole
+        whole = _begin(slot, value, group, like=known[0].state[key])
+        for own in known:
+            ratio = moment_ratio(key, optimizer, group, young=own.state, old=oldest)
+            tensor = own.state[key]
+            own.piece.of(whole).copy_(tensor if ratio == 1 else tensor * ratio)
+        merged[key] = whole
     return merged
 
 
-def _replace(groups: Sequence[dict[str, Any]], parameters: Sequence[nn.Parameter], weight: nn.Parameter) -> None:
-    pieces = {id(parameter) for parameter in parameters}
-    first = next(index for index, other in enumerate(groups[0]["params"]) if id(other) in pieces)
-    groups[0]["params"][first] = weight
-    for group in groups:
-        group["params"][:] = [other for other in group["params"] if id(other) not in pieces]
+def _by_age(states: Iterable[State], *, slots: Collection[str], fresh: State) -> tuple[list[int], list[State]]:
+    """The age of each state, numbered from `_NEW`, that of a fresh one; and a state of each age."""
+    ages, examples, labels = {_age(fresh, slots): _NEW}, [fresh], []
+    for state in states:
+        label = ages.setdefault(_age(state, slots), len(examples))
+        if label == len(examples):
+            examples.append(state)
+        labels.append(label)
+    return labels, examples
 
 
-def _own(value: Any) -> Any:
-    """A tensor of its own, dense; a number as it is."""
-    return value.clone(memory_format=torch.contiguous_format) if isinstance(value, Tensor) else value
+def _age(state: State, slots: Collection[str]) -> tuple[tuple[str, float], ...]:
+    """What two states of one age share: the slots that are there, and the counts."""
+    known = {key: value for key, value in state.items() if value is not None}
+    return tuple(sorted((key, 0.0 if key in slots else float(value)) for key, value in known.items()))
 
 
-def _check_cover(weight: Tensor, pieces: Sequence[Piece]) -> None:
-    count = torch.zeros(weight.shape, dtype=torch.int32)
-    for piece in pieces:
-        piece.of(count).add_(1)
-    if not bool((count == 1).all()):
+def _follow_slot(
+    key: str,
+    slot: Slot,
+    pieces: Sequence[PieceState],
+    change: TensorChange,
+    *,
+    shape: tuple[int, ...],
+    value: Tensor,
+    group: Mapping[str, Any],
+) -> Tensor:
+    """A slot of the whole parameter after a change, from those of its pieces; what has none begins anew."""
+    known = [own for own in pieces if own.state.get(key) is not None]
+    like = known[0].state[key] if known else value
+    if not known or change.memory == "zero moments":
+        return _begin(slot, value, group, like=like)
+    start = fresh_of(slot, group)
+    mapped = map_tensor(_gather(key, known, shape, start), change.axes, slot.kind, fresh=start).contiguous()
+    if slot.kind != "value":
+        return mapped
+    missing = torch.ones(shape, dtype=torch.bool, device=like.device)
+    for own in known:
+        own.piece.of(missing).fill_(False)
+    missing = map_tensor(missing, change.axes, "copy", fresh=1)
+    return torch.where(missing, value.detach().to(mapped), mapped)
+
+
+def _gather(key: str, known: Sequence[PieceState], shape: tuple[int, ...], start: float) -> Tensor:
+    """A slot of the whole parameter before a change."""
+    first: Tensor = known[0].state[key]
+    if not known[0].piece.box:
+        return first
+    whole = first.new_full(shape, start)
+    for own in known:
+        own.piece.of(whole).copy_(own.state[key])
+    return whole
+
+
+def _begin(slot: Slot, value: Tensor, group: Mapping[str, Any], *, like: Tensor) -> Tensor:
+    """A slot of the whole parameter with which nothing has happened yet, of the type and place of another."""
+    if slot.kind == "value":
+        return value.detach().to(like).clone(memory_format=torch.contiguous_format)
+    return like.new_full(value.shape, fresh_of(slot, group))
+
+
+def _cut(mapped: Mapping[str, Tensor], piece: Piece, example: State) -> dict[str, Any]:
+    """The state of a piece, which has the counts and the slots of one of its age."""
+    own = {key: piece.of(whole) for key, whole in mapped.items() if example.get(key) is not None}
+    dense = {key: part.clone(memory_format=torch.contiguous_format) for key, part in own.items()}
+    return _counts(example, mapped) | dense
+
+
+def _counts(state: State, slots: Collection[str]) -> dict[str, Any]:
+    """All but the slots."""
+    return {
+        key: value.clone() if isinstance(value, Tensor) else value
+        for key, value in state.items()
+        if key not in slots and value is not None
+    }
+
+
+def _check(pieces: Sequence[PieceState], *, shape: tuple[int, ...], optimizer: Optimizer) -> str:
+    """Raise if the pieces are not of one parameter, with states as the optimiser keeps them; its name."""
+    names = sorted({own.piece.parameter for own in pieces})
+    if len(names) != 1:
         raise ValueError(
-            f"the pieces of a weight must hold each of its elements once, but of the {count.numel()} of "
-            f"{tuple(weight.shape)}, {', '.join(piece.name for piece in pieces)} leave {int((count == 0).sum())} out "
-            f"and name {int((count > 1).sum())} more than once."
+            f"the pieces must be of one parameter, got {', '.join(names) or 'none'}. Take them one by one."
+        )
+    slots = slots_of(optimizer)
+    meta = torch.empty(shape, device="meta")
+    for own in pieces:
+        check_state(optimizer, own.state, shape=tuple(own.piece.of(meta).shape), name=own.piece.name)
+        for key, value in own.state.items():
+            is_number = isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+            if key not in slots and value is not None and not is_number:
+                raise TypeError(
+                    f"{type(optimizer).__name__} keeps {key!r} for {own.piece.name}, which is neither one of "
+                    f"{', '.join(slots)} nor one number for all of its elements, so it is not known how it follows a "
+                    "change. Change the structure under another optimiser."
+                )
+    return names[0]
+
+
+def _check_change(name: str, change: TensorChange, *, shape: tuple[int, ...], value: Tensor) -> None:
+    check_memory(change.memory)
+    if torch.is_complex(value):
+        raise TypeError(f"{name} is complex, and its structure cannot change. Keep real and imaginary parts apart.")
+    try:
+        check_changes(shape, change.axes)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot change as planned: {error}") from error
+    after = list(shape)
+    for own in change.axes:
+        after[own.axis] = own.origin.num_new
+    if tuple(after) != tuple(value.shape):
+        raise ValueError(
+            f"{name} {shape} becomes {tuple(after)} by its changes, but its new value is {tuple(value.shape)}. Take "
+            "both from the same plan."
         )
 
 
-def _check_piece(weight: Tensor, piece: Piece, parameter: nn.Parameter) -> None:
-    view = piece.of(weight.detach())
-    if view.shape != parameter.shape or view.data_ptr() != parameter.data_ptr() or view.stride() != parameter.stride():
+def _check_fused(pieces: Iterable[Piece], *, value: Tensor, group: Mapping[str, Any]) -> None:
+    if group.get("fused") and (strided := [own.name for own in pieces if not own.of(value).is_contiguous()]):
         raise ValueError(
-            f"{piece.name} must share the memory of its weight {tuple(weight.shape)}, got a parameter "
-            f"{tuple(parameter.shape)} elsewhere. Make pieces with split_in_pieces_, after the weight is in its place."
+            f"fused optimisers ignore strides and would misread {', '.join(strided)} without an error. Let new entries "
+            "follow the old ones along the first axis, or use fused=False."
         )
-    if parameter.grad is not None:
-        raise ValueError(f"{piece.name} has a gradient that waits. Apply or drop it before the pieces are merged.")

@@ -342,7 +342,7 @@ class Learner:
         self._structure.hear_loss(loss)
 
     def rehearse(self, entry: Forwarded) -> None:
-        """Pull back the gradient that an entry was given, let the source see it, and update: before a run, on a copy."""
+        """Pull back the gradient that an entry was given, show the source h, and update: before a run, on a copy."""
         self._source.build(entry.h)
         self.backward_late(entry)
         self.finish(entry.step)

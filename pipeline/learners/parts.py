@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from dni import Masks, Pace, Piece
@@ -21,9 +20,9 @@ __all__ = ["MakeParts", "Parts", "Remembered"]
 class Remembered:
     """What parts that are made anew have to know of a stage whose structure has changed."""
 
-    ages: Mapping[str, Sequence[Piece]] = MappingProxyType({})
+    ages: Mapping[str, Sequence[Piece]] = field(default_factory=dict)
     """The pieces of parameters whose entries are not all of one age."""
-    masks: Masks = MappingProxyType({})
+    masks: Masks = field(default_factory=dict)
     """What is left of parameters that are pruned."""
     history: Sequence[AxisChanges] = ()
     """The changes of structure so far, in order; it grows."""

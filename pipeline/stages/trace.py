@@ -2,13 +2,13 @@
 
 Events are written in the pipeline notation: `2F0` is stage 2, forward, step 0; `B` is the backward with the estimate
 that starts it, `R` a forward run again for it, `U` an update, `L` the source's learning, `I` a synthetic input being
-made, `N` its network's learning, `S` marks a sync step, `D` a step that was dropped or not learned from, `C` a change of
-structure.
+made, `N` its network's learning, `C` a change of structure, `S` marks a sync step, `D` a step that was dropped or not
+learned from.
 
 Beside the events stands the order in which the stage handled messages, which is all that a replay needs: `A0` an
 activation, `G0` a gradient, `O0` what the last stage says of a step, `I0` the network's input of a step, `X0` an
-activation that was dropped, `E0` one of an evaluation, `P9` a probe, `W7` other units from below, `D8` a drain before step 8 (`s`: it saves, `f`: it
-finishes the run), `Z8` the stop.
+activation that was dropped, `E0` one of an evaluation, `P9` a probe, `W7` other units from below, `D8` a drain before
+step 8 (`s`: it saves, `f`: it finishes the run), `Z8` the stop.
 """
 
 from __future__ import annotations

@@ -14,9 +14,13 @@ from dni import (
     GaussianMask,
     KernelNetwork,
     Origin,
+    Piece,
+    PieceState,
+    apply_change,
     extend_kernel_change,
+    fit_,
+    follow_pieces,
     narrow_kernel_change,
-    remap_parameter,
     resample_kernel_change,
     widen_kernel_change,
 )
@@ -31,17 +35,6 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 }
 
 
-def _set(layer: Any, change: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Put the weight in its place, and the numbers that follow from it."""
-    old = layer.weight.shape[2:]
-    layer.weight = remap_parameter(layer.weight, change["conv.weight"].axes, optimizer=optimizer).parameter
-    layer.kernel_size = tuple(layer.weight.shape[2:])
-    if layer.padding != "same":
-        before = [0] * len(old) if layer.padding == "valid" else layer.padding
-        rings = [(size - was) // 2 for size, was in zip(layer.kernel_size, old, strict=True)]
-        layer.padding = tuple(p + d * r for p, d, r in zip(before, layer.dilation, rings, strict=True))
-
-
 @pytest.mark.parametrize("by", [2, 4])
 @pytest.mark.parametrize("name", LAYERS)
 def test_wider_kernel_puts_out_the_same_and_narrows_back_to_the_same_next_step(name: str, by: int) -> None:
@@ -51,16 +44,23 @@ def test_wider_kernel_puts_out_the_same_and_narrows_back_to_the_same_next_step(n
     layer(x).square().sum().backward()
     optimizer.step()
     twin = copy.deepcopy(layer)
-    moments = {key: value.clone() for key, value in optimizer.state[layer.weight].items()}
+    moments = optimizer.state[layer.weight]
     before = layer(x).detach()
-    _set(layer, widen_kernel_change(layer, "conv", by=by), optimizer)
-    assert layer.weight.shape[2:] == tuple(size + by for size in twin.weight.shape[2:])
-    assert int((layer.weight != 0).sum()) == twin.weight.numel()
-    torch.testing.assert_close(layer(x).detach(), before, rtol=0, atol=1e-12)
-    _set(layer, narrow_kernel_change(layer, "conv", by=by), optimizer)
+    pieces = [PieceState(piece=Piece("conv.weight"), state=moments)]
+    for change in (widen_kernel_change, narrow_kernel_change):
+        own, old = change(layer, "conv", by=by)["conv.weight"], layer.weight
+        fit_(layer, {"weight": apply_change(old, own)})
+        torch.testing.assert_close(layer(x).detach(), before, rtol=0, atol=1e-12)
+        shapes = {"shape": tuple(old.shape), "value": layer.weight}
+        pieces = follow_pieces(pieces, own, optimizer=optimizer, group=optimizer.param_groups[0], **shapes)
+        if change is widen_kernel_change:
+            assert layer.weight.shape[2:] == tuple(size + by for size in twin.weight.shape[2:])
+            assert int((layer.weight != 0).sum()) == twin.weight.numel()
+            assert len(pieces) > 1
     assert torch.equal(layer.weight, twin.weight) and torch.equal(layer(x), before)
-    state = optimizer.state[layer.weight]
-    assert state.keys() == moments.keys() and all(torch.equal(state[key], moments[key]) for key in moments)
+    (whole,) = pieces
+    assert whole.piece.box == ()
+    assert whole.state.keys() == moments.keys() and all(torch.equal(whole.state[key], moments[key]) for key in moments)
 
 
 def test_ring_lies_around_the_kernel() -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dni import HeldMasks, Rewiring, TensorRewiring
-from dni.structure.slots import slots
-from tests.dni.structure.test_slots import OPTIMIZERS, Make
+from dni.structure.forgetting import held_slots
+from tests.dni.structure.test_forgetting import OPTIMIZERS, Make
 
 DECAYING: dict[str, Make] = OPTIMIZERS | {
     "momentum": partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
@@ -52,7 +52,7 @@ def test_masks_hold_to_the_bit_and_the_rest_learns_as_if_it_were_alone(name: str
         optimizer.step()
         other.step()
         assert _is_zero_to_the_bit(parameter.detach()[~KEPT]), "before hold_"
-        own = {key: value for key, value, start in slots(optimizer, parameter) if start == 0.0}
+        own = {key: value for key, value, start in held_slots(optimizer, parameter) if start == 0.0}
         assert not any(value[~KEPT].any() for key, value in own.items() if key != "exp_inf")
         masks.hold_(optimizer)
         assert _is_zero_to_the_bit(parameter.detach()[~KEPT])
@@ -69,7 +69,7 @@ def test_hold_undoes_what_anything_else_has_moved() -> None:
     assert parameter.detach()[~KEPT].any()
     masks.hold_(optimizer)
     assert parameter.grad is not None
-    everything = [parameter.detach(), parameter.grad, *(value for _, value, _ in slots(optimizer, parameter))]
+    everything = [parameter.detach(), parameter.grad, *(value for _, value, _ in held_slots(optimizer, parameter))]
     assert len(everything) == 5 and not any(value[~KEPT].any() for value in everything)
     assert all(value[KEPT].all() for value in everything)
     parameter.grad = None

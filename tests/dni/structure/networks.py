@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dni import Hidden, Resized, fit_sizes_
+from dni import Hidden, Resized, fit_
 
 __all__ = ["NETWORKS", "hidden_of", "rebuilt", "trained"]
 
@@ -69,9 +69,5 @@ def hidden_of(network: nn.Sequential) -> Hidden:
 def rebuilt(network: nn.Module, resized: Resized) -> nn.Module:
     """A copy of the network with these tensors."""
     new = copy.deepcopy(network)
-    for name, tensor in resized.tensors.items():
-        path, _, own = name.rpartition(".")
-        layer = new.get_submodule(path)
-        setattr(layer, own, nn.Parameter(tensor) if own in dict(layer.named_parameters()) else tensor)
-        fit_sizes_(layer)
+    fit_(new, resized.tensors)
     return new

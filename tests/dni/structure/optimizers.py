@@ -1,25 +1,35 @@
-"""Which optimisers do the tests of changing structure try? Their eps is 0 in effect: it would tell copies apart."""
+"""Which optimisers do the tests of changing structure try, and how does a stage train with one?
+
+Their eps is 0 in effect: it would tell copies apart.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
+import torch
 from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
-__all__ = ["OPTIMIZERS", "stepped"]
+from dni import Piece, PieceState, TensorChange, apply_change, follow_pieces, merge_mature
 
+__all__ = ["OPTIMIZERS", "Make", "Pieced", "stepped"]
+
+Make = Callable[[list[nn.Parameter]], Optimizer]
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "SGD": partial(optim.SGD, lr=0.1),
-    "momentum": partial(optim.SGD, lr=0.1, momentum=0.9, dampening=0.1),
+    "momentum": partial(optim.SGD, lr=0.1, momentum=0.9),
+    "dampened": partial(optim.SGD, lr=0.1, momentum=0.9, dampening=0.1),
     "Adam": partial(optim.Adam, lr=0.1, eps=1e-30),
     "amsgrad": partial(optim.Adam, lr=0.1, eps=1e-30, amsgrad=True),
     "AdamW": partial(optim.AdamW, lr=0.1, eps=1e-30),
     "NAdam": partial(optim.NAdam, lr=0.1, eps=1e-30),
     "RAdam": partial(optim.RAdam, lr=0.1, eps=1e-30),
     "Adamax": partial(optim.Adamax, lr=0.1, eps=1e-30),
-    "Adagrad": partial(optim.Adagrad, lr=0.1, eps=1e-30, initial_accumulator_value=0.1),
+    "Adagrad": partial(optim.Adagrad, lr=0.1, eps=1e-30, lr_decay=0.1, initial_accumulator_value=0.1),
     "RMSprop": partial(optim.RMSprop, lr=0.1, eps=1e-30, momentum=0.9, centered=True),
     "Adadelta": partial(optim.Adadelta, lr=0.1, eps=1e-30),
     "ASGD": partial(optim.ASGD, lr=0.1),
@@ -28,9 +38,86 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 }
 
 
+class Pieced:
+    """A parameter in an optimiser, as one piece or several that share its memory, through changes of its structure."""
+
+    def __init__(self, make: Make, value: Tensor) -> None:
+        self.make = make
+        self._load(value, [PieceState(piece=Piece("w"), state={})])
+
+    @property
+    def pieces(self) -> list[PieceState]:
+        return [
+            PieceState(piece=piece, state=self.optimizer.state.get(leaf, {}))
+            for piece, leaf in zip(self.names, self.leaves, strict=True)
+        ]
+
+    @property
+    def boxes(self) -> list[tuple[tuple[int, int], ...]]:
+        return [piece.box for piece in self.names]
+
+    def step(self, *gradients: Tensor) -> None:
+        for gradient in gradients:
+            for piece, leaf in zip(self.names, self.leaves, strict=True):
+                leaf.grad = piece.of(gradient)
+            self.optimizer.step()
+
+    def follow(self, change: TensorChange) -> None:
+        """Go on with another structure; what is planned with must stay as it was, and nothing of it be shared."""
+        before, group = self.pieces, self.optimizer.param_groups[0]
+        value = apply_change(self.value, change)
+        kept = copy.deepcopy([dict(own.state) for own in before])
+        pieces = follow_pieces(
+            before, change, shape=tuple(self.value.shape), value=value, optimizer=self.optimizer, group=group
+        )
+        for own, state in zip(before, kept, strict=True):
+            assert own.state.keys() == state.keys()
+            assert all(torch.equal(torch.as_tensor(own.state[key]), torch.as_tensor(state[key])) for key in state)
+        _check_own(pieces, [*before, PieceState(piece=Piece("w"), state={"value": value})])
+        self._load(value, pieces)
+
+    def set_value(self, change: TensorChange) -> TensorChange:
+        """The change with values for new entries."""
+        drawn = torch.randn_like(apply_change(self.value, change))
+        fresh = apply_change(torch.ones_like(self.value), change) == 0
+        return replace(change, value=torch.where(fresh, drawn, apply_change(self.value, change)))
+
+    def merge(self, tolerance: float) -> bool:
+        """Whether the parameter is one piece again."""
+        before, group = self.pieces, self.optimizer.param_groups[0]
+        pieces = merge_mature(before, value=self.value, optimizer=self.optimizer, group=group, tolerance=tolerance)
+        if len(pieces) < len(before):
+            _check_own(pieces, before)
+            self._load(self.value, pieces)
+        else:
+            assert all(own is other for own, other in zip(pieces, before, strict=True))
+        return len(pieces) == 1
+
+    def _load(self, value: Tensor, pieces: list[PieceState]) -> None:
+        self.value = value.detach().clone()
+        self.names = [own.piece for own in pieces]
+        self.leaves = [nn.Parameter(own.piece.of(self.value)) for own in pieces]
+        self.optimizer = self.make(self.leaves)
+        for leaf, own in zip(self.leaves, pieces, strict=True):
+            if own.state:
+                self.optimizer.state[leaf] = copy.deepcopy(dict(own.state))
+
+
 def stepped(optimizer: Optimizer, parameter: nn.Parameter, gradients: list[Tensor]) -> None:
     """One step for each gradient."""
     for gradient in gradients:
         parameter.grad = gradient.clone()
         optimizer.step()
         parameter.grad = None
+
+
+def _check_own(pieces: list[PieceState], before: list[PieceState]) -> None:
+    def places(states: list[PieceState]) -> list[int]:
+        tensors = [value for own in states for value in own.state.values() if isinstance(value, Tensor)]
+        return [tensor.untyped_storage().data_ptr() for tensor in tensors]
+
+    own = places(pieces)
+    assert len(set(own)) == len(own), "each has memory of its own"
+    assert not set(own) & set(places(before))
+    tensors = [value for one in pieces for value in one.state.values() if isinstance(value, Tensor)]
+    assert all(tensor.is_contiguous() for tensor in tensors)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dni import Hidden, Origin, fit_sizes_, keep_units
+from dni import Hidden, Origin, keep_units
 from tests.dni.structure.networks import NETWORKS, hidden_of, rebuilt, trained
 
 
@@ -49,7 +49,5 @@ def test_what_cannot_change_by_itself_is_refused() -> None:
     network[2].weight = network[0].weight
     with pytest.raises(ValueError, match=r"0\.weight and 2\.weight are tied"):
         Hidden.of(network, producer="0", consumers=["2"])
-    with pytest.raises(TypeError, match=r"sizes are known of .* got ReLU"):
-        fit_sizes_(nn.ReLU())
     with pytest.raises(ValueError, match="of 5 indices, but axis 0"):
         hidden_of(trained("mlp")[0]).follow(Origin.identity(5))

@@ -106,9 +106,25 @@ def test_step_of_every_entry_begins_anew_for_those_alone() -> None:
     assert torch.equal(optimizer.state[parameter]["step"], torch.where(entries, 0.0, 4.0))
     optimizer.state[parameter]["step"] = torch.full((2, 1), 4.0)
     with pytest.raises(
-        ValueError, match=r"step must be one number or have the parameter's shape, \(2, 3\).*got \(2, 1\)"
+        ValueError,
+        match=r"step of a parameter must be one number or have the parameter's shape, \(2, 3\).*got \(2, 1\)",
     ):
         forget_(optimizer, parameter, entries, "zero moments and step")
+
+
+def test_average_of_values_begins_with_the_value() -> None:
+    parameter, optimizer = _stepped(partial(torch.optim.ASGD, lr=0.1, t0=1), steps=8)
+    average, entries = optimizer.state[parameter]["ax"], torch.eye(2, 3, dtype=torch.bool)
+    before = average.clone()
+    assert (before != parameter).all()
+    forget_(optimizer, parameter, entries, "zero moments")
+    assert torch.equal(average, torch.where(entries, parameter, before))
+
+
+def test_optimiser_whose_state_is_not_known_is_refused() -> None:
+    parameter, optimizer = _stepped(partial(torch.optim.Adafactor, lr=0.1))
+    with pytest.raises(TypeError, match="element by element, got Adafactor"):
+        forget_(optimizer, parameter, torch.ones(2, 3, dtype=torch.bool), "zero moments")
 
 
 def test_state_that_is_not_there_is_left_so_and_an_unknown_choice_refused() -> None:
