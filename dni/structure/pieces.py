@@ -54,6 +54,10 @@ def follow_pieces(
     without dampening, RMSprop, ...; or no piece has had an update), to the whole parameter, in which new entries begin
     as the optimiser begins.
 
+    Boxes are few while new entries lie together. Where they are scattered over rows and columns of one weight, they cut
+    it to bits: 51 of 512 units anew on both axes are 3,936 pieces, whose update takes 150 ms instead of 2 (on one axis
+    97 pieces, 4 ms instead of 1; Adam, one core).
+
     Args:
         pieces: hold each element of the parameter once, before the change.
         change: of the parameter; its axes and memory are what counts here.

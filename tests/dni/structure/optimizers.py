@@ -14,9 +14,19 @@ import torch
 from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
-from dni import Piece, PieceState, TensorChange, apply_change, follow_pieces, merge_mature
+from dni import (
+    NEW,
+    AxisChange,
+    Memory,
+    Piece,
+    PieceState,
+    TensorChange,
+    apply_change,
+    follow_pieces,
+    merge_mature,
+)
 
-__all__ = ["OPTIMIZERS", "Make", "Pieced", "stepped"]
+__all__ = ["OPTIMIZERS", "Make", "PerElementAdam", "Pieced", "stepped"]
 
 Make = Callable[[list[nn.Parameter]], Optimizer]
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
@@ -101,6 +111,43 @@ class Pieced:
         for leaf, own in zip(self.leaves, pieces, strict=True):
             if own.state:
                 self.optimizer.state[leaf] = copy.deepcopy(dict(own.state))
+
+
+class PerElementAdam:
+    """Adam (Kingma & Ba 2014) with one count per element, through changes, in plain Python."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.rows = [[{"w": float(w), "m": 0.0, "v": 0.0, "t": 0.0} for w in row] for row in value]
+
+    @property
+    def value(self) -> Tensor:
+        return torch.tensor([[own["w"] for own in row] for row in self.rows], dtype=torch.float64)
+
+    def step(self, gradient: Tensor, *, lr: float, betas: tuple[float, float]) -> None:
+        for row, gradients in zip(self.rows, gradient.tolist(), strict=True):
+            for own, g in zip(row, gradients, strict=True):
+                own["t"] += 1
+                own["m"] += (1 - betas[0]) * (g - own["m"])
+                own["v"] = betas[1] * own["v"] + (1 - betas[1]) * g * g
+                m, v = own["m"] / (1 - betas[0] ** own["t"]), own["v"] / (1 - betas[1] ** own["t"])
+                own["w"] -= lr * m / (v**0.5 + 1e-8)
+
+    def follow(self, axes: tuple[AxisChange, AxisChange], memory: Memory, value: Tensor) -> None:
+        first, second = (change.origin for change in axes)
+        rows: list[list[dict[str, float]]] = []
+        for i, above in enumerate(first.sources):
+            rows.append([])
+            for j, left in enumerate(second.sources):
+                own = {"m": 0.0, "v": 0.0, "t": 0.0} if NEW in (above, left) else dict(self.rows[above][left])
+                share = first.scale[i] if axes[0].side == "producer" else 1.0
+                share *= second.scale[j] if axes[1].side == "producer" else 1.0
+                own |= {"w": float(value[i, j]), "m": own["m"] * share, "v": own["v"] * share**2}
+                if memory != "keep":
+                    own |= {"m": 0.0, "v": 0.0}
+                if memory == "zero moments and step":
+                    own["t"] = 0.0
+                rows[-1].append(own)
+        self.rows = rows
 
 
 def stepped(optimizer: Optimizer, parameter: nn.Parameter, gradients: list[Tensor]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from functools import partial
 from random import Random
 from typing import Any
@@ -28,8 +27,7 @@ from dni import (
     merge_mature,
 )
 from dni.structure.followers import fresh_entries
-from dni.structure.maturity import correction_gap
-from tests.dni.structure.optimizers import OPTIMIZERS, Pieced, stepped
+from tests.dni.structure.optimizers import OPTIMIZERS, PerElementAdam, Pieced, stepped
 
 SHAPE = (3, 4)
 COPIED = TensorChange(
@@ -228,43 +226,6 @@ def test_memory_is_of_what_was_there(name: str) -> None:
         assert torch.equal(value, before[key] if value.dim() == 0 else torch.full_like(value, start))
 
 
-class _PerElementAdam:
-    """Adam (Kingma & Ba 2014) with one count per element, through changes, in plain Python."""
-
-    def __init__(self, value: Tensor) -> None:
-        self.rows = [[{"w": float(w), "m": 0.0, "v": 0.0, "t": 0.0} for w in row] for row in value]
-
-    @property
-    def value(self) -> Tensor:
-        return torch.tensor([[own["w"] for own in row] for row in self.rows], dtype=torch.float64)
-
-    def step(self, gradient: Tensor, *, lr: float, betas: tuple[float, float]) -> None:
-        for row, gradients in zip(self.rows, gradient.tolist(), strict=True):
-            for own, g in zip(row, gradients, strict=True):
-                own["t"] += 1
-                own["m"] += (1 - betas[0]) * (g - own["m"])
-                own["v"] = betas[1] * own["v"] + (1 - betas[1]) * g * g
-                m, v = own["m"] / (1 - betas[0] ** own["t"]), own["v"] / (1 - betas[1] ** own["t"])
-                own["w"] -= lr * m / (v**0.5 + 1e-8)
-
-    def follow(self, axes: tuple[AxisChange, AxisChange], memory: Memory, value: Tensor) -> None:
-        first, second = (change.origin for change in axes)
-        rows: list[list[dict[str, float]]] = []
-        for i, above in enumerate(first.sources):
-            rows.append([])
-            for j, left in enumerate(second.sources):
-                own = {"m": 0.0, "v": 0.0, "t": 0.0} if NEW in (above, left) else dict(self.rows[above][left])
-                share = first.scale[i] if axes[0].side == "producer" else 1.0
-                share *= second.scale[j] if axes[1].side == "producer" else 1.0
-                own |= {"w": float(value[i, j]), "m": own["m"] * share, "v": own["v"] * share**2}
-                if memory != "keep":
-                    own |= {"m": 0.0, "v": 0.0}
-                if memory == "zero moments and step":
-                    own["t"] = 0.0
-                rows[-1].append(own)
-        self.rows = rows
-
-
 def _any_origin(num_old: int, random: Random) -> Origin:
     places = range(num_old)
     match random.randrange(5):
@@ -286,7 +247,7 @@ def _any_origin(num_old: int, random: Random) -> Origin:
 def test_any_sequence_of_changes_is_an_adam_with_a_count_per_element(random: Random) -> None:
     torch.manual_seed(random.randrange(1000))
     held = Pieced(partial(optim.Adam, lr=0.01, betas=(0.5, 0.8)), torch.randn(2, 3, dtype=torch.float64))
-    truth = _PerElementAdam(held.value)
+    truth = PerElementAdam(held.value)
     for _ in range(4):
         for gradient in _draw(random.randrange(3), *held.value.shape):
             held.step(gradient)
@@ -305,73 +266,6 @@ def test_any_sequence_of_changes_is_an_adam_with_a_count_per_element(random: Ran
     held.step(torch.ones_like(held.value))
     truth.step(torch.ones_like(held.value), lr=0.01, betas=(0.5, 0.8))
     torch.testing.assert_close(held.value, truth.value, rtol=1e-11, atol=1e-13)
-
-
-def test_merged_pieces_stay_near_an_adam_with_a_count_per_element() -> None:
-    torch.manual_seed(2)
-    lr, betas, tolerance = 0.01, (0.5, 0.8), 1e-3
-    held = Pieced(partial(optim.Adam, lr=lr, betas=betas), torch.randn(3, 2, dtype=torch.float64))
-    truth = _PerElementAdam(held.value)
-
-    def step() -> None:
-        (gradient,) = _draw(1, *held.value.shape)
-        held.step(gradient)
-        truth.step(gradient, lr=lr, betas=betas)
-
-    for _ in range(40):
-        step()
-    change = held.set_value(_rows(2, 3))
-    held.follow(change)
-    truth.follow((change.axes[0], AxisChange(axis=1, origin=Origin.identity(2), side="producer")), "keep", held.value)
-    count = 0
-    while not held.merge(tolerance):
-        step()
-        torch.testing.assert_close(held.value, truth.value, rtol=0, atol=1e-12)
-        count += 1
-    assert count == 31, "0.8^31 is the first power below 0.001"
-    assert held.pieces[0].state["step"] == 71
-    for _ in range(20):
-        step()
-    torch.testing.assert_close(held.value[:3], truth.value[:3], rtol=0, atol=1e-12)
-    assert 0 < float((held.value - truth.value).abs().max()) < 5 * tolerance * lr
-
-
-LR, BETAS = 0.01, (0.5, 0.8)
-COUNTED: dict[str, Callable[[list[nn.Parameter]], Optimizer]] = {
-    "Adam": partial(optim.Adam, lr=LR, betas=BETAS, amsgrad=True),
-    "AdamW": partial(optim.AdamW, lr=LR, betas=BETAS),
-    "NAdam": partial(optim.NAdam, lr=LR, betas=BETAS, momentum_decay=5.0),
-    "RAdam": partial(optim.RAdam, lr=LR, betas=BETAS),
-    "Adamax": partial(optim.Adamax, lr=LR, betas=BETAS),
-    "Adagrad": partial(optim.Adagrad, lr=LR, lr_decay=1.0),
-    "ASGD": partial(optim.ASGD, lr=LR, lambd=100.0, alpha=1.0, t0=1e3),
-    "SGD": partial(optim.SGD, lr=LR, momentum=0.9, dampening=0.5),
-}
-
-
-@pytest.mark.parametrize("name", COUNTED)
-def test_merged_parameter_goes_on_as_its_pieces_would_have(name: str) -> None:
-    held = Pieced(COUNTED[name], torch.randn(3, 2, dtype=torch.float64))
-    held.step(*_draw(30, 3, 2))
-    held.follow(held.set_value(_rows(2, 3)))
-    states = [own.state for own in held.pieces]
-    assert correction_gap(held.optimizer, held.optimizer.param_groups[0], states) > 0.1
-    assert not held.merge(1e-2)
-    count = 0
-    while True:
-        held.step(*_draw(1, 5, 2))
-        apart = copy.deepcopy(held)
-        apart._load(held.value, held.pieces)
-        if held.merge(1e-2):
-            break
-        count += 1
-        assert count < 200
-    assert torch.equal(held.value, apart.value), "nothing moves at the merge"
-    for gradient in _draw(5, 5, 2):
-        held.step(gradient)
-        apart.step(gradient)
-    assert torch.equal(held.value[:3], apart.value[:3]), "the oldest piece is merged bit for bit"
-    assert float((held.value - apart.value).abs().max()) < 5 * 5 * 1e-2 * LR
 
 
 class _Strange(optim.SGD):
