@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -11,20 +12,23 @@ from dni.events.plan import TensorPlan
 from dni.events.targets import check_held, check_names, held
 from dni.events.view import Measure, StageView
 from dni.growth.continuous_kernel import ContinuousConv
-from dni.growth.kernel import Padding, widen_kernel
 from dni.structure.change import TensorChange
 from dni.structure.followers import AxisChange
 from dni.structure.keyed import Keyed
+from dni.structure.origin import Origin
 
 __all__ = ["ExtendKernel", "ResampleKernel", "WidenKernel"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WidenKernel:
-    """Put zeros around the kernels of some convolutions, and as much padding: the output stays as it is."""
+    """Put zeros around the kernels of some convolutions, see `widen_kernel`.
+
+    The plan has the weights; with a padding that is as much larger, times the dilation, outputs stay as they are.
+    """
 
     layers: tuple[str, ...]
-    """Conv1d, Conv2d or Conv3d, padded with zeros."""
+    """Conv1d, Conv2d or Conv3d."""
     by: int = 2
     """What is added to the width on every axis; even, half of it on each side."""
     at_most: int | None = None
@@ -50,42 +54,34 @@ class WidenKernel:
         return num_units
 
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> TensorPlan | None:
-        tensors: dict[str, TensorChange] = {}
-        settings: dict[str, dict[str, Padding]] = {}
-        parts = []
-        for layer in held(self.layers, view):
-            axes, own = self._widened(layer, view)
-            tensors[f"{layer}.weight"] = TensorChange(axes=axes)
-            settings[layer] = own
-            before, after = (
-                "x".join(map(str, sizes)) for sizes in ([axis.origin.num_old for axis in axes], own["kernel_size"])
-            )
-            parts.append(f"{layer} from {before} to {after}")
-        if not tensors:
+        changes = {layer: self._rings(layer, view) for layer in held(self.layers, view)}
+        if not changes:
             return None
-        return TensorPlan(
-            summary=f"widen the kernel of {', '.join(parts)}", step=step, tensors=tensors, settings=settings
-        )
+        parts = [
+            f"{layer} from {_sizes(axis.origin.num_old for axis in axes)} to "
+            f"{_sizes(axis.origin.num_new for axis in axes)}"
+            for layer, axes in changes.items()
+        ]
+        tensors = {f"{layer}.weight": TensorChange(axes=axes) for layer, axes in changes.items()}
+        return TensorPlan(summary=f"widen the kernel of {', '.join(parts)}", step=step, tensors=tensors)
 
-    def _widened(self, layer: str, view: StageView) -> tuple[tuple[AxisChange, ...], dict[str, Padding]]:
+    def _rings(self, layer: str, view: StageView) -> tuple[AxisChange, ...]:
         module = view.layer(layer)
-        if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) or module.padding_mode != "zeros":
+        if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             raise ValueError(
-                f"the kernel of {layer} can be widened if it is a Conv1d, Conv2d or Conv3d with padding_mode='zeros', "
-                f"got {module}. Name another layer."
+                f"the kernel of {layer} can be widened if it is a Conv1d, Conv2d or Conv3d, got {module}. Name another "
+                "layer."
             )
-        weight, padding = view.parameters[f"{layer}.weight"], module.padding
-        axes: tuple[AxisChange, ...] = ()
-        for _ in range(self.by // 2):
-            ring = widen_kernel(weight, padding=padding, dilation=module.dilation)
-            axes = tuple(map(_then, axes, ring.changes)) if axes else ring.changes
-            weight, padding = ring.weight, ring.padding
-        if self.at_most is not None and max(ring.kernel_size) > self.at_most:
+        sizes = view.parameters[f"{layer}.weight"].shape[2:]
+        if self.at_most is not None and max(sizes) + self.by > self.at_most:
             raise ValueError(
-                f"the kernel of {layer} may be {self.at_most} wide at most, but widening it by {self.by} makes it "
-                f"{ring.kernel_size}. Have it less often, or raise at_most."
+                f"the kernel of {layer} may be {self.at_most} wide at most, but widening {_sizes(sizes)} by {self.by} "
+                f"makes it {_sizes(size + self.by for size in sizes)}. Have it less often, or raise at_most."
             )
-        return axes, {"padding": padding, "kernel_size": ring.kernel_size}
+        return tuple(
+            AxisChange(axis=axis, origin=_ring(size, self.by // 2), side="consumer")
+            for axis, size in enumerate(sizes, start=2)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +155,13 @@ def _check_taps(size: int) -> None:
         raise ValueError(f"a continuous kernel has 2 taps or more on every axis, got {size}.")
 
 
-def _then(first: AxisChange, second: AxisChange) -> AxisChange:
-    return AxisChange(axis=first.axis, origin=first.origin.then(second.origin), side=first.side)
+def _ring(size: int, width: int) -> Origin:
+    """As much that is new on each side of a kernel's axis."""
+    return Origin.insert((*range(width), *range(size + width, size + 2 * width)), num_old=size)
+
+
+def _sizes(sizes: Iterable[int]) -> str:
+    return "x".join(map(str, sizes))
 
 
 def _continuous(layer: str, view: StageView) -> ContinuousConv:

@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from dni.growth.kernel import Padding
 from dni.measures.active import Masks
 from dni.pruning.rewiring import Rewiring, kept_after
 from dni.structure.change import TensorChange, UnitChange
@@ -67,8 +66,6 @@ class TensorPlan:
     """Of the event."""
     tensors: Mapping[str, TensorChange]
     """By global name; parameters and buffers."""
-    settings: Mapping[str, Mapping[str, Padding]] = field(default_factory=dict)
-    """By layer, then by attribute: what is to be set beside them, as a convolution's padding."""
 
     def __str__(self) -> str:
         return self.summary
@@ -85,11 +82,7 @@ class TensorPlan:
             }
             for name, change in self.tensors.items()
         }
-        settings = {
-            layer: {key: value if isinstance(value, str) else list(value) for key, value in own.items()}
-            for layer, own in self.settings.items()
-        }
-        return {"summary": self.summary, "step": self.step, "tensors": tensors, "settings": settings}
+        return {"summary": self.summary, "step": self.step, "tensors": tensors}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -84,7 +84,7 @@ class Rewire:
             return None
         total = sum(int(torch.count_nonzero(mask)) for mask in kept.values())
         return MaskPlan(
-            summary=f"drop {dropped} of {total} weights in {len(own)} tensors and grow {grown} ({_name(self.rule)})",
+            summary=f"drop {dropped} of {total} weights in {len(own)} tensors and grow {grown} ({type(self.rule).__name__})",
             rewiring=rewiring,
         )
 
@@ -109,7 +109,3 @@ def _count(rewiring: Rewiring) -> tuple[int, int]:
     """Weights that go, and that come."""
     changes = rewiring.tensors.values()
     return sum(own.dropped.numel() for own in changes), sum(own.grown.numel() for own in changes)
-
-
-def _name(rule: SparseTraining) -> str:
-    return type(rule).__name__

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dni import Count, Grow, LiftMasks, PruneUnits, PruneWeights, Recycle, ReDo, Share
-from dni.events.targets import check_apart, held, kept_values, weights
+from dni.events.targets import held, kept_values, weights
 from tests.dni.events.stage import FakeStage, mlp
 
 
@@ -18,14 +18,6 @@ def test_stage_is_asked_only_for_the_layers_that_it_has() -> None:
     assert list(weights(("2", "9"), stage)) == ["2.weight"] and list(weights(None, stage)) == ["0.weight", "2.weight"]
     for action in (PruneUnits(layers=("9",), amount=Count(1)), PruneWeights(amount=Count(1), layers=("9",))):
         assert action.plan(stage, step=0, keyed=lambda name: torch.Generator()) is None
-
-
-def test_layers_with_units_in_common_are_refused() -> None:
-    stage = mlp(3, 4, 2)
-    units = stage.units("0")
-    check_apart({"0": units})
-    with pytest.raises(ValueError, match=r"0 and other both change axis 0 of 0.weight: their outputs are added"):
-        check_apart({"0": units, "other": units})
 
 
 def test_new_values_are_zero_where_masks_are_held() -> None:
