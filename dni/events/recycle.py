@@ -61,6 +61,8 @@ class Recycle:
 
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> UnitPlan | None:
         units = {layer: view.units(layer) for layer in held(self.layers, view)}
+        if not units:
+            return None
         check_apart(units)
         activity = {layer: measured(view.activity, layer, num_units=own.num_units) for layer, own in units.items()}
         state: Mapping[str, Any] = {}
@@ -82,7 +84,8 @@ class Recycle:
 
 
 def _anew(layer: str, chosen: tuple[int, ...], num_units: int) -> UnitChange:
-    sources = tuple(NEW if unit in set(chosen) else unit for unit in range(num_units))
+    begins = set(chosen)
+    sources = tuple(NEW if unit in begins else unit for unit in range(num_units))
     origin = Origin(num_old=num_units, sources=sources, scale=(1.0,) * num_units)
     return UnitChange(layer=layer, origin=origin, new=NewUnits(alpha=0.0))
 

@@ -83,10 +83,8 @@ class Rewire:
         if not (dropped or grown):
             return None
         total = sum(int(torch.count_nonzero(mask)) for mask in kept.values())
-        return MaskPlan(
-            summary=f"drop {dropped} of {total} weights in {len(own)} tensors and grow {grown} ({type(self.rule).__name__})",
-            rewiring=rewiring,
-        )
+        what, rule = f"drop {dropped} of {total} weights in {len(own)} tensors", type(self.rule).__name__
+        return MaskPlan(summary=f"{what} and grow {grown} ({rule})", rewiring=rewiring)
 
     def _begin(self, dense: Mapping[str, Tensor], *, step: int, keyed: Keyed) -> MaskPlan:
         assert self.sparsity is not None

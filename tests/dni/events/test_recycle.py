@@ -55,6 +55,8 @@ def test_what_is_known_of_a_layer_begins_anew_when_its_width_has_changed() -> No
     assert str(plan) == "recycle no unit (ContinualBackprop)" and plan.changes == ()
 
 
-def test_what_cannot_be_recycled_is_refused() -> None:
+def test_what_cannot_be_recycled_is_refused_and_what_is_elsewhere_left_alone() -> None:
     with pytest.raises(TypeError, match="by ReDo or ContinualBackprop"):
         Recycle(layers=("0",), rule="dormant")  # type: ignore[arg-type]
+    elsewhere = Recycle(layers=("9",), rule=ContinualBackprop())
+    assert elsewhere.plan(mlp(5, 4, 2), step=0, keyed=KEYED) is None
