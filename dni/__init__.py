@@ -132,6 +132,7 @@ from dni.structure.followers import AxisChange, Side, map_tensor
 from dni.structure.forgetting import forget_
 from dni.structure.hidden import Hidden, Resized, UnitTensor, keep_units
 from dni.structure.keyed import Keyed
+from dni.structure.maturity import correction_gap
 from dni.structure.optimizer_state import Memory, group_of
 from dni.structure.origin import NEW, Origin
 from dni.structure.pieces import PieceState, follow_pieces, merge_mature
@@ -356,6 +357,7 @@ __all__ = [
     "compare_parameter_gradients",
     "component_ends",
     "convert_to_feedback_alignment",
+    "correction_gap",
     "dissimilarity",
     "distance_in_deviations",
     "doubling_restarts",

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from dni.cadences.blocks import Shapes
 from dni.events.plan import UnitPlan
-from dni.events.targets import check_amount, check_apart, check_held, check_names, held
+from dni.events.targets import check_amount, check_held, check_names, held
+from dni.events.unit_tensors import check_apart, gradmax_values
 from dni.events.view import Measure, StageView, Units
 from dni.growth.alpha import Ramp
-from dni.growth.gradmax import check_passes_zero, outgoing_weights
 from dni.growth.widen import random_units
 from dni.pruning.selection import Amount
 from dni.structure.change import NewUnits, UnitChange
@@ -102,7 +101,6 @@ class GradMax:
             raise ValueError(
                 f"the scale of outgoing weights must be above 0, got {self.scale}: units that never learn."
             )
-        check_passes_zero(self.activation)
 
     @property
     def name(self) -> str:
@@ -135,24 +133,12 @@ class GradMax:
         return _growth(origins, NewUnits(alpha=1.0), step=step, what="grow (GradMax)", given=given)
 
     def _values(self, layer: str, units: Units, count: int, view: StageView) -> dict[str, Tensor]:
-        tensors = [(name, own) for name, each in units.tensors.items() for own in each]
-        readers = [(name, own) for name, own in tensors if own.side == "consumer"]
-        makers = [(name, own) for name, own in tensors if own.side == "producer"]
-        others = [name for name, _ in makers if name.rpartition(".")[0] != layer]
-        if len(readers) != 1 or readers[0][1].block != 1 or readers[0][1].axis != 1 or others:
-            raise ValueError(
-                f"GradMax needs one layer of the stage that reads the units of {layer} straight behind the activation, "
-                f"got {', '.join([name for name, _ in readers] + others) or 'none'}. Use Grow."
-            )
         if layer not in view.auxiliary:
-            raise ValueError(f"G of {layer} must have been measured, got {', '.join(view.auxiliary) or 'none'}.")
-        values = {
-            name: torch.zeros(own.shape_of(count), dtype=own.tensor.dtype, device=own.tensor.device)
-            for name, own in makers
-        }
-        [(name, reader)] = readers
-        outgoing = outgoing_weights(reader.tensor, view.auxiliary[layer].detach(), count, scale=self.scale)
-        return {**values, name: outgoing}
+            raise ValueError(
+                f"G of {layer} must have been measured for GradMax, got that of {', '.join(view.auxiliary) or 'none'}: "
+                "it needs one layer of the stage that reads the units straight behind the activation. Use Grow."
+            )
+        return gradmax_values(units, view.auxiliary[layer], count, activation=self.activation, scale=self.scale)
 
 
 @dataclass(frozen=True, kw_only=True)

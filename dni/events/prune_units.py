@@ -11,9 +11,10 @@ from torch import Tensor
 
 from dni.cadences.blocks import Shapes
 from dni.events.plan import UnitPlan
-from dni.events.targets import check_amount, check_apart, check_held, check_names, held
+from dni.events.targets import check_amount, check_held, check_names, held
+from dni.events.unit_tensors import check_apart, incoming_norms
 from dni.events.view import Measure, StageView, Units, measured
-from dni.pruning.importance import score_dormancy, score_random, score_unit_norm
+from dni.pruning.importance import score_dormancy, score_random
 from dni.pruning.selection import Amount, lowest, select_lowest
 from dni.structure.change import UnitChange
 from dni.structure.keyed import Keyed
@@ -26,7 +27,7 @@ __all__ = ["PruneDormant", "PruneUnits"]
 class PruneUnits:
     """Remove the units of some layers that are needed least; what stays is as it was, with its optimiser state.
 
-    magnitude: the norm of all weights that make a unit, `score_unit_norm`.
+    magnitude: the norm of all weights that compute a unit.
     activity: E|h|.
     taylor: E|mean of h dL/dh|, Molchanov et al. 2017 (arXiv 1611.06440).
     random: drawn.
@@ -94,13 +95,7 @@ class PruneUnits:
                 return measured(view.taylor, layer, num_units=units.num_units)
             case "random":
                 return score_random({layer: torch.zeros(units.num_units, dtype=torch.float64)}, keyed)[layer]
-        made = [
-            own.tensor.movedim(own.axis, 0)
-            for tensors in units.tensors.values()
-            for own in tensors
-            if own.side == "producer" and own.tensor.dim() > 1
-        ]
-        return score_unit_norm(made, num_units=units.num_units)
+        return incoming_norms(units)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dni.cadences.blocks import Shapes
 from dni.events.plan import UnitPlan
-from dni.events.targets import check_apart, check_held, check_names, held
+from dni.events.targets import check_held, check_names, held
+from dni.events.unit_tensors import check_apart, outgoing_norms, zero_biases
 from dni.events.view import Measure, StageView, Units, measured
 from dni.pruning.importance import score_dormancy
 from dni.resets.continual_backprop import ContinualBackprop, UnitUtility
@@ -25,10 +25,11 @@ __all__ = ["Recycle"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recycle:
-    """Let units begin anew in their places: drawn incoming weights, outgoing ones 0; the others do as they did.
+    """Let units begin anew in their places: drawn incoming weights, bias 0, outgoing weights 0.
 
-    They are new units, whose optimiser state and count begin with them. Source and parameters: those of the rule;
-    differs: biases are drawn too, as torch draws them, where both papers' begin at 0.
+    They are new units, whose optimiser state and count begin with them. If a unit was silent, the output of the network
+    stays as it was.    Source: those of the rules. Differs: optimiser state, of which the papers' codes zero moments
+    only, begins anew as a whole; norms over a unit begin anew too.
 
     `ContinualBackprop` counts an update each time the event is due: `EverySteps(1)` is the paper's. What it knows of a
     layer begins anew when the layer's width has changed.
@@ -60,6 +61,8 @@ class Recycle:
 
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> UnitPlan | None:
         units = {layer: view.units(layer) for layer in held(self.layers, view)}
+        if not units:
+            return None
         check_apart(units)
         activity = {layer: measured(view.activity, layer, num_units=own.num_units) for layer, own in units.items()}
         state: Mapping[str, Any] = {}
@@ -75,12 +78,14 @@ class Recycle:
             summary=f"recycle {', '.join(parts) or 'no unit'} ({type(self.rule).__name__})",
             step=step,
             changes=tuple(_anew(layer, chosen, units[layer].num_units) for layer, chosen in due.items()),
+            given={layer: zero_biases(units[layer], len(chosen)) for layer, chosen in due.items()},
             state=state,
         )
 
 
 def _anew(layer: str, chosen: tuple[int, ...], num_units: int) -> UnitChange:
-    sources = tuple(NEW if unit in set(chosen) else unit for unit in range(num_units))
+    begins = set(chosen)
+    sources = tuple(NEW if unit in begins else unit for unit in range(num_units))
     origin = Origin(num_old=num_units, sources=sources, scale=(1.0,) * num_units)
     return UnitChange(layer=layer, origin=origin, new=NewUnits(alpha=0.0))
 
@@ -97,23 +102,7 @@ def _least_used(
         | {"utility": {layer: before["utility"][layer] for layer in same}}
     )
     for layer, own in units.items():
-        utility.observe(layer, activity[layer], _outgoing(layer, own).to(activity[layer]))
+        utility.observe(layer, activity[layer], outgoing_norms(own, layer).to(activity[layer]))
     reset = utility.plan()
     utility.replaced_(reset)
     return reset, utility.state_dict()
-
-
-def _outgoing(layer: str, units: Units) -> Tensor:
-    """Σ|w| of all that reads each unit, (U,)."""
-    sums = [
-        own.tensor.detach().abs().movedim(own.axis, 0).reshape(units.num_units, -1).sum(1)
-        for tensors in units.tensors.values()
-        for own in tensors
-        if own.side == "consumer"
-    ]
-    if not sums:
-        raise ValueError(
-            f"the use of {layer}'s units is seen in what reads them, but no layer of its stage does. Use ReDo, or cut "
-            "the network elsewhere."
-        )
-    return torch.stack(sums).sum(0)

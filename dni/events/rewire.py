@@ -83,10 +83,8 @@ class Rewire:
         if not (dropped or grown):
             return None
         total = sum(int(torch.count_nonzero(mask)) for mask in kept.values())
-        return MaskPlan(
-            summary=f"drop {dropped} of {total} weights in {len(own)} tensors and grow {grown} ({_name(self.rule)})",
-            rewiring=rewiring,
-        )
+        what, rule = f"drop {dropped} of {total} weights in {len(own)} tensors", type(self.rule).__name__
+        return MaskPlan(summary=f"{what} and grow {grown} ({rule})", rewiring=rewiring)
 
     def _begin(self, dense: Mapping[str, Tensor], *, step: int, keyed: Keyed) -> MaskPlan:
         assert self.sparsity is not None
@@ -109,7 +107,3 @@ def _count(rewiring: Rewiring) -> tuple[int, int]:
     """Weights that go, and that come."""
     changes = rewiring.tensors.values()
     return sum(own.dropped.numel() for own in changes), sum(own.grown.numel() for own in changes)
-
-
-def _name(rule: SparseTraining) -> str:
-    return type(rule).__name__

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor
 
 from dni.cadences.blocks import Shapes
-from dni.events.view import StageView, Units
+from dni.events.view import StageView
 from dni.pruning.selection import Amount
 
-__all__ = ["check_amount", "check_apart", "check_held", "check_names", "held", "kept_values", "weights"]
+__all__ = ["check_amount", "check_held", "check_names", "held", "kept_values", "weights"]
 
 
 def check_names(layers: Iterable[str] | None) -> None:
@@ -54,20 +54,6 @@ def weights(layers: Sequence[str] | None, view: StageView) -> dict[str, Tensor]:
         for name, value in view.parameters.items()
         if value.dim() > 1 and (layers is None or any(name.startswith(f"{layer}.") for layer in layers))
     }
-
-
-def check_apart(units: Mapping[str, Units]) -> None:
-    """Raise `ValueError` if two layers compute the same units, as those of a residual stream do."""
-    taken: dict[tuple[str, int], str] = {}
-    for layer, own in units.items():
-        for name, tensors in own.tensors.items():
-            for axis in (tensor.axis for tensor in tensors if tensor.side == "producer"):
-                other = taken.setdefault((name, axis), layer)
-                if other != layer:
-                    raise ValueError(
-                        f"the layers of an event must have units of their own, but {other} and {layer} both change "
-                        f"axis {axis} of {name}: their outputs are added. Name one of them."
-                    )
 
 
 def kept_values(view: StageView, values: Mapping[str, Tensor]) -> dict[str, Tensor]:

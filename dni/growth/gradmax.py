@@ -19,13 +19,7 @@ from torch.nn.grad import conv2d_input
 from dni.growth.grow import append_units
 from dni.structure.hidden import Hidden, Resized
 
-__all__ = [
-    "auxiliary_gradient",
-    "auxiliary_gradient_of_convolutions",
-    "check_passes_zero",
-    "grow_gradmax",
-    "outgoing_weights",
-]
+__all__ = ["auxiliary_gradient", "auxiliary_gradient_of_convolutions", "grow_gradmax"]
 
 
 def auxiliary_gradient(h: Tensor, gradient: Tensor) -> Tensor:
@@ -106,7 +100,7 @@ def grow_gradmax(
         ValueError: the activation gives new units no gradient (torch's ReLU has slope 0 at 0) or changes the function,
             the layer has norms or several consumers, or G is of another layer or too small.
     """
-    check_passes_zero(activation)
+    _check_passes_zero(activation)
     (name, consumer), *others = hidden.sides("consumer").items()
     norms = [own for own, unit in hidden.sides("producer").items() if not unit.bound]
     if others or norms or consumer.block != 1:
@@ -116,45 +110,21 @@ def grow_gradmax(
             "Use grow instead."
         )
     producer = next(own for own in hidden.sides("producer").values() if own.tensor.dim() > 1)
+    out, *kernel = consumer.shape_of(0)[:1] + consumer.shape_of(0)[2:]
     sides = (consumer.tensor[:, 0].numel(), producer.tensor[0].numel())
     if tuple(auxiliary.shape) != sides or not 0 <= count <= min(sides):
         raise ValueError(
             f"G of this layer must be {sides}, outgoing by incoming weights of a unit, and yields at most {min(sides)} "
             f"new units; got {tuple(auxiliary.shape)} for {count} units."
         )
-    outgoing = outgoing_weights(consumer.tensor, auxiliary, count, scale=scale)
+    directions = torch.linalg.svd(auxiliary.to(torch.float64), full_matrices=False).U[:, :count]
+    norm = scale * consumer.tensor.movedim(1, 0).flatten(1).to(torch.float64).norm(dim=1).mean()
+    outgoing = (norm * directions).view(out, *kernel, count).movedim(-1, 1).to(consumer.tensor)
     fresh = {own: torch.zeros(unit.shape_of(count)).to(unit.tensor) for own, unit in hidden.sides("producer").items()}
     return append_units(hidden, count, {**fresh, name: outgoing})
 
 
-def outgoing_weights(weight: Tensor, auxiliary: Tensor, count: int, *, scale: float = 1.0) -> Tensor:
-    """What reads the new units: directions in which G is largest; see `grow_gradmax`.
-
-    Args:
-        weight: of the layer that reads the units, (O, U, *kernel).
-        auxiliary: G, (O * prod(kernel), I), I the incoming weights of a unit.
-        count: number of new units, at most the smaller side of G.
-        scale: their norm, in the mean of the old units'.
-
-    Returns:
-        (O, count, *kernel).
-
-    Raises:
-        ValueError: G is of another layer, or too small for so many.
-    """
-    out, *kernel = weight.shape[:1] + weight.shape[2:]
-    if auxiliary.dim() != 2 or len(auxiliary) != weight[:, 0].numel() or not 0 <= count <= min(auxiliary.shape):
-        raise ValueError(
-            f"G of a layer whose units are read by {tuple(weight.shape)} must have {weight[:, 0].numel()} rows, and "
-            f"yields as many new units as its smaller side; got {tuple(auxiliary.shape)} for {count} units."
-        )
-    directions = torch.linalg.svd(auxiliary.to(torch.float64), full_matrices=False).U[:, :count]
-    norm = scale * weight.movedim(1, 0).flatten(1).to(torch.float64).norm(dim=1).mean()
-    outgoing: Tensor = (norm * directions).view(out, *kernel, count).movedim(-1, 1).to(weight)
-    return outgoing
-
-
-def check_passes_zero(activation: Callable[[Tensor], Tensor]) -> None:
+def _check_passes_zero(activation: Callable[[Tensor], Tensor]) -> None:
     """Raise `ValueError` unless s(0) = 0 and s'(0) is not 0."""
     with torch.enable_grad():
         x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
