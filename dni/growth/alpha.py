@@ -1,7 +1,8 @@
 """How is new capacity phased in?
 
 What a new component adds is scaled by one alpha, which a ramp raises from 0 to 1. As a gate, y = W h + alpha V s(U h),
-alpha acts at every step until it is folded into V and removed; as an initial scale, V = alpha V0, once (see `grow`).
+alpha acts at every step until it is folded into V and removed; as an initial scale, V = alpha V0, once (as
+`change_units` does).
 
 At alpha = 0 a gate passes no gradient to V or U; an initial scale of 0 passes the whole gradient to V and none to U.
 Adam undoes the size of gradients on either path, so there alpha only sets how far the *function* moves per step.
@@ -187,4 +188,4 @@ class GatedComponent(nn.Module):
 
 def _check_steps(num_steps: int) -> None:
     if num_steps < 1:
-        raise ValueError(f"a ramp takes one step or more, got {num_steps}. To add a component at once, append_units.")
+        raise ValueError(f"a ramp takes one step or more, got {num_steps}. To add a component at once, use Parallel.")
