@@ -20,7 +20,7 @@ from dni.events.prune_weights import LiftMasks, PruneWeights
 from dni.events.recycle import Recycle
 from dni.events.rewire import Rewire
 from dni.events.timeline import Occurrence, Width, foresee_events
-from dni.events.view import Measure, StageView, Units
+from dni.events.view import Measure, StageView
 from dni.events.when import At, AtRandom, EpochEnds, EverySteps, When, foresee
 from dni.few_shot import FewShotClassifier, LogitSynthesizer
 from dni.growth.alpha import CosineRamp, LinearRamp, LossRamp, Progress, Ramp, ramp_from_json, ramp_to_json
@@ -28,13 +28,12 @@ from dni.growth.attach import apply_edits_, attach_, component_ends
 from dni.growth.continuous_kernel import ContinuousConv, GaussianMask
 from dni.growth.coordinate_network import CoordinateNetwork, KernelNetwork
 from dni.growth.gate import fit_gates_, fold_, gate_, gate_change, without_gates
-from dni.growth.gradmax import auxiliary_gradient, auxiliary_gradient_of_convolutions, grow_gradmax
-from dni.growth.grow import append_units, grow
+from dni.growth.gradmax import auxiliary_gradient, auxiliary_gradient_of_convolutions, gradmax_values
 from dni.growth.kernel import extend_kernel_change, narrow_kernel_change, resample_kernel_change, widen_kernel_change
 from dni.growth.part import Component, Edit, Insertion, edits_from_json, edits_to_json
 from dni.growth.phase import Phase
 from dni.growth.spelled import spell_out_
-from dni.growth.widen import identity_convolution, identity_linear, random_units, widen
+from dni.growth.widen import identity_convolution, identity_linear, random_units
 from dni.inputs.input_source import InputSource, ReceivedInput
 from dni.inputs.synthetic_input import InputMLP, InputNetwork, SyntheticInput
 from dni.measures.active import (
@@ -89,11 +88,10 @@ from dni.pruning.rewiring import Rewiring, TensorRewiring, kept_after
 from dni.pruning.selection import Amount, Count, Scope, Share, select_lowest
 from dni.pruning.sparse_training import SET, DenseSparseDense, GradualMagnitude, RigL, SparseTraining
 from dni.pruning.sparsity import erdos_renyi, erdos_renyi_epsilon, erdos_renyi_kernel, random_masks, uniform_density
-from dni.pruning.units import UnitPlace
 from dni.resets.continual_backprop import ContinualBackprop, UnitUtility
 from dni.resets.fresh import fresh_values
 from dni.resets.perturbations import Electroshock, ShrinkAndPerturb
-from dni.resets.resets import ReDo, UnitReset, overwrite_, recycle_units_, whole_layers
+from dni.resets.resets import ReDo, UnitReset, overwrite_, whole_layers, zero_biases
 from dni.schedules.schedule import Constant, Cosine, CosineRestarts, InTurn, Schedule, Steps, doubling_restarts
 from dni.schedules.sync import Alternating, Always, Bernoulli, Every, Never, Piecewise, SyncPolicy, WhenWorse
 from dni.schedules.update_probability import UpdateProbability
@@ -127,10 +125,11 @@ from dni.sparse.layerwise_sparse import Only, Rescale, TopOrAll
 from dni.sparse.multirate import Multirate
 from dni.sparse.participation import Layout, Participation
 from dni.structure.change import NewUnits, StageChange, TensorChange, UnitChange
+from dni.structure.coupling import Coupled, units_of, units_read
 from dni.structure.fit import fit_
 from dni.structure.followers import AxisChange, Side, map_tensor
 from dni.structure.forgetting import forget_
-from dni.structure.hidden import Hidden, Resized, UnitTensor, keep_units
+from dni.structure.hidden import Hidden, outgoing_norm
 from dni.structure.keyed import Keyed
 from dni.structure.maturity import correction_gap
 from dni.structure.optimizer_state import Memory, group_of
@@ -138,6 +137,8 @@ from dni.structure.origin import NEW, Origin
 from dni.structure.pieces import PieceState, follow_pieces, merge_mature
 from dni.structure.remap import Follower, apply_change, check_untied, follow_tensor
 from dni.structure.translated import translate
+from dni.structure.unit_axis import UnitAxis, UnitTensor
+from dni.structure.units import change_units
 from dni.through_time.recurrent import RecurrentDNI, Span
 from dni.through_time.recurrent_state import Unrolled
 from dni.through_time.window import LossOfSteps
@@ -180,6 +181,7 @@ __all__ = [
     "CosineRamp",
     "CosineRestarts",
     "Count",
+    "Coupled",
     "Coupling",
     "Critic",
     "CriticNetwork",
@@ -280,7 +282,6 @@ __all__ = [
     "ResampleKernel",
     "Rescale",
     "ResetLayers",
-    "Resized",
     "Rewire",
     "Rewiring",
     "RigL",
@@ -316,14 +317,13 @@ __all__ = [
     "TensorRewiring",
     "TopOrAll",
     "TrueGradient",
+    "UnitAxis",
     "UnitChange",
     "UnitFollower",
-    "UnitPlace",
     "UnitPlan",
     "UnitReset",
     "UnitTensor",
     "UnitUtility",
-    "Units",
     "Unrolled",
     "UpdateProbability",
     "ValueMLP",
@@ -341,7 +341,6 @@ __all__ = [
     "absolute_distance",
     "active_beyond",
     "agreement",
-    "append_units",
     "apply_change",
     "apply_edits_",
     "as_tuple",
@@ -350,6 +349,7 @@ __all__ = [
     "auxiliary_gradient_of_convolutions",
     "by_depth",
     "carriers",
+    "change_units",
     "check_untied",
     "class_contrast",
     "compare_dissimilarities",
@@ -381,12 +381,10 @@ __all__ = [
     "gate_change",
     "grade",
     "grade_source",
+    "gradmax_values",
     "group_of",
-    "grow",
-    "grow_gradmax",
     "identity_convolution",
     "identity_linear",
-    "keep_units",
     "kept_after",
     "layer_of",
     "least_active",
@@ -402,6 +400,7 @@ __all__ = [
     "most_active",
     "narrow_kernel_change",
     "num_samples",
+    "outgoing_norm",
     "overwrite_",
     "parameter_gradients_by_part",
     "pull_back",
@@ -412,7 +411,6 @@ __all__ = [
     "random_parameters",
     "random_units",
     "rate_factor",
-    "recycle_units_",
     "relative_distance",
     "resample_kernel_change",
     "reset_to_initial",
@@ -435,8 +433,10 @@ __all__ = [
     "sum_over_samples",
     "translate",
     "uniform_density",
+    "units_of",
+    "units_read",
     "whole_layers",
-    "widen",
     "widen_kernel_change",
     "without_gates",
+    "zero_biases",
 ]

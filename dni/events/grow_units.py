@@ -9,13 +9,14 @@ from torch import Tensor
 
 from dni.cadences.blocks import Shapes
 from dni.events.plan import UnitPlan
-from dni.events.targets import check_amount, check_held, check_names, held
-from dni.events.unit_tensors import check_apart, gradmax_values
-from dni.events.view import Measure, StageView, Units
+from dni.events.targets import check_amount, check_apart, check_held, check_names, held
+from dni.events.view import Measure, StageView
 from dni.growth.alpha import Ramp
+from dni.growth.gradmax import gradmax_values
 from dni.growth.widen import random_units
 from dni.pruning.selection import Amount
 from dni.structure.change import NewUnits, UnitChange
+from dni.structure.hidden import Hidden
 from dni.structure.keyed import Keyed
 from dni.structure.origin import Origin
 
@@ -80,7 +81,7 @@ class Grow:
 class GradMax:
     """Append units that would learn fastest: incoming weights 0, outgoing ones where the gradient is largest.
 
-    The function is kept. Source and limits: `grow_gradmax`: one layer that reads the units straight behind the
+    The function is kept. Source and limits: `gradmax_values`: one layer that reads the units straight behind the
     activation, in the same stage.
     """
 
@@ -132,7 +133,7 @@ class GradMax:
         # alpha 1: the outgoing weights are meant as they are given.
         return _growth(origins, NewUnits(alpha=1.0), step=step, what="grow (GradMax)", given=given)
 
-    def _values(self, layer: str, units: Units, count: int, view: StageView) -> dict[str, Tensor]:
+    def _values(self, layer: str, units: Hidden, count: int, view: StageView) -> dict[str, Tensor]:
         if layer not in view.auxiliary:
             raise ValueError(
                 f"G of {layer} must have been measured for GradMax, got that of {', '.join(view.auxiliary) or 'none'}: "
@@ -145,7 +146,7 @@ class GradMax:
 class Widen:
     """Copy units, drawn with replacement; what reads them is divided among the copies, so the function is kept.
 
-    Source: Chen et al. 2015 (Net2Net, arXiv 1511.05641). Differs: see `widen` for the noise, which keeps the function.
+    Source: Chen et al. 2015 (Net2Net, arXiv 1511.05641). Differs: the noise keeps the function (`change_units`).
     """
 
     layers: tuple[str, ...]
@@ -186,7 +187,7 @@ class Widen:
         return _growth(origins, NewUnits(noise=self.noise), step=step, what=f"widen (noise {self.noise:g})")
 
 
-def _units(layers: tuple[str, ...], view: StageView) -> dict[str, Units]:
+def _units(layers: tuple[str, ...], view: StageView) -> dict[str, Hidden]:
     units = {layer: view.units(layer) for layer in held(layers, view)}
     check_apart(units)
     return units

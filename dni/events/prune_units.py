@@ -11,12 +11,12 @@ from torch import Tensor
 
 from dni.cadences.blocks import Shapes
 from dni.events.plan import UnitPlan
-from dni.events.targets import check_amount, check_held, check_names, held
-from dni.events.unit_tensors import check_apart, incoming_norms
-from dni.events.view import Measure, StageView, Units, measured
-from dni.pruning.importance import score_dormancy, score_random
+from dni.events.targets import check_amount, check_apart, check_held, check_names, held
+from dni.events.view import Measure, StageView, measured
+from dni.pruning.importance import score_dormancy, score_random, score_unit_norm
 from dni.pruning.selection import Amount, lowest, select_lowest
 from dni.structure.change import UnitChange
+from dni.structure.hidden import Hidden
 from dni.structure.keyed import Keyed
 from dni.structure.origin import Origin
 
@@ -87,7 +87,7 @@ class PruneUnits:
         goes = select_lowest(scores, self.amount, scope=scope, floor=self.floor)
         return _removal(goes, step=step, why=self.by)
 
-    def _score(self, layer: str, units: Units, view: StageView, keyed: Keyed) -> Tensor:
+    def _score(self, layer: str, units: Hidden, view: StageView, keyed: Keyed) -> Tensor:
         match self.by:
             case "activity":
                 return measured(view.activity, layer, num_units=units.num_units)
@@ -95,7 +95,7 @@ class PruneUnits:
                 return measured(view.taylor, layer, num_units=units.num_units)
             case "random":
                 return score_random({layer: torch.zeros(units.num_units, dtype=torch.float64)}, keyed)[layer]
-        return incoming_norms(units)
+        return score_unit_norm(units)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from dni.cadences.blocks import Shapes
 from dni.events.plan import UnitPlan
-from dni.events.targets import check_held, check_names, held
-from dni.events.unit_tensors import check_apart, outgoing_norms, zero_biases
-from dni.events.view import Measure, StageView, Units, measured
+from dni.events.targets import check_apart, check_held, check_names, held
+from dni.events.view import Measure, StageView, measured
 from dni.pruning.importance import score_dormancy
 from dni.resets.continual_backprop import ContinualBackprop, UnitUtility
-from dni.resets.resets import ReDo, UnitReset
+from dni.resets.resets import ReDo, UnitReset, zero_biases
 from dni.structure.change import NewUnits, UnitChange
+from dni.structure.hidden import Hidden, outgoing_norm
 from dni.structure.keyed import Keyed
-from dni.structure.origin import NEW, Origin
+from dni.structure.origin import Origin
 
 __all__ = ["Recycle"]
 
@@ -84,14 +84,11 @@ class Recycle:
 
 
 def _anew(layer: str, chosen: tuple[int, ...], num_units: int) -> UnitChange:
-    begins = set(chosen)
-    sources = tuple(NEW if unit in begins else unit for unit in range(num_units))
-    origin = Origin(num_old=num_units, sources=sources, scale=(1.0,) * num_units)
-    return UnitChange(layer=layer, origin=origin, new=NewUnits(alpha=0.0))
+    return UnitChange(layer=layer, origin=Origin.renew(chosen, num_old=num_units), new=NewUnits(alpha=0.0))
 
 
 def _least_used(
-    rule: ContinualBackprop, units: Mapping[str, Units], activity: Mapping[str, Tensor], before: Mapping[str, Any]
+    rule: ContinualBackprop, units: Mapping[str, Hidden], activity: Mapping[str, Tensor], before: Mapping[str, Any]
 ) -> tuple[UnitReset, dict[str, Any]]:
     utility = UnitUtility(rule)
     same = [
@@ -102,7 +99,7 @@ def _least_used(
         | {"utility": {layer: before["utility"][layer] for layer in same}}
     )
     for layer, own in units.items():
-        utility.observe(layer, activity[layer], outgoing_norms(own, layer).to(activity[layer]))
+        utility.observe(layer, activity[layer], outgoing_norm(own).to(activity[layer]))
     reset = utility.plan()
     utility.replaced_(reset)
     return reset, utility.state_dict()

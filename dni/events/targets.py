@@ -9,8 +9,9 @@ from torch import Tensor
 from dni.cadences.blocks import Shapes
 from dni.events.view import StageView
 from dni.pruning.selection import Amount
+from dni.structure.hidden import Hidden
 
-__all__ = ["check_amount", "check_held", "check_names", "held", "kept_values", "weights"]
+__all__ = ["check_amount", "check_apart", "check_held", "check_names", "held", "kept_values", "weights"]
 
 
 def check_names(layers: Iterable[str] | None) -> None:
@@ -62,3 +63,17 @@ def kept_values(view: StageView, values: Mapping[str, Tensor]) -> dict[str, Tens
         name: value.masked_fill(~view.kept[name].to(value.device), 0.0) if name in view.kept else value
         for name, value in values.items()
     }
+
+
+def check_apart(units: Mapping[str, Hidden]) -> None:
+    """Raise `ValueError` if two layers compute the same units, as those of a residual stream do."""
+    taken: dict[tuple[str, int], str] = {}
+    for layer, each in units.items():
+        for name, own in each.sides("producer"):
+            for offset in own.at.offsets:
+                other = taken.setdefault((name, offset), layer)
+                if other != layer:
+                    raise ValueError(
+                        f"the layers of an event must have units of their own, but {other} and {layer} both change "
+                        f"{name}: their outputs are added. Name one of them."
+                    )

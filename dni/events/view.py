@@ -12,10 +12,10 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from dni.measures.active import Masks
-from dni.structure.hidden import UnitTensor
+from dni.structure.hidden import Hidden
 from dni.structure.keyed import Keyed
 
-__all__ = ["Measure", "StageView", "Units", "measured", "with_gradients"]
+__all__ = ["Measure", "StageView", "measured", "with_gradients"]
 
 
 class Measure(Flag):
@@ -30,17 +30,6 @@ class Measure(Flag):
     """E|mean of h dL/dh| of each unit, see `score_unit_taylor`."""
     AUXILIARY = auto()
     """G, the gradient that a layer of zeros past the units would have, see `auxiliary_gradient`."""
-
-
-class Units(Protocol):
-    """The units of a layer, and all tensors of the stage that follow them."""
-
-    @property
-    def num_units(self) -> int: ...
-
-    @property
-    def tensors(self) -> Mapping[str, tuple[UnitTensor, ...]]:
-        """By global name; as many of a tensor as it has axes that follow."""
 
 
 class StageView(Protocol):
@@ -77,7 +66,7 @@ class StageView(Protocol):
     def layer(self, name: str) -> nn.Module:
         """A module of the stage."""
 
-    def units(self, layer: str) -> Units:
+    def units(self, layer: str) -> Hidden:
         """The units that a layer computes.
 
         Raises:

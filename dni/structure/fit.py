@@ -112,7 +112,9 @@ def _sizes(path: str, layer: nn.Module, tensors: Mapping[str, Tensor]) -> dict[s
         raise ValueError(f"{_named(path, layer)} cannot change {changed}: {error}") from error
     needed = {name: tuple(own.shape) for name, own in _held(twin).items()}
     for name, shape in after.items():
-        if name not in needed:  # kept beside its own
+        if name == "unit_gate":
+            needed[name] = (needed["weight"][1] * getattr(twin, "groups", 1),)
+        elif name not in needed:  # kept beside its own
             needed[name] = needed["weight"] if before[name] == before.get("weight") else before[name]
         if shape != needed[name]:
             raise ValueError(
@@ -148,7 +150,7 @@ def _linear(kind: Any, layer: nn.Linear, shapes: _Shapes) -> nn.Module:
 def _convolution(kind: Any, layer: Any, shapes: _Shapes) -> Any:
     num_out, per_group, *kernel = shapes["weight"]
     groups = layer.groups
-    if groups == layer.in_channels:
+    if groups == layer.in_channels > 1:  # depthwise
         groups = num_out * groups // layer.out_channels
     return kind(
         per_group * groups,
@@ -190,6 +192,10 @@ def _layer_norm(kind: Any, layer: nn.LayerNorm, shapes: _Shapes) -> nn.Module:
     return nn.LayerNorm(shapes["weight"], bias="bias" in shapes, device="meta")
 
 
+def _prelu(kind: Any, layer: nn.PReLU, shapes: _Shapes) -> nn.Module:
+    return nn.PReLU(shapes["weight"][0], device="meta")
+
+
 def _group_norm(kind: Any, layer: nn.GroupNorm, shapes: _Shapes) -> nn.Module:
     (num_channels,) = shapes["weight"]
     return nn.GroupNorm(layer.num_groups, num_channels, device="meta")
@@ -211,6 +217,7 @@ _KINDS: Mapping[type[nn.Module], _Kind] = MappingProxyType(
         nn.BatchNorm2d: _BATCH_NORM,
         nn.BatchNorm3d: _BATCH_NORM,
         nn.LayerNorm: _Kind(make=_layer_norm, sizes=("normalized_shape",)),
+        nn.PReLU: _Kind(make=_prelu, sizes=("num_parameters",)),
         nn.GroupNorm: _Kind(make=_group_norm, sizes=("num_channels",)),
     }
 )

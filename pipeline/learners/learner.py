@@ -189,23 +189,24 @@ class Learner:
         self._recorder.totals.num_samples += num_samples(h)
         if sync:
             self._recorder.mark("S", message.step, version=self.version, reach=message.reach)
-        return Forwarded(
-            step=message.step,
-            x=x,
-            h=h,
-            graph=graph if learns else None,
-            target=self._target(message),
-            version=self.version,
-            learns=learns,
-            held=held,
-            sync=sync,
-            asks=asks,
-            wanted=wanted,
-            forward_s=forward_s,
-            weights=weights.kept,
-            own_weights=weights.own,
-            began_with=began_with,
-            **self._structure.stamp(),
+        return self._structure.stamped(
+            Forwarded(
+                step=message.step,
+                x=x,
+                h=h,
+                graph=graph if learns else None,
+                target=self._target(message),
+                version=self.version,
+                learns=learns,
+                held=held,
+                sync=sync,
+                asks=asks,
+                wanted=wanted,
+                forward_s=forward_s,
+                weights=weights.kept,
+                own_weights=weights.own,
+                began_with=began_with,
+            )
         )
 
     def evaluate(self, message: Activation) -> Forwarded:
@@ -221,15 +222,16 @@ class Learner:
         ):
             h = self._apply(x)
         self._recorder.end_untraced("evaluation")
-        return Forwarded(
-            step=message.step,
-            x=None,
-            h=h,
-            target=self._target(message),
-            version=self.version,
-            learns=False,
-            held=False,
-            **self._structure.stamp(),
+        return self._structure.stamped(
+            Forwarded(
+                step=message.step,
+                x=None,
+                h=h,
+                target=self._target(message),
+                version=self.version,
+                learns=False,
+                held=False,
+            )
         )
 
     def loss_sum(self, entry: Forwarded) -> float:
@@ -257,17 +259,18 @@ class Learner:
         with torch.enable_grad(), self._carried.again({}, message.step):
             graph = self._run(x, message.step, replaced=self._copied_buffers())
         self._recorder.end_untraced("probe")
-        return Forwarded(
-            step=message.step,
-            x=x,
-            h=map_members(Tensor.detach, graph),
-            graph=graph,
-            target=self._target(message),
-            version=self.version,
-            learns=False,
-            held=False,
-            probe=True,
-            **self._structure.stamp(),
+        return self._structure.stamped(
+            Forwarded(
+                step=message.step,
+                x=x,
+                h=map_members(Tensor.detach, graph),
+                graph=graph,
+                target=self._target(message),
+                version=self.version,
+                learns=False,
+                held=False,
+                probe=True,
+            )
         )
 
     def grade_probe(self, entry: Forwarded, answer: Payload | None) -> tuple[Payload | None, dict[str, float]]:

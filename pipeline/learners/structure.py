@@ -137,13 +137,11 @@ class Structure:
         """Let these events be due, by their places, if they are of this stage."""
         self._fired |= self._events.keys() & set(places)
 
-    def stamp(self) -> dict[str, int]:
-        """Of which structure a microbatch is that is forwarded now; fields of `Forwarded`."""
-        return {
-            "generation": self.above.generation,
-            "generation_below": self.below.generation,
-            "structure": len(self._body.history),
-        }
+    def stamped(self, entry: Forwarded) -> Forwarded:
+        """A microbatch that was just forwarded, with the structure that it is of."""
+        entry.generation, entry.generation_below = self.above.generation, self.below.generation
+        entry.structure = len(self._body.history)
+        return entry
 
     @contextmanager
     def watching(self, x: Payload) -> Iterator[None]:
@@ -206,6 +204,8 @@ class Structure:
             self._begin_phase(told["event"], change, tensors)
             self._inputs.remap(change.origin, axis=told["axis"], step=message.step)
             self.below.change(change.origin, axis=told["axis"])
+            if self._example is not None:
+                self._example = change.origin.raised(0).apply(self._example, told["axis"])
             self.below.check(message.generation, where=f"stage {self._index}, event {told['event']}")
         self._recorder.end("C", message.step, version=version)
         self._recorder.changed(message.step, f"{told['event']}: follows stage {self._index - 1}")
@@ -333,6 +333,7 @@ class Structure:
         keyed = self._keyed(event.label, step)
         tensors = change_units(coupled.hidden, change.origin, change.new, keyed=keyed, given=given)
         self._apply(tensors)
+        self._watch.change(change.layer, change.origin)
         self._begin_phase(event.label, change, tensors)
         if coupled.output is None:
             return []
@@ -341,8 +342,12 @@ class Structure:
                 f"the {coupled.hidden.num_units} units of {change.layer} are the network's output, which the loss "
                 "reads. Choose a hidden layer."
             )
-        axis, length = coupled.output.axis, self._output_shape[coupled.output.axis]
-        at_output = UnitChange(layer=change.layer, origin=coupled.output.expand(change.origin, length), new=change.new)
+        axis, shape = coupled.output.axis, list(self._output_shape)
+        at_output = UnitChange(
+            layer=change.layer, origin=coupled.output.expand(change.origin, shape[axis]), new=change.new
+        )
+        shape[axis] = at_output.origin.num_new
+        self._output_shape = tuple(shape)
         self._source.remap(at_output.origin, axis=axis, step=step)
         self.above.change(at_output.origin, axis=axis)
         told = json.dumps({"event": event.label, "axis": axis, "units": at_output.to_json()})

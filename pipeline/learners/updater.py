@@ -127,7 +127,6 @@ class Updater:
         """Whether gradients are added up here instead of in `.grad`."""
         self._kept: dict[str, Tensor] = {}
         self._factors: dict[str, Tensor] = {}
-        self.hold(masks)
         self.on_gradients: Callable[[int, Mapping[str, Tensor]], object] | None = None
         """Called in each update with its step and the averaged gradients, not masked yet, by parameter."""
         self._sums: dict[str, Tensor] = {}
@@ -139,6 +138,7 @@ class Updater:
         self._fresh = [_numbers(group) for group in self._groups()]
         self._names = self._names_by_position()
         self._block_of = {leaf.parameter: leaf.block for leaf in self._leaves}
+        self.hold(masks)
 
     @property
     def num_samples(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dni import (
     Measure,
+    Origin,
     UnitAxis,
     auxiliary_gradient,
     auxiliary_gradient_of_convolutions,
@@ -72,6 +73,19 @@ class Watch:
                 self._handles.append(read.producer.register_forward_pre_hook(partial(_entering, self, layer)))
                 self._handles.append(read.consumer.register_forward_hook(partial(_leaving, self, layer)))
 
+    def change(self, layer: str, origin: Origin) -> None:
+        """The units of a layer are others; what was measured of those that stay is still theirs."""
+        read = self._reads.get(layer)
+        if read is None:
+            return
+        self._reads[layer] = replace(read, num_units=origin.num_new)
+        if layer in self._h:
+            h, axis = self._h[layer], self._axis(read)
+            self._h[layer] = read.at.expand(origin, h.shape[axis]).raised(0).apply(h, axis)
+        if layer in self._taylor:
+            self._taylor[layer] = origin.raised(0).apply(self._taylor[layer], 0)
+        self._gradients.pop(layer, None)
+
     @property
     def is_needed(self) -> bool:
         """Whether anything is asked."""
@@ -98,7 +112,7 @@ class Watch:
             return
         self._h[layer] = h.detach()
         if self._asked[layer] & Measure.TAYLOR and h.requires_grad:
-            h.register_hook(partial(_graded, self, layer, h.detach()))
+            h.register_hook(partial(_graded, self, layer, h.detach()))  # type: ignore[no-untyped-call]
 
     def activity(self) -> dict[str, Tensor]:
         """E|h| of each unit, by layer, (U,)."""
@@ -130,8 +144,15 @@ class Watch:
     def _own(self, layer: str, h: Tensor) -> Tensor:
         """The units of the layer alone, along axis 1."""
         read = self._reads[layer]
-        axis = read.at.axis if read.consumer is None else -1 if isinstance(read.consumer, nn.Linear) else 1
+        axis = self._axis(read)
         return h.narrow(axis, read.at.offsets[0], read.num_units * read.at.block).movedim(axis, 1)
+
+    @staticmethod
+    def _axis(read: Read) -> int:
+        """Along which the units lie in what is read."""
+        if read.consumer is None:
+            return read.at.axis
+        return -1 if isinstance(read.consumer, nn.Linear) else 1
 
 
 def _before(watch: Watch, layer: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -145,7 +166,7 @@ def _entering(watch: Watch, layer: str, module: nn.Module, args: tuple[Tensor, .
 
 def _leaving(watch: Watch, layer: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
     if watch._active and output.requires_grad:
-        output.register_hook(partial(_pulled, watch, layer))
+        output.register_hook(partial(_pulled, watch, layer))  # type: ignore[no-untyped-call]
 
 
 def _pulled(watch: Watch, layer: str, gradient: Tensor) -> None:

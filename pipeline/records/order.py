@@ -3,9 +3,9 @@
 `A0` an activation of step 0, `G0` its gradient, `O0` what the last stage says of it, `I0` the network's input of that
 step, `X0` an activation that was dropped, `E0` one of an evaluation, `P9` a probe, `W7` other units from below, `D8` a
 drain before step 8 (`s`: it saves, `f`: it finishes the run), `Z8` the stop. Each attempt of a run, the first and those
-that went on from a checkpoint, begins with a line of its own: `#`, and as JSON the step it began at and the conditions it ran under. A
-message is passed to the operating system before it is handled, so that a process that dies leaves the message it died
-of as the last.
+that went on from a checkpoint, begins with a line of its own: `#`, and as JSON the step it began at and the conditions
+it ran under. A message is passed to the operating system before it is handled, so that a process that dies leaves the
+message it died of as the last.
 """
 
 from __future__ import annotations
@@ -94,8 +94,9 @@ def read_order(run: Path, stage: int) -> list[Attempt]:
             attempts[-1].messages.append(line)
         else:
             raise ConfigurationError(
-                f"{path}, line {number}: a message is written as A12, G12, I12, O12, X12, E3, P4, W7, D16s or Z20, below "
-                f"a line that says where the attempt began; found {line!r}. The record was damaged or changed by hand."
+                f"{path}, line {number}: a message is written as A12, G12, I12, O12, X12, E3, P4, W7, D16s or Z20, "
+                f"below a line that says where the attempt began; found {line!r}. The record was damaged or changed by "
+                "hand."
             )
     return attempts
 

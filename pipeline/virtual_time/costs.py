@@ -29,6 +29,7 @@ OPERATIONS = {
     "U": "update_s",
     "I": "input_s",
     "N": "input_s",
+    "C": "change_s",
 }
 """What the operations of the trace cost: the field of `CostModel`. R is a forward run again; a synthetic input is made
 (I) and learned (N)."""
@@ -43,7 +44,7 @@ class CostModel:
 
     forward_s: float | tuple[float, ...] = 1.0
     """Mean seconds of a forward, also of one run again for its backward; one number, or one per stage. So are the
-    next four."""
+    next five."""
     backward_s: float | tuple[float, ...] = 2.0
     """The estimate included."""
     learn_s: float | tuple[float, ...] = 0.5
@@ -51,6 +52,8 @@ class CostModel:
     update_s: float | tuple[float, ...] = 0.1
     input_s: float | tuple[float, ...] = 0.5
     """Of a synthetic input: to make it, and again to learn from the one it stands for."""
+    change_s: float | tuple[float, ...] = 0.1
+    """Of a change of structure, in each stage concerned."""
     message_s: float = 0.01
     """Latency of a message from one stage to the next."""
     bytes_per_s: float = math.inf

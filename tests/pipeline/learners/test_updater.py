@@ -164,7 +164,7 @@ def test_state_goes_on_by_names_accumulated_gradients_included(optimizer: Factor
     torch.save(updater.state_dict(), file)
     file.seek(0)
     state = torch.load(file, weights_only=True)
-    assert set(state["gradients"]) == {"3.weight", "3.bias"} and state["num_samples"] == 2
+    assert set(state["gradients"]) == {"3.weight", "3.bias"} and "num_samples" not in state
     assert set(state["optimizer"]) <= {"3.weight", "3.bias"}
     resumed_module = copy.deepcopy(module)
     for parameter in resumed_module.parameters():
