@@ -12,10 +12,9 @@ from dni.few_shot import FewShotClassifier, LogitSynthesizer
 from dni.growth.alpha import CosineRamp, GatedComponent, LinearRamp, LossRamp, Parallel, Progress, Ramp
 from dni.growth.continuous_kernel import ContinuousConv, GaussianMask
 from dni.growth.coordinate_network import CoordinateNetwork, KernelNetwork
-from dni.growth.gradmax import auxiliary_gradient, auxiliary_gradient_of_convolutions, grow_gradmax
-from dni.growth.grow import append_units, grow
+from dni.growth.gradmax import auxiliary_gradient, auxiliary_gradient_of_convolutions, gradmax_values
 from dni.growth.kernel import ResizedKernel, narrow_kernel, widen_kernel
-from dni.growth.widen import identity_convolution, identity_linear, random_units, widen
+from dni.growth.widen import identity_convolution, identity_linear, random_units
 from dni.inputs.input_source import InputSource, ReceivedInput
 from dni.inputs.synthetic_input import InputMLP, InputNetwork, SyntheticInput
 from dni.measures.active import (
@@ -70,11 +69,10 @@ from dni.pruning.rewiring import Rewiring, TensorRewiring, kept_after
 from dni.pruning.selection import Amount, Count, Scope, Share, select_lowest
 from dni.pruning.sparse_training import SET, DenseSparseDense, GradualMagnitude, RigL, SparseTraining
 from dni.pruning.sparsity import erdos_renyi, erdos_renyi_epsilon, erdos_renyi_kernel, random_masks, uniform_density
-from dni.pruning.units import UnitPlace
 from dni.resets.continual_backprop import ContinualBackprop, UnitUtility
 from dni.resets.fresh import fresh_values
 from dni.resets.perturbations import Electroshock, ShrinkAndPerturb
-from dni.resets.resets import ReDo, UnitReset, overwrite_, recycle_units_, whole_layers
+from dni.resets.resets import ReDo, UnitReset, overwrite_, whole_layers, zero_biases
 from dni.schedules.schedule import Constant, Cosine, CosineRestarts, InTurn, Schedule, Steps, doubling_restarts
 from dni.schedules.sync import Alternating, Always, Bernoulli, Every, Never, Piecewise, SyncPolicy, WhenWorse
 from dni.schedules.update_probability import UpdateProbability
@@ -105,8 +103,10 @@ from dni.sparse.layer_out import LayerOut
 from dni.sparse.layerwise_sparse import Only, Rescale, TopOrAll
 from dni.sparse.multirate import Multirate
 from dni.sparse.participation import Layout, Participation
+from dni.structure.change import NewUnits, TensorChange
+from dni.structure.coupling import Coupled, units_of, units_read
 from dni.structure.followers import AxisChange, Side, map_tensor
-from dni.structure.hidden import Hidden, Resized, UnitTensor, fit_sizes_, keep_units
+from dni.structure.hidden import Hidden, fit_sizes_, outgoing_norm
 from dni.structure.keyed import Keyed
 from dni.structure.maturity import correction_gap, may_merge
 from dni.structure.optimizer_state import Memory
@@ -122,6 +122,8 @@ from dni.structure.remap import (
     replace_parameter_,
 )
 from dni.structure.slots import forget_
+from dni.structure.unit_axis import UnitAxis, UnitTensor
+from dni.structure.units import change_units
 from dni.through_time.recurrent import RecurrentDNI, Span
 from dni.through_time.recurrent_state import Unrolled
 from dni.through_time.window import LossOfSteps
@@ -160,6 +162,7 @@ __all__ = [
     "CosineRamp",
     "CosineRestarts",
     "Count",
+    "Coupled",
     "Coupling",
     "Critic",
     "CriticNetwork",
@@ -213,6 +216,7 @@ __all__ = [
     "Need",
     "NesterovLookahead",
     "Never",
+    "NewUnits",
     "NoGradient",
     "NoiseScale",
     "Only",
@@ -238,7 +242,6 @@ __all__ = [
     "RecurrentDNI",
     "Remapped",
     "Rescale",
-    "Resized",
     "ResizedKernel",
     "Rewiring",
     "RigL",
@@ -265,10 +268,11 @@ __all__ = [
     "Synthesizer",
     "SyntheticGradient",
     "SyntheticInput",
+    "TensorChange",
     "TensorRewiring",
     "TopOrAll",
     "TrueGradient",
-    "UnitPlace",
+    "UnitAxis",
     "UnitReset",
     "UnitTensor",
     "UnitUtility",
@@ -285,12 +289,12 @@ __all__ = [
     "absolute_distance",
     "active_beyond",
     "agreement",
-    "append_units",
     "as_tuple",
     "auxiliary_gradient",
     "auxiliary_gradient_of_convolutions",
     "by_depth",
     "carriers",
+    "change_units",
     "check_untied",
     "class_contrast",
     "compare_dissimilarities",
@@ -310,12 +314,10 @@ __all__ = [
     "fresh_values",
     "grade",
     "grade_source",
-    "grow",
-    "grow_gradmax",
+    "gradmax_values",
     "identity_convolution",
     "identity_linear",
     "install_",
-    "keep_units",
     "kept_after",
     "layer_of",
     "least_active",
@@ -333,6 +335,7 @@ __all__ = [
     "most_active",
     "narrow_kernel",
     "num_samples",
+    "outgoing_norm",
     "overwrite_",
     "parameter_gradients_by_part",
     "prepare_remap",
@@ -342,7 +345,6 @@ __all__ = [
     "random_parameters",
     "random_units",
     "rate_factor",
-    "recycle_units_",
     "relative_distance",
     "remap_parameter",
     "replace_parameter_",
@@ -365,7 +367,9 @@ __all__ = [
     "sum_by_unit",
     "sum_over_samples",
     "uniform_density",
+    "units_of",
+    "units_read",
     "whole_layers",
-    "widen",
     "widen_kernel",
+    "zero_biases",
 ]

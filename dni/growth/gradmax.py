@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
-from dni.growth.grow import append_units
-from dni.structure.hidden import Hidden, Resized
+from dni.structure.hidden import Hidden
+from dni.structure.unit_axis import UnitAxis
+from dni.structure.unit_layers import GATE
 
-__all__ = ["auxiliary_gradient", "auxiliary_gradient_of_convolutions", "grow_gradmax"]
+__all__ = ["auxiliary_gradient", "auxiliary_gradient_of_convolutions", "gradmax_values"]
 
 
 def auxiliary_gradient(h: Tensor, gradient: Tensor) -> Tensor:
@@ -75,43 +76,48 @@ def auxiliary_gradient_of_convolutions(
     return torch.einsum("nax,nbx->ab", pulled, read)
 
 
-def grow_gradmax(
+def gradmax_values(
     hidden: Hidden,
     auxiliary: Tensor,
     count: int,
     *,
     activation: Callable[[Tensor], Tensor],
     scale: float = 1.0,
-) -> Resized:
-    """Append units with incoming weights 0 and outgoing weights along the top singular vectors of G.
+) -> dict[str, Tensor]:
+    """Incoming weights 0 and outgoing weights along the top singular vectors of G, for units to append.
 
     V = c [u_1 .. u_k], u_i the left singular vectors of G (O, I): the right ones of its transpose, which the paper
     decomposes.    Source: Evci et al. 2022, "GradMax" (arXiv 2201.05125). As in its code, c = scale times the
     mean norm of the old units' outgoing weights.
 
     Args:
-        hidden: a layer with one consumer and no norm in between.
+        hidden: units with one producer, one consumer and no norm in between.
         auxiliary: G, see `auxiliary_gradient`; over as many samples as there is patience for. Its size does not matter.
         count: number of new units, at most the smaller side of G.
         activation: between the two, element by element.
         scale: norm of a new unit's outgoing weights, in the mean of the old.
 
+    Returns:
+        What `change_units` is given of them, by tensor.
+
     Raises:
         ValueError: the activation gives new units no gradient (torch's ReLU has slope 0 at 0) or changes the function,
-            the layer has norms or several consumers, or G is of another layer or too small.
+            the units have norms or several producers or consumers, or G is of another layer or too small.
     """
     _check_passes_zero(activation)
-    (name, consumer), *others = hidden.sides("consumer").items()
-    norms = [own for own, unit in hidden.sides("producer").items() if not unit.bound]
-    if others or norms or consumer.block != 1:
+    made = {name: own for name, own in hidden.sides("producer") if own.bound}
+    read = dict(hidden.sides("consumer"))
+    norms = [name for name, own in hidden.sides("producer") if not own.bound and not name.endswith(f".{GATE}")]
+    weights = [own for own in made.values() if own.tensor.dim() > 1]
+    if norms or len(read) != 1 or len(weights) != 1 or {own.at for own in read.values()} != {UnitAxis(axis=1)}:
         raise ValueError(
-            f"GradMax needs one layer that reads the units straight behind the activation, got {name} with "
-            f"{consumer.block} entries per unit{''.join(f', and {own}' for own in [n for n, _ in others] + norms)}. "
-            "Use grow instead."
+            "GradMax needs one layer that computes the units, and one that reads each as one entry, straight behind "
+            f"the activation; got {', '.join(made) or 'none'} and {', '.join(read) or 'none'}"
+            f"{''.join(f', and {name}' for name in norms)}. Let new units begin as those of torch do."
         )
-    producer = next(own for own in hidden.sides("producer").values() if own.tensor.dim() > 1)
+    ((name, consumer),) = read.items()
     out, *kernel = consumer.shape_of(0)[:1] + consumer.shape_of(0)[2:]
-    sides = (consumer.tensor[:, 0].numel(), producer.tensor[0].numel())
+    sides = (consumer.tensor[:, 0].numel(), weights[0].tensor[0].numel())
     if tuple(auxiliary.shape) != sides or not 0 <= count <= min(sides):
         raise ValueError(
             f"G of this layer must be {sides}, outgoing by incoming weights of a unit, and yields at most {min(sides)} "
@@ -120,8 +126,7 @@ def grow_gradmax(
     directions = torch.linalg.svd(auxiliary.to(torch.float64), full_matrices=False).U[:, :count]
     norm = scale * consumer.tensor.movedim(1, 0).flatten(1).to(torch.float64).norm(dim=1).mean()
     outgoing = (norm * directions).view(out, *kernel, count).movedim(-1, 1).to(consumer.tensor)
-    fresh = {own: torch.zeros(unit.shape_of(count)).to(unit.tensor) for own, unit in hidden.sides("producer").items()}
-    return append_units(hidden, count, {**fresh, name: outgoing})
+    return {own: torch.zeros(unit.shape_of(count)).to(unit.tensor) for own, unit in made.items()} | {name: outgoing}
 
 
 def _check_passes_zero(activation: Callable[[Tensor], Tensor]) -> None:
@@ -133,7 +138,7 @@ def _check_passes_zero(activation: Callable[[Tensor], Tensor]) -> None:
     if y.item() != 0 or slope.item() == 0:
         raise ValueError(
             f"units that begin at 0 need an activation with s(0) = 0 and a slope there, got s(0) = {y.item():.4g} and "
-            f"s'(0) = {slope.item():.4g}. Use GELU, SiLU, Tanh or LeakyReLU (torch gives ReLU slope 0 at 0), or grow."
+            f"s'(0) = {slope.item():.4g}. Use GELU, SiLU, Tanh or LeakyReLU (torch gives ReLU slope 0 at 0)."
         )
 
 
@@ -142,7 +147,7 @@ def _window(layer: nn.Conv1d | nn.Conv2d) -> dict[str, tuple[int, int]]:
     if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
         raise ValueError(
             f"the gradient of convolutions needs paddings in numbers, of zeros; got padding={layer.padding!r}, "
-            f"padding_mode={layer.padding_mode!r}. Write the padding in numbers, or use grow."
+            f"padding_mode={layer.padding_mode!r}. Write the padding in numbers, or add random units."
         )
     names = ("kernel_size", "stride", "padding", "dilation")
     one = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}

@@ -10,12 +10,13 @@ A unit is C/U consecutive channels: one for channels and neurons, the width of a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from dni.structure.hidden import Hidden
 from dni.structure.keyed import Keyed, draw_uniform
 
 __all__ = [
@@ -72,23 +73,26 @@ def score_random(tensors: Mapping[str, Tensor], keyed: Keyed) -> dict[str, Tenso
     return {name: draw_uniform(keyed, name, value.detach()) for name, value in tensors.items()}
 
 
-def score_unit_norm(weights: Iterable[Tensor], *, num_units: int, order: Literal[1, 2] = 2) -> Tensor:
-    """The L1 or L2 norm of all that makes a unit, over several tensors whose first axis is channels.
+def score_unit_norm(hidden: Hidden, *, order: Literal[1, 2] = 2) -> Tensor:
+    """The L1 or L2 norm of all weights that compute a unit, over all layers that do; biases and norms do not count.
 
     Args:
-        weights: (C, ...) each; a weight, with its bias if that is to count.
-        num_units: U; must divide every C.
+        hidden: the units.
         order: 1 or 2.
 
     Returns:
         (U,).
 
     Raises:
-        ValueError: there is no weight, or U does not divide a C.
+        ValueError: nothing here computes them.
     """
-    parts = [sum_by_unit(weight.detach().abs() ** order, num_units=num_units) for weight in weights]
-    if not parts:
-        raise ValueError("the norm of units needs at least one weight, got none. Give the weight of their layer.")
+    weights = [own for _, own in hidden.sides("producer") if own.bound and own.tensor.dim() > 1]
+    if not weights:
+        raise ValueError(
+            f"the norm of {hidden.num_units} units needs the weights that compute them, found only "
+            f"{', '.join(hidden.tensors)}. Ask the stage that has their layer."
+        )
+    parts = [own.at.sum_by_unit(own.tensor.abs() ** order, num_units=hidden.num_units) for own in weights]
     return torch.stack(parts).sum(0) ** (1 / order)
 
 

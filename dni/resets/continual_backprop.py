@@ -63,7 +63,7 @@ class UnitUtility:
         Args:
             layer: whose units.
             activity: E|h| over the samples of the update, (U,): a mean of `score_unit_activity`.
-            outgoing: Σ|w_out|, (U,): `UnitPlace.outgoing_norm`.
+            outgoing: Σ|w_out|, (U,): `outgoing_norm`.
 
         Raises:
             ValueError: the shapes differ, or have changed.

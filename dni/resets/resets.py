@@ -1,25 +1,25 @@
 """How is part of a network begun anew, and what becomes of what the optimiser knew about it?
 
-All of it is one thing: a set of numbers (a mask by name) takes over other values (fresh ones, the ones it began with,
-0), and the optimiser's state of the same set is treated as `Memory` says, whose measured consequences stand there.
+Numbers: a set of them (a mask by name) takes over other values (fresh ones, the ones it began with, 0), and the
+optimiser's state of the same set is treated as `Memory` says, whose measured consequences stand there. Units: those
+that begin anew are units that were not there, in the places of old ones (`UnitReset.origin` and `change_units`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dni.measures.active import Masks, reset_to_initial
-from dni.pruning.units import UnitPlace
-from dni.resets.fresh import fresh_values
-from dni.structure.keyed import Keyed
+from dni.structure.hidden import Hidden
 from dni.structure.optimizer_state import Memory
+from dni.structure.origin import Origin
 from dni.structure.slots import forget_
 
-__all__ = ["ReDo", "UnitReset", "overwrite_", "recycle_units_", "whole_layers"]
+__all__ = ["ReDo", "UnitReset", "overwrite_", "whole_layers", "zero_biases"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,14 @@ class UnitReset:
     units: Mapping[str, tuple[int, ...]]
     """By layer, ascending."""
 
+    def origin(self, layer: str, *, num_units: int) -> Origin:
+        """What becomes of the units of a layer: as many as there were, some of them new.
+
+        Raises:
+            ValueError: there is no such unit.
+        """
+        return Origin.renew(self.units.get(layer, ()), num_old=num_units)
+
     def __str__(self) -> str:
         parts = [f"{layer}: {', '.join(map(str, units))}" for layer, units in self.units.items() if units]
         return f"{self.rule} recycles {'; '.join(parts) or 'no unit'}"
@@ -40,8 +48,8 @@ class UnitReset:
 class ReDo:
     """Recycle units that are dormant: s_i = E|h_i| / mean over k of E|h_k| <= τ.
 
-    Source: Sokar et al. 2023 (arXiv 2302.12902), algorithm 1; every 1,000 steps, with τ 0.025 or 0.1. `recycle_units_`
-    applies it, with "zero moments" as in their code.
+    Source: Sokar et al. 2023 (arXiv 2302.12902), algorithm 1; every 1,000 steps, with τ 0.025 or 0.1. Their code
+    zeroes the moments and lets Adam's count of steps go on.
     """
 
     threshold: float = 0.025
@@ -102,56 +110,13 @@ def whole_layers(parameters: Mapping[str, Tensor], layers: Iterable[str]) -> dic
     return masks
 
 
-def recycle_units_(
-    module: nn.Module,
-    places: Sequence[UnitPlace],
-    plan: UnitReset,
-    *,
-    keyed: Keyed,
-    optimizer: torch.optim.Optimizer | None,
-    memory: Memory = "zero moments",
-) -> None:
-    """Begin units anew without changing what the others do: fresh weights in, bias 0, weights out 0.
+def zero_biases(hidden: Hidden, count: int) -> dict[str, Tensor]:
+    """Biases of 0 for new units, by tensor, to be given to `change_units`: so ReDo and continual backprop begin them.
 
-    If a unit was silent, the output of the network stays as it was. Normalisations over it begin anew too, with their
-    running statistics; the biases of readers stay.    Source: Sokar et al. 2023 (arXiv 2302.12902), algorithm 1; Dohare
-    et al. 2024 (continual backprop), algorithm 1. Differs: weights in are drawn as PyTorch draws the layer's; where two
-    recycled units meet in one weight, it is 0.
-
-    Args:
-        module: the network, or the stage that holds the layers and all their readers.
-        places: of the layers in the plan, and of others if need be.
-        plan: the units.
-        keyed: a generator for each layer's name.
-        optimizer: of the parameters; None: there is none.
-        memory: what becomes of its state of all that is changed: weights in and out, biases, normalisations.
-
-    Raises:
-        ValueError: a layer of the plan has no place, or a place does not fit the module. Nothing is changed then.
+    With them, and alpha 0, a unit begins anew without changing what the others do: fresh weights in, bias 0, weights
+    out 0; norms over it begin anew too, with their running statistics, and the biases of readers stay. If it was
+    silent, the output of the network stays as it was.    Source: Sokar et al. 2023 (arXiv 2302.12902), algorithm 1;
+    Dohare et al. 2024 (continual backprop), algorithm 1. Differs: weights in are drawn as torch draws the layer's.
     """
-    by_layer = {place.layer: place for place in places}
-    made: dict[str, Tensor] = {}
-    read: dict[str, Tensor] = {}
-    values: dict[str, Tensor] = {}
-    for layer, units in plan.units.items():
-        if layer not in by_layer:
-            raise ValueError(
-                f"units of {layer!r} are to be recycled, but only of {', '.join(by_layer)} is the place known."
-            )
-        place = by_layer[layer]
-        _join(made, place.made_by(module, units))
-        _join(read, place.read_by(module, units))
-        for name in (layer, *place.norms):
-            own = fresh_values(module.get_submodule(name), lambda _, name=name: keyed(name))  # type: ignore[misc]
-            values |= {f"{name}.{key}": value for key, value in own.items()}
-        if f"{layer}.bias" in values:
-            values[f"{layer}.bias"].zero_()
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    overwrite_(state, values, made, optimizer=optimizer, memory=memory)
-    zeros = {name: torch.zeros_like(state[name]) for name in read}
-    overwrite_(state, zeros, read, optimizer=optimizer, memory=memory)
-
-
-def _join(masks: dict[str, Tensor], more: Masks) -> None:
-    for name, mask in more.items():
-        masks[name] = masks[name] | mask if name in masks else mask
+    biases = {name: own for name, own in hidden.sides("producer") if own.bound and own.tensor.dim() == 1}
+    return {name: torch.zeros(own.shape_of(count)).to(own.tensor) for name, own in biases.items()}

@@ -42,6 +42,13 @@ class NewUnits:
     ramp: Ramp | None = None
     """Opens a gate in front of what reads the new units; None: there is no gate."""
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.alpha <= 1 and self.noise >= 0):
+            raise ValueError(
+                "alpha, the scale of what new units add, must lie in [0, 1], and the noise be 0 or more; got "
+                f"{self.alpha} and {self.noise}."
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitChange:

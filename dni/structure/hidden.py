@@ -1,210 +1,231 @@
-"""Which tensors follow the units of a hidden layer?
+"""Which tensors follow the units of a layer, and may they change so?
 
-Units (neurons, channels) are computed by one layer, pass norms and activations one by one, and are read by the layers
-after it. What computes them has them along its first axis, what reads them along its second: there a channel is several
-entries if it was flattened in between.
-
-    units    tensors of                      axis    side
-    made     producer: weight, bias          0       producer
-    passed   norms: weight, bias, running    0       producer
-    read     consumers: weight               1       consumer
+Units (neurons, channels, heads) are computed by a layer, or by several whose outputs are added up; they pass norms and
+activations one by one, and are read by the layers after it. `units_of` finds the tensors in a module of any kind;
+`Hidden.of` takes their layers by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod, sqrt
-from types import MappingProxyType
+from math import lcm
 
+import torch
 from torch import Tensor, nn
 
-from dni.structure.followers import AxisChange, Side, map_tensor
-from dni.structure.origin import Origin
+from dni.structure.followers import AxisChange, Side
+from dni.structure.origin import NEW, Origin
 from dni.structure.remap import check_untied
+from dni.structure.unit_axis import UnitAxis, UnitTensor
+from dni.structure.unit_layers import (
+    BATCH_NORMS,
+    CONVOLUTIONS,
+    PASSING,
+    WEIGHTED,
+    LayerUnits,
+    check_kind,
+    computed_by,
+    is_depthwise,
+    passed_by,
+    read_by,
+    width_of,
+)
 
-__all__ = ["Hidden", "Resized", "UnitTensor", "fit_sizes_", "keep_units"]
-
-_WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-_NORMS = (*_BATCH_NORMS, nn.LayerNorm)
-_FRESH: Mapping[str, float] = MappingProxyType({"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0})
-"""What the norms of torch begin with."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnitTensor:
-    """A tensor of a layer, one of whose axes is that of the units."""
-
-    tensor: Tensor
-    axis: int
-    side: Side
-    block: int = 1
-    """Entries per unit along the axis."""
-    fresh: float = 0.0
-    """What a new unit begins with."""
-    bound: float = 0.0
-    """A new unit's entries are drawn from [-bound, bound], about `fresh`."""
-
-    def change(self, origin: Origin) -> AxisChange:
-        """The change of this tensor when the units change by an origin."""
-        return AxisChange(axis=self.axis, origin=origin.expand(self.block), side=self.side)
-
-    def shape_of(self, num_units: int) -> tuple[int, ...]:
-        """Its shape with this many units."""
-        shape = tuple(self.tensor.shape)
-        return (*shape[: self.axis], num_units * self.block, *shape[self.axis + 1 :])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resized:
-    """Tensors after a change of the units of one hidden layer. Those from before are left as they are."""
-
-    tensors: dict[str, Tensor]
-    """By the names of `Hidden.tensors`."""
-    origin: Origin
-    """Of the units."""
-    changes: dict[str, AxisChange]
-    """Of each tensor, for `remap_parameter`."""
+__all__ = ["Hidden", "fit_sizes_", "outgoing_norm"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hidden:
-    """The units of a hidden layer, and the tensors that follow them."""
+    """The units of a layer, and the tensors that follow them."""
 
     num_units: int
-    tensors: Mapping[str, UnitTensor]
-    """By their global names: parameters, and the running statistics of norms."""
+    tensors: Mapping[str, tuple[UnitTensor, ...]]
+    """By their names: parameters, running statistics of norms, gates. One for each axis that follows: the weight of a
+    layer that reads a sum and adds to it has two."""
     mixes_units: bool = False
-    """Whether a norm takes its statistics over the units (LayerNorm), so that a new unit changes the others."""
+    """Whether a norm takes its statistics over the units (LayerNorm, GroupNorm), so that a new unit changes others."""
+    groups: int = 1
+    """Equal runs of neighbouring units that a GroupNorm normalises apart."""
 
     @staticmethod
-    def of(network: nn.Module, *, producer: str, consumers: Sequence[str], norms: Sequence[str] = ()) -> Hidden:
-        """Find the tensors in a network, by the names of its modules.
+    def of(
+        network: nn.Module,
+        *,
+        producers: Sequence[str],
+        consumers: Sequence[str],
+        norms: Sequence[str] = (),
+        unit_size: int = 1,
+    ) -> Hidden:
+        """Find the tensors by the names of their layers.
 
         Args:
             network: left as it is.
-            producer: Linear, Conv1d or Conv2d that computes the units.
+            producers: Linear or Conv1d to Conv3d, all that compute the units; depthwise convolutions among them. One
+                that computes several numbers for each (query, key and value) has them in runs of all units.
             consumers: those of the same kinds that read them; all of them.
-            norms: BatchNorm or LayerNorm in between.
+            norms: BatchNorm, LayerNorm, GroupNorm or PReLU in between.
+            unit_size: channels that make a unit: the width of a head.
 
         Raises:
             ValueError: there is no such layer, a parameter is tied, a convolution is grouped, or sizes do not fit.
             TypeError: the layer is of another kind.
         """
-        layers = {name: _layer(network, name, _WEIGHTED) for name in (producer, *consumers)}
-        between = {name: _layer(network, name, _NORMS) for name in norms}
-        if not consumers:
-            raise ValueError(f"the units of {producer} must be read by a layer, got no consumers. Name all of them.")
-        num_units = int(_weight(layers[producer]).shape[0])
-        tensors = dict(_made(producer, layers[producer]))
-        for name, norm in between.items():
-            tensors |= _passed(name, norm, num_units)
-        for name in consumers:
-            tensors |= _read(name, layers[name], num_units)
-        parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
-        for name in parameters & tensors.keys():
-            check_untied(network, name)
-        mixes = any(isinstance(norm, nn.LayerNorm) for norm in between.values())
-        return Hidden(num_units=num_units, tensors=tensors, mixes_units=mixes)
+        if not producers or not consumers:
+            raise ValueError(
+                f"units must be computed by a layer and read by one, got producers {list(producers)} and consumers "
+                f"{list(consumers)}. Name all of them."
+            )
+        layers = {name: _layer(network, name) for name in (*producers, *consumers, *norms)}
+        for name, layer in layers.items():
+            check_kind(name, layer, PASSING if name in norms else WEIGHTED)
+        widths = {name: width_of(layers[name], axis=int(name in consumers)) or 1 for name in layers}
+        # A layer may compute, or read, several entries for each channel of a unit, but no fewer.
+        num_units = min(widths[name] for name in (*producers, *consumers)) // unit_size
+        runs = {name: _runs(name, widths[name], num_units, unit_size) for name in producers}
+        spread = {name: _spread(name, widths[name], num_units) for name in (*consumers, *norms)}
+        parts = [computed_by(name, layers[name], runs[name]) for name in producers]
+        parts += [passed_by(name, layers[name], spread[name], num_units=num_units) for name in norms]
+        parts += [read_by(name, layers[name], spread[name]) for name in consumers]
+        return Hidden.assembled(network, parts, num_units=num_units)
 
-    def sides(self, side: Side) -> dict[str, UnitTensor]:
-        """The tensors that compute the units, or those that read them."""
-        return {name: own for name, own in self.tensors.items() if own.side == side}
-
-    def follow(self, origin: Origin) -> Resized:
-        """All tensors, by sources and shares; new units are 0.
+    @staticmethod
+    def assembled(network: nn.Module, parts: Iterable[LayerUnits], *, num_units: int) -> Hidden:
+        """Put together what layers of the network hold.
 
         Raises:
-            ValueError: the origin is of another number of units.
+            ValueError: a parameter among it is tied.
         """
-        changes = {name: own.change(origin) for name, own in self.tensors.items()}
-        tensors = {name: map_tensor(own.tensor, [changes[name]], "value") for name, own in self.tensors.items()}
-        return Resized(tensors=tensors, origin=origin, changes=changes)
+        tensors: dict[str, tuple[UnitTensor, ...]] = {}
+        mixes_units, groups = False, 1
+        for part in parts:
+            mixes_units, groups = mixes_units or part.mixes_units, lcm(groups, part.groups)
+            for name, own in part.tensors.items():
+                tensors[name] = (*tensors.get(name, ()), own)
+        parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+        for name in sorted(parameters & tensors.keys()):
+            check_untied(network, name)
+        return Hidden(num_units=num_units, tensors=tensors, mixes_units=mixes_units, groups=groups)
+
+    def sides(self, side: Side) -> Iterator[tuple[str, UnitTensor]]:
+        """The tensors that compute the units, or those that read them."""
+        return ((name, own) for name, parts in self.tensors.items() for own in parts if own.side == side)
+
+    def axes(self, origin: Origin) -> dict[str, tuple[AxisChange, ...]]:
+        """How the axes of every tensor change when the units do.
+
+        Raises:
+            ValueError: the origin is of another number of units, or does not leave every group of a GroupNorm as many
+                units, its own ones.
+        """
+        self._check(origin)
+        return {name: tuple(own.change(origin) for own in parts) for name, parts in self.tensors.items()}
+
+    def check_kept(self, origin: Origin) -> None:
+        """Refuse a change that adds units, or copies, where it would change what the old ones compute.
+
+        Raises:
+            ValueError: a norm takes its statistics over the units, and some are new, or copied more often than others.
+        """
+        if not self.mixes_units:
+            return
+        if NEW in origin.sources:
+            raise ValueError(
+                "LayerNorm and GroupNorm take their statistics over units, so new ones change the old even with "
+                f"outgoing weights of 0; got {len(origin.fresh)} new units beside {self.num_units}. Copy every unit "
+                "(Origin.duplicate), or grow a layer without such a norm."
+            )
+        copies = Counter(origin.sources)
+        counts = [copies[unit] for unit in range(self.num_units)]
+        size = self.num_units // self.groups
+        if any(len(set(counts[first : first + size])) > 1 for first in range(0, self.num_units, size)):
+            raise ValueError(
+                "LayerNorm and GroupNorm take their statistics over units, so the function is kept only if each is "
+                f"copied equally often, got between {min(counts)} and {max(counts)} copies. Copy all {self.num_units} "
+                "units, or widen a layer without such a norm."
+            )
+
+    def _check(self, origin: Origin) -> None:
+        if origin.num_old != self.num_units:
+            raise ValueError(
+                f"the layer has {self.num_units} units, the change is of {origin.num_old}. Plan it from the layer as "
+                "it is now."
+            )
+        before = [source * self.groups // origin.num_old for source in origin.sources]
+        after = [index * self.groups // origin.num_new for index in range(origin.num_new)]
+        moved = any(old != new for old, new, source in zip(before, after, origin.sources, strict=True) if source != NEW)
+        if moved or origin.num_new % self.groups:
+            raise ValueError(
+                f"a GroupNorm normalises the {self.num_units} units in {self.groups} groups of neighbours, so a change "
+                f"must leave each as many units, its own ones; got {origin.num_new} units from {origin.sources}. "
+                "Remove or copy equally many in each group."
+            )
 
 
-def keep_units(hidden: Hidden, units: Iterable[int]) -> Resized:
-    """Remove all units but these.
+def outgoing_norm(hidden: Hidden) -> Tensor:
+    """Σ|w| of all that reads each unit, (U,), for the utility of continual backprop.
 
     Raises:
-        ValueError: a unit is out of range or named twice, or none is left.
+        ValueError: nothing here reads them.
     """
-    return hidden.follow(Origin.keep(units, num_old=hidden.num_units))
+    sums = [own.at.sum_by_unit(own.tensor.abs(), num_units=hidden.num_units) for _, own in hidden.sides("consumer")]
+    if not sums:
+        raise ValueError(
+            f"the {hidden.num_units} units must be read by a layer, found only {', '.join(hidden.tensors)}. Where the "
+            "stage above reads them, ask it."
+        )
+    return torch.stack(sums).sum(0)
 
 
 def fit_sizes_(layer: nn.Module) -> None:
     """Make the sizes that a layer states those of its tensors, after they were replaced.
 
     Raises:
-        TypeError: it is neither Linear, Conv1d, Conv2d, BatchNorm nor LayerNorm.
+        TypeError: its sizes are not known.
     """
     if isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
-    elif isinstance(layer, nn.Conv1d | nn.Conv2d):
+    elif isinstance(layer, CONVOLUTIONS):
+        layer.groups = len(layer.weight) if is_depthwise(layer) else layer.groups
         layer.out_channels, layer.in_channels = layer.weight.shape[0], layer.weight.shape[1] * layer.groups
-    elif isinstance(layer, _BATCH_NORMS):
+    elif isinstance(layer, BATCH_NORMS):
         first = next((own for own in (layer.weight, layer.running_mean) if own is not None), None)
         layer.num_features = layer.num_features if first is None else len(first)
     elif isinstance(layer, nn.LayerNorm):
         layer.normalized_shape = tuple(layer.weight.shape) if layer.elementwise_affine else layer.normalized_shape
+    elif isinstance(layer, nn.GroupNorm):
+        layer.num_channels = len(layer.weight) if layer.affine else layer.num_channels
+    elif isinstance(layer, nn.PReLU):
+        layer.num_parameters = len(layer.weight)
     else:
-        raise TypeError(f"sizes are known of {_names((*_WEIGHTED, *_NORMS))}, got {type(layer).__name__}.")
+        known = ", ".join(kind.__name__ for kind in (*WEIGHTED, *PASSING))
+        raise TypeError(f"sizes are known of {known}, got {type(layer).__name__}.")
 
 
-def _layer(network: nn.Module, name: str, kinds: tuple[type[nn.Module], ...]) -> nn.Module:
-    modules = dict(network.named_modules())
+def _layer(network: nn.Module, name: str) -> nn.Module:
+    modules: dict[str, nn.Module] = dict(network.named_modules())
     if name not in modules:
         raise ValueError(f"there is no layer {name!r} in the network; it has {', '.join(filter(None, modules))}.")
-    layer: nn.Module = modules[name]
-    if type(layer) not in kinds:
-        raise TypeError(
-            f"{name} must be one of {_names(kinds)} for its units to change, got {type(layer).__name__}. Choose "
-            "another layer, or change this one by hand with Origin.apply."
-        )
-    if isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups != 1:
+    return modules[name]
+
+
+def _runs(name: str, width: int, num_units: int, unit_size: int) -> UnitAxis:
+    """Units as a layer computes them, of this size each: in one run, or in several."""
+    size = num_units * unit_size
+    if size == 0 or width % size:
         raise ValueError(
-            f"{name} has {layer.groups} groups of {layer.in_channels // layer.groups} channels each; a unit belongs to "
-            "one of them, so those of a grouped convolution cannot change by themselves. Choose a layer with groups=1."
+            f"{name} must compute units of {unit_size} channels, as many as the other producers or several times as "
+            f"many; its {width} channels are no runs of {num_units} units. Name layers of the same units."
         )
-    return layer
+    return UnitAxis(axis=0, block=unit_size, offsets=tuple(range(0, width, size)))
 
 
-def _made(name: str, layer: nn.Module) -> Iterable[tuple[str, UnitTensor]]:
-    weight = _weight(layer)
-    bound = 1 / sqrt(prod(weight.shape[1:]))  # as the layers of torch begin
-    yield f"{name}.weight", UnitTensor(tensor=weight, axis=0, side="producer", bound=bound)
-    if isinstance(layer.bias, Tensor):
-        yield f"{name}.bias", UnitTensor(tensor=layer.bias.detach(), axis=0, side="producer", bound=bound)
-
-
-def _passed(name: str, norm: nn.Module, num_units: int) -> dict[str, UnitTensor]:
-    shape = norm.normalized_shape if isinstance(norm, nn.LayerNorm) else (norm.num_features,)
-    assert isinstance(shape, tuple)
-    if shape[0] != num_units:
-        raise ValueError(f"{name} must normalise the {num_units} units along its first axis, it is of {shape}.")
-    held = {own: getattr(norm, own, None) for own in _FRESH}
-    return {
-        f"{name}.{own}": UnitTensor(tensor=tensor.detach(), axis=0, side="producer", fresh=_FRESH[own])
-        for own, tensor in held.items()
-        if isinstance(tensor, Tensor)
-    }
-
-
-def _read(name: str, layer: nn.Module, num_units: int) -> dict[str, UnitTensor]:
-    weight = _weight(layer)
-    num_read = int(weight.shape[1])
-    if num_read % num_units or (num_read != num_units and not isinstance(layer, nn.Linear)):
+def _spread(name: str, width: int, num_units: int) -> UnitAxis:
+    """Units as a layer reads or passes them: each as one entry or, flattened, as several."""
+    if width % num_units:
         raise ValueError(
-            f"{name} must read the {num_units} units, each as one entry or, flattened, as equally many; its weight "
-            f"{tuple(weight.shape)} reads {num_read}. Name the layer that reads them."
+            f"{name} must read the {num_units} units, each as one entry or, flattened, as equally many; it has "
+            f"{width}. Name the layers that read them."
         )
-    return {f"{name}.weight": UnitTensor(tensor=weight, axis=1, side="consumer", block=num_read // num_units)}
-
-
-def _weight(layer: nn.Module) -> Tensor:
-    assert isinstance(layer.weight, Tensor)
-    return layer.weight.detach()
-
-
-def _names(kinds: tuple[type[nn.Module], ...]) -> str:
-    return ", ".join(kind.__name__ for kind in kinds)
+    return UnitAxis(axis=0, block=width // num_units)

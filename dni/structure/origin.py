@@ -111,6 +111,18 @@ class Origin:
         return _unscaled(num_old, [NEW if place in fresh else next(old) for place in range(num_new)])
 
     @staticmethod
+    def renew(indices: Iterable[int], *, num_old: int) -> Origin:
+        """Every index stays in its place; these begin anew.
+
+        Raises:
+            ValueError: an index is out of range.
+        """
+        fresh = set(indices)
+        if beyond := sorted(index for index in fresh if not 0 <= index < num_old):
+            raise ValueError(f"indices that begin anew must lie in [0, {num_old}), got {beyond}.")
+        return _unscaled(num_old, [NEW if index in fresh else index for index in range(num_old)])
+
+    @staticmethod
     def duplicate(indices: Iterable[int], *, num_old: int) -> Origin:
         """Every index stays, and a copy of each of `indices` follows; the copies of one share it evenly.
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from dni import CosineRamp, GatedComponent, LinearRamp, LossRamp, Progress, Ramp, append_units
-from tests.dni.structure.networks import hidden_of, rebuilt, trained
+from dni import CosineRamp, GatedComponent, LinearRamp, LossRamp, Origin, Progress, Ramp
+from tests.dni.structure.networks import changed, hidden_of, trained
 
 
 def _alphas(ramp: Ramp, losses: list[float]) -> list[float]:
@@ -64,8 +64,8 @@ def test_component_behind_a_gate_joins_the_layer_beside_it_as_new_units() -> Non
     incoming, outgoing = nn.Linear(5, 2).double(), nn.Linear(2, 3, bias=False).double()
     gated = GatedComponent(network, nn.Sequential(incoming, nn.Tanh(), outgoing))
     gated.set_alpha_(0.7)
-    fresh = {"0.weight": incoming.weight, "0.bias": incoming.bias, "3.weight": outgoing.weight}
-    joined = rebuilt(network, append_units(hidden_of(network), 2, fresh, alpha=0.7))
+    fresh = {"0.weight": incoming.weight, "0.bias": incoming.bias, "3.weight": 0.7 * outgoing.weight}
+    joined = changed(network, hidden_of(network), Origin.append(2, num_old=4), given=fresh)
     torch.testing.assert_close(joined(x), gated(x), rtol=0, atol=1e-12)
 
 

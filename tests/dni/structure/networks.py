@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from dni import Hidden, Resized, fit_sizes_
+from dni import Hidden, NewUnits, Origin, TensorChange, change_units, fit_sizes_
+from pipeline.randomness.keyed import generator
 
-__all__ = ["NETWORKS", "hidden_of", "rebuilt", "trained"]
+__all__ = ["KEYED", "NETWORKS", "changed", "hidden_of", "rebuilt", "trained"]
+
+KEYED = partial(generator, 0, step=0)
 
 
 def _mlp() -> tuple[nn.Sequential, Tensor]:
@@ -63,15 +67,30 @@ def trained(name: str) -> tuple[nn.Sequential, Tensor]:
 
 def hidden_of(network: nn.Sequential) -> Hidden:
     norms = [] if isinstance(network[1], nn.Identity) else ["1"]
-    return Hidden.of(network, producer="0", consumers=["3"], norms=norms)
+    return Hidden.of(network, producers=["0"], consumers=["3"], norms=norms)
 
 
-def rebuilt(network: nn.Module, resized: Resized) -> nn.Module:
+def changed(
+    network: nn.Module,
+    hidden: Hidden,
+    origin: Origin,
+    new: NewUnits | None = None,
+    given: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
+    """A copy of the network after a change of units."""
+    return rebuilt(network, change_units(hidden, origin, new or NewUnits(), keyed=KEYED, given=given or {}))
+
+
+def rebuilt(network: nn.Module, changes: Mapping[str, TensorChange]) -> nn.Module:
     """A copy of the network with these tensors."""
-    new = copy.deepcopy(network)
-    for name, tensor in resized.tensors.items():
+    copied = copy.deepcopy(network)
+    for name, change in changes.items():
         path, _, own = name.rpartition(".")
-        layer = new.get_submodule(path)
-        setattr(layer, own, nn.Parameter(tensor) if own in dict(layer.named_parameters()) else tensor)
+        layer = copied.get_submodule(path)
+        assert change.value is not None
+        setattr(layer, own, nn.Parameter(change.value) if own in layer._parameters else change.value)
         fit_sizes_(layer)
-    return new
+    for part in copied.modules():
+        if callable(fit := getattr(part, "fit_units_", None)):
+            fit()
+    return copied
