@@ -70,9 +70,7 @@ class _Probed(nn.Module):
         self.y = torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_floating_point():
-            x = self.start(x.detach().requires_grad_())
-        y = self.module(x)
+        y = self.module(self.start(x.detach().requires_grad_()) if x.is_floating_point() else x.clone())
         if not isinstance(y, Tensor) or y.dim() < 2:
             raise TypeError(
                 f"{type(self.module).__name__} must return one tensor, (N, *F), for its units to be followed, got "

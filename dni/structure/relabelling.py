@@ -38,7 +38,7 @@ def doubled(hidden: Hidden) -> Origin:
 def run_unseen(module: nn.Module, x: Tensor) -> Tensor:
     """What the module computes; random numbers that it draws are given back."""
     with generators_kept(module, x), torch.no_grad():
-        y: Tensor = module(x)
+        y: Tensor = module(x.clone())  # it may work in place
     return y
 
 
@@ -110,5 +110,6 @@ def _widened(h: Tensor, at: UnitAxis, origin: Origin) -> Tensor:
 def _agree(found: Tensor, expected: Tensor) -> bool:
     if found.shape != expected.shape or not bool(expected.isfinite().all()):
         return False
-    tolerance = float(expected.abs().max()) * torch.finfo(expected.dtype).eps ** 0.5
-    return bool(((found - expected).abs() <= tolerance).all())
+    # On accelerators float32 may be multiplied with ten bits; what is wrong is wrong by far more than a hundredth.
+    tolerance = 1e-8 if expected.dtype == torch.float64 else 1e-2
+    return bool(((found - expected).abs() <= tolerance * expected.abs().max()).all())

@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dni import Hidden, Resized, append_units, auxiliary_gradient, auxiliary_gradient_of_convolutions, grow_gradmax
-from tests.dni.structure.networks import hidden_of, rebuilt, trained
+from dni import Hidden, Origin, auxiliary_gradient, auxiliary_gradient_of_convolutions, gradmax_values
+from tests.dni.structure.networks import changed, hidden_of, trained
+
+TWO_MORE = Origin.append(2, num_old=4)
 
 
-def _pulled(network: nn.Module, x: Tensor, resized: Resized, weight: Tensor) -> float:
+def _pulled(wide: nn.Module, x: Tensor, weight: Tensor) -> float:
     """The squared norm of the first gradient of the new units' incoming weights."""
-    wide = rebuilt(network, resized)
     (wide(x) * weight).sum().backward()
     gradient = wide.get_parameter("0.weight").grad
     assert gradient is not None
@@ -38,34 +39,34 @@ def test_gradmax_gives_new_units_the_largest_first_gradient(kind: str, generator
         auxiliary = auxiliary_gradient(x, delta)
     else:
         auxiliary = auxiliary_gradient_of_convolutions(x, delta, producer=first, consumer=second)
-    hidden = Hidden.of(network, producer="0", consumers=["3"])
-    best = grow_gradmax(hidden, auxiliary, 2, activation=F.gelu, scale=0.5)
-    torch.testing.assert_close(rebuilt(network, best)(x), network(x), rtol=0, atol=1e-12)
-    norms = hidden.tensors["3.weight"].tensor.movedim(1, 0).flatten(1).norm(dim=1)
-    outgoing = best.tensors["3.weight"][:, 4:]
+    hidden = Hidden.of(network, producers=["0"], consumers=["3"])
+    given = gradmax_values(hidden, auxiliary, 2, activation=F.gelu, scale=0.5)
+    best = changed(network, hidden, TWO_MORE, given=given)
+    torch.testing.assert_close(best(x), network(x), rtol=0, atol=1e-12)
+    norms = hidden.tensors["3.weight"][0].tensor.movedim(1, 0).flatten(1).norm(dim=1)
+    outgoing = best.get_parameter("3.weight").detach()[:, 4:]
     new = outgoing.movedim(1, 0).flatten(1)
     torch.testing.assert_close(new @ new.T, torch.eye(2).double() * (0.5 * norms.mean()) ** 2, rtol=0, atol=1e-12)
-    reached = _pulled(network, x, best, delta)
+    reached = _pulled(best, x, delta)
     singular = torch.linalg.svdvals(auxiliary)[:2]
     assert reached == pytest.approx(float((0.5 * singular * 0.5 * norms.mean()).square().sum()), rel=1e-10)
     for _ in range(20):
         drawn = torch.linalg.qr(torch.randn(new.shape[1], 2, generator=generator, dtype=torch.float64)).Q
         other = (0.5 * norms.mean() * drawn.T).view(outgoing.movedim(1, 0).shape).movedim(0, 1)
-        zeros = {name: torch.zeros(own.shape_of(2)).double() for name, own in hidden.sides("producer").items()}
-        assert _pulled(network, x, append_units(hidden, 2, {**zeros, "3.weight": other}), delta) < reached
+        assert _pulled(changed(network, hidden, TWO_MORE, given={**given, "3.weight": other}), x, delta) < reached
 
 
 def test_gradmax_refuses_units_that_would_never_learn() -> None:
     network, x = trained("mlp")
     hidden, auxiliary = hidden_of(network), torch.ones(3, 5).double()
     with pytest.raises(ValueError, match=r"got s\(0\) = 0 and s'\(0\) = 0\. Use GELU"):
-        grow_gradmax(hidden, auxiliary, 1, activation=torch.relu)
+        gradmax_values(hidden, auxiliary, 1, activation=torch.relu)
     with pytest.raises(ValueError, match=r"s\(0\) = 0\.5"):
-        grow_gradmax(hidden, auxiliary, 1, activation=torch.sigmoid)
+        gradmax_values(hidden, auxiliary, 1, activation=torch.sigmoid)
     with pytest.raises(ValueError, match=r"must be \(3, 5\), .* at most 3 new units; got \(3, 5\) for 4 units"):
-        grow_gradmax(hidden, auxiliary, 4, activation=torch.tanh)
-    with pytest.raises(ValueError, match=r"got 3\.weight with 1 entries per unit, and 1\.weight, and 1\.bias"):
-        grow_gradmax(hidden_of(trained("normed_mlp")[0]), auxiliary, 1, activation=torch.tanh)
+        gradmax_values(hidden, auxiliary, 4, activation=torch.tanh)
+    with pytest.raises(ValueError, match=r"got 0\.weight, 0\.bias and 3\.weight, and 1\.weight, and 1\.bias"):
+        gradmax_values(hidden_of(trained("normed_mlp")[0]), auxiliary, 1, activation=torch.tanh)
     same = nn.Conv1d(2, 4, 3, padding="same")
     with pytest.raises(ValueError, match="paddings in numbers, of zeros; got padding='same'"):
         auxiliary_gradient_of_convolutions(x, x, producer=same, consumer=same)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dni import (
+    Hidden,
     RunningScores,
     score_dormancy,
     score_magnitude,
@@ -66,10 +67,12 @@ def test_random_scores_are_keyed_and_know_nothing_of_the_values() -> None:
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_norm_of_a_unit_is_over_all_that_makes_it(order: int) -> None:
-    weight, bias = _draw(6, 2, 3, 3), _draw(6, seed=1)
-    found = score_unit_norm([weight, bias], num_units=3, order=order)  # type: ignore[arg-type]
+    network = nn.Sequential(nn.Conv2d(2, 6, 3), nn.Conv2d(4, 6, 1), nn.Conv2d(6, 1, 1)).double()
+    hidden = Hidden.of(network, producers=["0", "1"], consumers=["2"], unit_size=2)
+    found = score_unit_norm(hidden, order=order)  # type: ignore[arg-type]
+    weights = [network[0].weight.detach(), network[1].weight.detach()]
     for unit in range(3):
-        numbers = [*weight[2 * unit : 2 * unit + 2].flatten().tolist(), *bias[2 * unit : 2 * unit + 2].tolist()]
+        numbers = [x for weight in weights for x in weight[2 * unit : 2 * unit + 2].flatten().tolist()]
         assert float(found[unit]) == pytest.approx(math.fsum(abs(x) ** order for x in numbers) ** (1 / order))
     assert sum_by_unit(torch.ones(6, 5), num_units=2).tolist() == [15.0, 15.0]
 
@@ -133,8 +136,8 @@ def test_what_cannot_be_scored_is_refused_by_name() -> None:
         score_unit_activity(torch.ones(2, 4), num_units=4, axis=0)
     with pytest.raises(ValueError, match=re.escape("must have one shape, got (2, 4) and (2, 3)")):
         score_unit_taylor(torch.ones(2, 4), torch.ones(2, 3), num_units=1)
-    with pytest.raises(ValueError, match="at least one weight, got none"):
-        score_unit_norm([], num_units=1)
+    with pytest.raises(ValueError, match="the norm of 2 units needs the weights that compute them, found only"):
+        score_unit_norm(Hidden(num_units=2, tensors={}))
     scores = RunningScores()
     scores.add({"a": torch.ones(2)}, num_samples=1)
     with pytest.raises(ValueError, match=re.escape("the scores of a must keep their shape, (2,), got (3,)")):

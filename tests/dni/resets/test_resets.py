@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from dni import (
+    Hidden,
     ReDo,
     RunningScores,
-    UnitPlace,
     UnitReset,
     fresh_values,
     overwrite_,
-    recycle_units_,
     score_dormancy,
     score_unit_activity,
     whole_layers,
+    zero_biases,
 )
 from pipeline.randomness.keyed import generator
+from tests.dni.structure.networks import changed
 
 KEYED = partial(generator, 0, step=0)
-PLACES = (UnitPlace(layer="0", readers=("2",)), UnitPlace(layer="2", readers=("4",)))
 
 
 def _network() -> nn.Sequential:
@@ -55,58 +55,19 @@ def test_redo_finds_what_is_dormant_by_hand_and_recycles_it_without_a_change_of_
 
     plan = ReDo(threshold=0.025).plan(dormancy)
     assert plan.units == {"0": (1,)} and str(plan) == "ReDo(threshold=0.025) recycles 0: 1"
-    before, output = {name: value.clone() for name, value in module.state_dict().items()}, module(x)
-    recycle_units_(module, PLACES, plan, keyed=KEYED, optimizer=None)
-    after = module.state_dict()
-    fresh = fresh_values(nn.Linear(3, 4).double(), lambda _: KEYED("0"))
-    assert torch.equal(after["0.weight"][1], fresh["weight"][1]) and float(after["0.bias"][1]) == 0.0
+    hidden = Hidden.of(module, producers=["0"], consumers=["2"])
+    origin = plan.origin("0", num_units=4)
+    renewed = changed(module, hidden, origin, given=zero_biases(hidden, 1))
+    before, output, after = module.state_dict(), module(x), renewed.state_dict()
+    assert (after["0.weight"][1] != before["0.weight"][1]).all() and float(after["0.bias"][1]) == 0.0
     assert not after["2.weight"][:, 1].any()
     rest = torch.tensor([0, 2, 3])
     for name in before:
         cut = {"0.weight": (rest,), "0.bias": (rest,), "2.weight": (slice(None), rest)}.get(name, (slice(None),))
         assert torch.equal(after[name][cut], before[name][cut])
-    torch.testing.assert_close(module(x), output, rtol=0, atol=1e-12)
-    assert float(module[1](module[0](x)).detach()[:, 1].abs().mean()) > 0.01, (
-        "it is heard no more, but it is no longer silent"
-    )
-
-
-@pytest.mark.parametrize("memory", ["keep", "zero moments", "zero moments and step"])
-def test_moments_of_all_that_is_recycled_are_treated_as_asked(memory: str) -> None:
-    module = _network()
-    optimizer = torch.optim.Adam(module.parameters())
-    _learn(module, optimizer, 3)
-    old = {p: {key: value.clone() for key, value in optimizer.state[p].items()} for p in module.parameters()}
-    plan = UnitReset(rule="test", units={"0": (2,), "2": (0, 4)})
-    recycle_units_(module, PLACES, plan, keyed=KEYED, optimizer=optimizer, memory=memory)  # type: ignore[arg-type]
-    changed = {name: torch.zeros_like(value, dtype=torch.bool) for name, value in module.named_parameters()}
-    changed["0.weight"][2] = changed["0.bias"][2] = True
-    changed["2.weight"][:, 2] = changed["2.weight"][[0, 4]] = changed["2.bias"][[0, 4]] = True
-    changed["4.weight"][:, [0, 4]] = True
-    for name, parameter in module.named_parameters():
-        state = optimizer.state[parameter]
-        for key in ("exp_avg", "exp_avg_sq"):
-            wanted = old[parameter][key].masked_fill(changed[name], 0.0)
-            assert torch.equal(state[key], old[parameter][key] if memory == "keep" else wanted)
-        restarted = memory == "zero moments and step" and changed[name].any()
-        assert float(state["step"]) == (0.0 if restarted else 3.0)
-    assert not module[2].weight[:, 2].any(), "where two recycled units meet, the weight is 0"
-
-
-def test_units_begin_anew_with_their_normalisation() -> None:
-    module = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
-    module(torch.randn(6, 1, 4, 4))
-    with torch.no_grad():
-        module[1].weight.fill_(3.0)
-        module[1].bias.fill_(-9.0)
-    mean = module[1].running_mean.clone()
-    place = UnitPlace(layer="0", readers=("4",), norms=("1",))
-    recycle_units_(module, [place], UnitReset(rule="test", units={"0": (1,)}), keyed=KEYED, optimizer=None)
-    assert module[1].weight.tolist() == [3.0, 1.0, 3.0] and module[1].bias.tolist() == [-9.0, 0.0, -9.0]
-    assert module[1].running_mean.tolist() == [float(mean[0]), 0.0, float(mean[2])]
-    assert (
-        float(module[1].running_var[1]) == 1.0 and not module[4].weight[:, 4:8].any() and module[4].weight[:, :4].all()
-    )
+    torch.testing.assert_close(renewed(x), output, rtol=0, atol=1e-12)
+    heard = renewed.get_submodule("0")(x).relu().detach()[:, 1]
+    assert float(heard.abs().mean()) > 0.01, "it is heard no more, but it is no longer silent"
 
 
 def test_layers_and_sets_go_back_to_fresh_or_to_their_initial_values() -> None:
@@ -131,10 +92,9 @@ def test_what_cannot_be_reset_is_refused_and_nothing_changes() -> None:
     before: dict[str, Tensor] = {name: value.clone() for name, value in module.state_dict().items()}
     with pytest.raises(ValueError, match=r"at least 0, got -1"):
         ReDo(threshold=-1)
-    with pytest.raises(ValueError, match="units of '4' are to be recycled, but only of 0, 2 is the place known"):
-        recycle_units_(module, PLACES, UnitReset(rule="r", units={"0": (0,), "4": (0,)}), keyed=KEYED, optimizer=None)
-    with pytest.raises(ValueError, match="0 has units 0 to 3, there is no 9"):
-        recycle_units_(module, PLACES, UnitReset(rule="r", units={"2": (0,), "0": (9,)}), keyed=KEYED, optimizer=None)
+    with pytest.raises(ValueError, match=r"that begin anew must lie in \[0, 4\), got \[9\]"):
+        UnitReset(rule="r", units={"2": (0,), "0": (9, 1)}).origin("0", num_units=4)
+    assert UnitReset(rule="r", units={"2": (0,)}).origin("0", num_units=4).is_identity
     parameters = dict(module.named_parameters())
     with pytest.raises(ValueError, match=r"there is no layer '1' with parameters; there are 0\.weight"):
         whole_layers(parameters, ["1"])

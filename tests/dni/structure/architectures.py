@@ -78,15 +78,15 @@ class Attention(nn.Module):
         y: Tensor = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return y
 
+    def fit_units_(self) -> None:
+        self.num_heads = self.out.in_features // 2
+
 
 class SelfDescribed(Attention):
     """Says itself what makes a head."""
 
     def coupled_units(self) -> Sequence[tuple[tuple[str, ...], tuple[str, ...], int]]:
         return [(("qkv",) if self.fused else ("query", "key", "value"), ("out",), 2)]
-
-    def fit_units_(self) -> None:
-        self.num_heads = self.out.in_features // 2
 
 
 class Encoder(nn.Module):

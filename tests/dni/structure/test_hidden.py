@@ -66,14 +66,14 @@ def test_what_cannot_change_by_itself_is_refused() -> None:
         Hidden.of(network, producers=["x"], consumers=["2"])
     with pytest.raises(TypeError, match=r"1 must be one of Linear, Conv1d, .* it is a ReLU with no parameters"):
         Hidden.of(network, producers=["0"], consumers=["1"])
-    with pytest.raises(ValueError, match="3 must read the 4 units, each as one entry or, .* it has 3"):
+    with pytest.raises(ValueError, match=r"3 must read the 4 units, each as one entry or, .* it has 3"):
         Hidden.of(network, producers=["0"], consumers=["2"], norms=["3"])
     with pytest.raises(ValueError, match=r"got producers \['0'\] and consumers \[\]"):
         Hidden.of(network, producers=["0"], consumers=[])
-    with pytest.raises(ValueError, match="4 must read the 4 units, .* it has 5"):
+    with pytest.raises(ValueError, match=r"4 must read the 4 units, .* it has 5"):
         Hidden.of(network, producers=["0"], consumers=["4"])
     with pytest.raises(
-        ValueError, match="0 must compute units of 3 channels, .* its 4 channels are no runs of 1 units"
+        ValueError, match=r"0 must compute units of 3 channels, .* its 4 channels are no runs of 1 units"
     ):
         Hidden.of(network, producers=["0"], consumers=["2"], unit_size=3)
     network[2].weight = network[0].weight

@@ -58,7 +58,7 @@ def test_layers_that_cannot_pass_the_units_are_refused_by_name_and_size(
 
 def test_layers_that_cannot_compute_or_read_units_are_refused_by_name_and_size() -> None:
     spread = nn.Sequential(nn.Conv2d(2, 6, 1), nn.GroupNorm(4, 12), nn.Conv2d(6, 3, 1))
-    with pytest.raises(ValueError, match="in each of its 4 groups, .* has 12 channels for 6 units of 2"):
+    with pytest.raises(ValueError, match=r"in each of its 4 groups, .* has 12 channels for 6 units of 2"):
         _hidden(spread)
     network = nn.Sequential(nn.Linear(4, 4), _Scaled(), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 4, 3, groups=4))
     with pytest.raises(TypeError, match=r"1 must be .* a _Scaled with weight \(4, 4\), bias \(4,\), scale \(4,\)"):
