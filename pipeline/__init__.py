@@ -17,12 +17,14 @@ from pipeline.errors import (
     RunError,
     SaveFailure,
     StageFailure,
+    StructureError,
 )
 from pipeline.executors.executor import Result
 from pipeline.executors.threaded import run_threaded
 from pipeline.executors.training import run_simulated, train
 from pipeline.learners.carrying import Carrying
 from pipeline.randomness.keyed import generator
+from pipeline.records.network_file import load
 from pipeline.replay.replay import Replay, replay
 from pipeline.virtual_time.costs import CostModel
 
@@ -51,7 +53,9 @@ __all__ = [
     "Sgd",
     "StageFailure",
     "StreamBatches",
+    "StructureError",
     "generator",
+    "load",
     "partition",
     "prepare",
     "replay",

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from pipeline.configuration.config import Config, per_stage
 from pipeline.configuration.prepared import Prepared
+from pipeline.configuration.timeline import foreseen_steps
 from pipeline.learners.idle import normalisations
 from pipeline.records.monitor import StageStatus
 from pipeline.transports.placement import Choice, choose_direct, device_of, places_here, planned
@@ -136,8 +137,9 @@ def plan_tables(prepared: Prepared, placement: Sequence[int]) -> RenderableType:
         lines.append(f"clocks: of so many steps a stage takes the last: {_listed(prepared.takes_every)}")
     if config.rate_rule != "none":
         lines.append(f"learning rate of an update that holds k microbatches: {_RULES[config.rate_rule]}")
-    lines += _participation_lines(prepared)
+    lines += _participation_lines(prepared) + _event_lines(prepared)
     tables = [_block_table(prepared)] if config.blocks or config.participation else []
+    tables += [_event_table(prepared)] if config.events else []
     choices = planned(config, placement)
     boundaries = _boundary_table(prepared, [choice.kind for choice in choices])
     lines += _error_lines(prepared, placement) + _input_lines(prepared, placement)
@@ -195,6 +197,46 @@ def _participation_lines(prepared: Prepared) -> list[str]:
     if count := sum(len(normalisations(stage)) for stage in stages):
         lines.append(f"{count} BatchNorm layer(s), at steps at which they pause: {config.idle_batch_norm}")
     return lines
+
+
+def _event_table(prepared: Prepared) -> Table:
+    """What events will make of the stages."""
+    table = Table(title="events, tried out on copies with random gradients; kFLOP of a sample's forward")
+    for heading in ("step", "stage"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("what")
+    for heading in ("params", "kFLOP"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for change in prepared.changes:
+        before, after = change.flops
+        table.add_row(
+            "?" if change.step is None else f"{change.step:,}",
+            str(change.stage),
+            change.what,
+            _from_to(*(f"{count:,}" for count in change.parameters)),
+            _from_to(f"{before / 1e3:,.1f}", f"{after / 1e3:,.1f}"),
+        )
+    return table
+
+
+def _event_lines(prepared: Prepared) -> list[str]:
+    """When each event is due."""
+    config = prepared.config
+    steps = foreseen_steps(
+        config.events, steps=config.steps, steps_per_epoch=prepared.outline.steps_per_epoch, seed=config.seed
+    )
+    lines = []
+    for place, event in enumerate(config.events):
+        own = steps.get(place)
+        when = (
+            "when it comes to it" if own is None else f"{len(own)} times, first at step {own[0]:,}" if own else "never"
+        )
+        lines.append(f"event {event.label}: {event.when}, {when}{f', first after step {own[0]:,}' if own else ''}")
+    return lines
+
+
+def _from_to(before: str, after: str) -> str:
+    return before if before == after else f"{before} > {after}"
 
 
 def _place(config: Config, stage: int, *, rank: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import tyro
 from rich.console import Console
 
@@ -15,6 +14,7 @@ from pipeline.configuration.run import build_stage, prepare
 from pipeline.executors.executor import Result
 from pipeline.messages import Drain
 from pipeline.records import checkpoint
+from pipeline.records.network_file import save_network
 from pipeline.records.retention import best
 
 __all__ = ["export_command"]
@@ -33,6 +33,8 @@ class _ExportOptions:
 def export_command(words: list[str]) -> int:
     """Write the whole network's state dict, loadable into the unsplit model.
 
+    After events that changed its shapes, load it with pipeline.load(model, FILE).
+
     For example: dni export runs/quickstart-20260101-120000 --out network.pt
     """
     options = tyro.cli(_ExportOptions, args=words, prog="dni export", description=export_command.__doc__)
@@ -48,7 +50,7 @@ def export_command(words: list[str]) -> int:
     for stage in stages:  # what the accumulators still hold belongs to the finished network
         stage.handle(Drain(step=manifest.step, finish=manifest.finished))
         stage.resume()
-    torch.save(Result(summary={}, cut=prepared.cut).export(), options.out)
+    save_network(options.out, Result(summary={}, cut=prepared.cut).export())
     loss = "" if test_loss is None else f", test loss {test_loss:.4g}"
     Console().print(f"wrote {options.out}: the network at step {manifest.step:,} of {options.run}{loss}")
     return 0

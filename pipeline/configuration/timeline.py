@@ -13,15 +13,15 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from dni import Event, OnPlateau, carriers, foresee, map_members
+from dni import Event, OnPlateau, foresee, map_members
 from pipeline.clock import WallClock
 from pipeline.configuration.partition import Partition
 from pipeline.configuration.plan import Change
 from pipeline.configuration.prepared import Prepared
 from pipeline.data.feed import Batch
 from pipeline.errors import ConfigurationError, StructureError
+from pipeline.learners.flops import forward_flops
 from pipeline.learners.learner import Learner
 from pipeline.messages import Activation, Payload
 from pipeline.randomness.keyed import key, seeded, undisturbed
@@ -106,6 +106,11 @@ def rehearse_events(prepared: Prepared, batch: Batch, build: _Build) -> tuple[Ch
             continue
         count += 1
         made, changes_shapes = rehearsal.carry_out(step, due)
+        if changes_shapes and config.stash == "graph":
+            raise ConfigurationError(
+                f"events: {made[0].what} (step {step}), but with stash graph a microbatch is pulled back through "
+                "weights of today, which would be of another shape than its own. Use stash hold, weights or recompute."
+            )
         changes += made
         if not changes_shapes:
             quiet |= due
@@ -177,7 +182,7 @@ class _Rehearsal:
             learner = _learner(stage)
             message = Activation(step=step, h=h, target=self._target, generation=learner.generation_below)
             try:
-                flops.append(_flops(stage.module, h))
+                flops.append(forward_flops(stage.module, h))
                 entry = learner.forward(message, learns=True, held=True, sync=False, asks=False, wanted=False)
             except Exception as error:
                 raise ConfigurationError(
@@ -197,13 +202,6 @@ class _Rehearsal:
 def _learner(stage: Stage) -> Learner:
     assert isinstance(stage.learner, Learner)
     return stage.learner
-
-
-def _flops(module: nn.Module, h: Payload) -> int:
-    """Of a forward of one sample."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(map_members(torch.clone, h))
-    return int(counter.get_total_flops()) // len(carriers(h)[0])
 
 
 def _drawn(member: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from pipeline.errors import FailureRecord
 from pipeline.executors.session import Session
 from pipeline.records.folder import write_error
 from pipeline.records.monitor import StageStatus
+from pipeline.records.network_file import whole_network
 from pipeline.records.summary import summarize, write_summary
 
 __all__ = ["Execute", "OnStatus", "Result", "concluded", "recording", "unseen"]
@@ -41,12 +42,8 @@ class Result:
     """The run's folder, if it was given one."""
 
     def export(self) -> dict[str, Tensor]:
-        """The whole network's state dict, under the names of the unsplit model."""
-        return {
-            full: self.cut.stages[index].state_dict()[local]
-            for index in range(len(self.cut))
-            for local, full in self.cut.names(index).items()
-        }
+        """The whole network's state dict, under the names of the unsplit model; gates are folded into the weights."""
+        return whole_network(self.cut)
 
 
 def unseen(statuses: Sequence[StageStatus]) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dni import (
+    Coupled,
     Event,
     MaskPlan,
     Measure,
@@ -35,6 +36,7 @@ from dni import (
 from pipeline.errors import StructureError
 from pipeline.learners.body import Body
 from pipeline.learners.boundary import Boundary
+from pipeline.learners.flops import forward_flops
 from pipeline.learners.input_learner import InputLearner
 from pipeline.learners.source_learner import SourceLearner
 from pipeline.learners.view import View
@@ -90,6 +92,10 @@ class Structure:
         self._gradients: dict[str, Tensor] = {}
         self._watch = Watch({})
         self._output_shape: tuple[int, ...] = ()
+        self._counted: dict[str, int] | None = None
+        """Changes by event when the stage was last measured; None: it never was."""
+        self._coupled: dict[str, Coupled] = {}
+        """What follows the units of a layer, as found since the last change."""
         self._is_installed = False
 
     def attach(self, body: Body, *, source: SourceLearner, inputs: InputLearner, recorder: Recorder) -> None:
@@ -183,6 +189,8 @@ class Structure:
             self._fired.discard(place)
             self._seen[place] = step
             self._recorder.end("C", step, version=version)
+        if self._all and self._recorder.totals.changes != self._counted:
+            self._measure(step)
         self._gradients = {}
         return messages
 
@@ -208,7 +216,8 @@ class Structure:
                 self._example = change.origin.raised(0).apply(self._example, told["axis"])
             self.below.check(message.generation, where=f"stage {self._index}, event {told['event']}")
         self._recorder.end("C", message.step, version=version)
-        self._recorder.changed(message.step, f"{told['event']}: follows stage {self._index - 1}")
+        self._recorder.changed(message.step, told["event"], f"follows stage {self._index - 1}")
+        self._measure(message.step)
 
     def renew(self, entry: Forwarded) -> None:
         """A microbatch is run again, by the structure of today: its input is made what the units below are now."""
@@ -264,7 +273,7 @@ class Structure:
         self._phased, self._loss, self._example = state["phased"], state["loss"], state["example"]
         self._output_shape = tuple(state["output_shape"])
         self.below, self.above = (Boundary(generation) for generation in state["generations"])
-        self._is_installed = False
+        self._coupled, self._is_installed = {}, False
         self._listen()
 
     def _listen(self) -> None:
@@ -291,6 +300,20 @@ class Structure:
             if self._steps is None or each < self._steps - 1
         )
 
+    def _measure(self, step: int) -> None:
+        """Take down how wide, how dense and how costly the stage is."""
+        self._counted = dict(self._recorder.totals.changes)
+        module, recorder = self._body.module, self._recorder
+        local = {full: name for name, full in self._body.find_names().items()}
+        recorder.measure("structure/parameters", step, sum(p.numel() for p in module.parameters()))
+        for layer in dict.fromkeys(layer for event in self._events.values() for layer in event.action.layers or ()):
+            if f"{layer}.weight" in local:
+                recorder.measure(f"width/{layer}", step, module.get_parameter(local[f"{layer}.weight"]).shape[0])
+        for name, mask in self._body.parts.updater.masks.items():
+            recorder.measure(f"density/{name}", step, float(mask.float().mean()))
+        if self._example is not None:
+            recorder.measure("structure/mflop_per_sample", step, forward_flops(module, self._example) / 1e6)
+
     def _is_measured(self, event: Event) -> bool:
         asks = event.action.asks
         if asks & Measure.GRADIENT and not self._gradients:
@@ -310,6 +333,7 @@ class Structure:
             gradients=self._gradients,
             watch=self._watch,
             state={} if place is None else self._kept.get(place, {}),
+            known=self._coupled,
         )
 
     def _carry_out(self, place: int, event: Event, step: int) -> list[Reshape]:
@@ -325,8 +349,7 @@ class Structure:
             case MaskPlan():
                 updater = self._body.parts.updater
                 updater.hold(plan.after(updater.masks, updater.parameters))
-        if plan is not None:
-            self._recorder.changed(step, f"{event.label}: {plan}")
+        self._recorder.changed(step, event.label, "nothing to do" if plan is None else str(plan))
         return messages
 
     def _change_units(self, event: Event, change: UnitChange, given: Mapping[str, Tensor], step: int) -> list[Reshape]:
@@ -358,6 +381,7 @@ class Structure:
     def _apply(self, changes: Mapping[str, TensorChange]) -> None:
         """By global name."""
         self._body.change(changes)
+        self._coupled = {}
         self._gradients = {
             name: map_tensor(gradient, changes[name].axes, "gradient") if name in changes else gradient
             for name, gradient in self._gradients.items()
@@ -405,7 +429,7 @@ class Structure:
                 yield
         except Exception as error:
             self._source.source, self._inputs.source, self._phases, self._kept, self.below, self.above = kept
-            self._is_installed = False
+            self._coupled, self._is_installed = {}, False
             self._listen()
             raise StructureError(
                 f"event {event!r} at step {step} cannot be carried out in stage {self._index}: {error} The stage is as "

@@ -24,6 +24,7 @@ class View:
         gradients: averaged, by parameter, of the update before.
         watch: what was measured of units.
         state: what the event's last plan has left.
+        known: couplings that were found, by layer, as long as the structure is this.
     """
 
     def __init__(
@@ -34,8 +35,10 @@ class View:
         gradients: Mapping[str, Tensor],
         watch: Watch,
         state: Mapping[str, Any],
+        known: dict[str, Coupled],
     ) -> None:
         self._body = body
+        self._known = known
         self._example = example
         self._watch = watch
         self._names = dict(body.find_names())
@@ -88,6 +91,8 @@ class View:
         Raises:
             ValueError, TypeError: they cannot change.
         """
+        if layer in self._known:
+            return self._known[layer]
         found = units_of(self._body.module, self._local_layer(layer), self._sample())
         if found.reaches_input:
             raise ValueError(
@@ -95,7 +100,8 @@ class View:
                 "that comes from the stage below), and units of several boundaries cannot change. Choose a layer "
                 "within a block, or cut the network elsewhere."
             )
-        return self._renamed(found)
+        self._known[layer] = self._renamed(found)
+        return self._known[layer]
 
     def coupled_input(self, axis: int) -> Coupled:
         """What follows the units of the stage's input.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pipeline.errors import CheckpointError
 from pipeline.records.durable import FileDigest, make_folder_durable, write_file
@@ -123,7 +124,9 @@ def load(folder: Path, stages: Sequence[Stage], manifest: Manifest) -> None:
                 "Resume with the cut the run was started with."
             )
         state = read_stage(folder, stage.index, device=stage.device)
-        _refuse_other_model(folder, stage.index, saved=state["module"], own=stage.named_tensors())
+        saved = {name: tuple(value.shape) for name, value in state["module"].items()}
+        began = {name: tuple(shape) for name, shape in state.get("original", saved).items()}  # before any event
+        _refuse_other_model(folder, stage.index, saved=began, own=stage.named_tensors())
         stage.load_state_dict(state)
 
 
@@ -178,13 +181,14 @@ def _read(path: Path, *, device: torch.device) -> dict[str, Any]:
     return state
 
 
-def _refuse_other_model(folder: Path, index: int, *, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    saved_shapes = {name: tuple(value.shape) for name, value in saved.items()}
+def _refuse_other_model(
+    folder: Path, index: int, *, saved: Mapping[str, tuple[int, ...]], own: Mapping[str, Tensor]
+) -> None:
     own_shapes = {name: tuple(value.shape) for name, value in own.items()}
-    for name in sorted(saved_shapes.keys() | own_shapes.keys()):
-        if saved_shapes.get(name) != own_shapes.get(name):
+    for name in sorted(saved.keys() | own_shapes.keys()):
+        if saved.get(name) != own_shapes.get(name):
             raise CheckpointError(
                 f"{folder} is a checkpoint of another model: stage {index} has {name} with shape "
-                f"{own_shapes.get(name, 'none')}, the checkpoint {saved_shapes.get(name, 'none')}. "
+                f"{own_shapes.get(name, 'none')}, the checkpoint {saved.get(name, 'none')}. "
                 "Resume with the model that the run was started with."
             )

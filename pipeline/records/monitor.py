@@ -207,6 +207,7 @@ class StageMonitor:
                 }
                 for name, updates in totals.block_updates.items()
             },
+            "changes": dict(totals.changes),
             "source_loss": self._means["source_loss"].latest,
             "gradient_cosine": self._means["gradient_cosine"].latest,
             "probe": {

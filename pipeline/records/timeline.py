@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["write_timeline"]
 
-_COLORS = {"F": "good", "B": "bad", "L": "yellow", "U": "grey", "I": "olive", "N": "olive"}
+_COLORS = {"F": "good", "B": "bad", "L": "yellow", "U": "grey", "I": "olive", "N": "olive", "C": "black"}
 _NAMES = {
     "F": "forward",
     "B": "backward",
@@ -19,6 +19,7 @@ _NAMES = {
     "D": "not learned from",
     "I": "synthetic input",
     "N": "input source learns",
+    "C": "change of structure",
 }
 _MOST_EVENTS = 200_000
 

@@ -81,6 +81,8 @@ class Totals:
     """Busy seconds by operation."""
     block_updates: dict[str, int] = field(default_factory=dict)
     """Of a stage whose blocks have cadences of their own, in the whole run: updates by block."""
+    changes: dict[str, int] = field(default_factory=dict)
+    """Changes of structure by event."""
 
 
 class Recorder:
@@ -139,9 +141,10 @@ class Recorder:
         """A scalar of this step."""
         self._values.append((name, step, value))
 
-    def changed(self, step: int, what: str) -> None:
-        """The structure of the stage was changed, in one line for people."""
-        self._changes.append((step, what))
+    def changed(self, step: int, event: str, what: str) -> None:
+        """An event has changed the stage, or found nothing to do; in one line for people."""
+        self.totals.changes[event] = self.totals.changes.get(event, 0) + 1
+        self._changes.append((step, f"{event}: {what}"))
 
     def block_updated(
         self, block: str, step: int, *, num_updates: int, num_microbatches: int, noise_scale: float | None

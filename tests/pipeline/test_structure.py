@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dni import (
+    SET,
     At,
+    AtRandom,
     Bernoulli,
     ConditionalSyntheticGradient,
     Count,
     Electroshock,
+    EpochEnds,
     Event,
     EverySteps,
     Grow,
     LinearRamp,
     LocalLoss,
+    MixedGradient,
+    Never,
+    OnPlateau,
     PruneUnits,
     PruneWeights,
     Recycle,
@@ -28,12 +42,26 @@ from dni import (
     RigL,
     Share,
     Shock,
+    SyntheticGradient,
+    TopOrAll,
     TrueGradient,
     Widen,
 )
-from pipeline import prepare, run_simulated
+from pipeline import (
+    Adam,
+    Config,
+    ConfigurationError,
+    Data,
+    KeyedBatches,
+    Sgd,
+    StageFailure,
+    partition,
+    prepare,
+    run_simulated,
+)
+from pipeline.executors.threaded import run_threaded
 from pipeline.randomness.keyed import seeded
-from tests.executors import EXECUTORS, Case, each_executor
+from tests.executors import EXECUTORS, Case, each_executor, run_share
 from tests.reference import CPU, Problem, assert_bit_equal, initial_model, state
 from tests.spawn import Ranks
 
@@ -150,3 +178,172 @@ def test_many_events_give_the_network_that_was_simulated(executor: str, way: str
     found = EXECUTORS[executor].run(Case(problem=problem, settings=settings), ranks)
     assert_bit_equal(found.weights, expected.export())
     assert all(stage["forwards"] == problem.steps for stage in found.summary["stages"])
+
+
+# Killed and resumed
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Dies(PruneUnits):
+    """Cuts units out; the first time that it is meant (it is tried out on copies before the run), something happens."""
+
+    fault: str = "raise"
+    calls: list[int] = field(default_factory=list)
+
+    def plan(self, view: Any, *, step: int, keyed: Any) -> Any:
+        plan = super().plan(view, step=step, keyed=keyed)
+        self.calls.append(step)
+        if len(self.calls) == 2 and self.fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if len(self.calls) == 2 and self.fault == "raise":
+            raise ArithmeticError("scripted fault")
+        return plan
+
+
+def killed_case(fault: str | None = None, *, resume: bool = False) -> Case:
+    """The many events, and one more in the middle of which the run dies."""
+    event = Event(At(11), _Dies(layers=("2.0",), amount=Count(1), fault=fault or "none"), name="deadly")
+    settings = {
+        "events": (*MANY, event),
+        "source": ConditionalSyntheticGradient(num_classes=10),
+        "checkpoint_every": 4,
+        "sync": Bernoulli(0.3),
+    }
+    return Case(problem=Problem(num_stages=4, optimizer="adam", steps=24), settings=settings, resume=resume)
+
+
+@pytest.fixture(scope="module")
+def never_killed() -> dict[str, Tensor]:
+    return run_simulated(prepare(killed_case().config())).export()
+
+
+def test_run_that_fails_in_the_middle_of_an_event_and_goes_on_equals_one_that_never_failed(
+    tmp_path: Path, never_killed: dict[str, Tensor]
+) -> None:
+    with pytest.raises(StageFailure, match=r"stage 2 failed at step .* in change of structure: .*'deadly' at step 11"):
+        run_simulated(prepare(killed_case("raise").config()), folder=tmp_path)
+    resumed = run_simulated(prepare(killed_case().config()), folder=tmp_path, resume=True)
+    assert (resumed.summary["resumed_at"], resumed.summary["resume_exact"]) == (8, True)
+    assert_bit_equal(resumed.export(), never_killed)
+
+
+@pytest.mark.distributed
+def test_rank_killed_in_the_middle_of_an_event_and_resumed_on_other_ranks_equals_the_run_never_killed(
+    mortals: Ranks, ranks: Ranks, tmp_path: Path, never_killed: dict[str, Tensor]
+) -> None:
+    outcomes = mortals.outcomes(run_share, killed_case("kill"), str(tmp_path), world_size=2)
+    assert outcomes[1][1] == "died"
+    found = EXECUTORS["4 ranks"].run(killed_case(resume=True), ranks, folder=tmp_path)
+    assert found.summary["resumed_at"] == 8
+    assert_bit_equal(found.weights, never_killed)
+
+
+# Any events
+
+
+X = torch.randn(40, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+TARGET = torch.arange(40) % 3
+
+
+def any_network(kind: str, num_stages: int) -> Any:
+    """A convolutional network or a perceptron, cut wherever that is possible."""
+    layers: list[nn.Module] = [nn.Flatten(), nn.Linear(72, 8), nn.ReLU(), nn.Linear(8, 7), nn.BatchNorm1d(7), nn.Tanh()]
+    starts = [(), ("3",), ("3", "6")][num_stages - 1]
+    layers += [nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 3)]
+    if kind == "convolutions":
+        layers = [nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU()]
+        layers += [nn.MaxPool2d(2), nn.Flatten(), nn.Linear(20, 6), nn.ReLU(), nn.Linear(6, 3)]
+        starts = [(), ("6",), ("3", "6")][num_stages - 1]
+    model = nn.Sequential(*layers)
+    return partition(model, at=starts) if starts else partition(model, 1)
+
+
+HIDDEN = {"perceptron": ("1", "3", "6"), "convolutions": ("0", "3", "7")}
+
+
+@st.composite
+def events_of(draw: st.DrawFn, kind: str) -> tuple[Event, ...]:
+    """Some events, each on some layer, at some steps."""
+    layer = st.sampled_from(HIDDEN[kind])
+    one = st.builds(lambda own: (own,), layer)
+    amount = st.builds(Count, st.integers(1, 2))
+    by = st.sampled_from(["magnitude", "activity", "taylor", "random"])
+    actions = st.one_of(
+        st.builds(PruneUnits, layers=one, amount=amount, by=by, floor=st.just(2)),
+        st.builds(Grow, layers=one, amount=amount, alpha=st.sampled_from([0.0, 0.5])),
+        st.builds(Grow, layers=one, amount=amount, alpha=st.just(1.0), ramp=st.just(LinearRamp(num_steps=4))),
+        st.builds(Widen, layers=one, amount=amount, noise=st.sampled_from([0.0, 0.1])),
+        st.builds(Recycle, layers=one, rule=st.just(ReDo(threshold=0.5))),
+        st.builds(ResetLayers, layers=one),
+        st.builds(Shock, shock=st.just(Electroshock(size=0.2))),
+        st.builds(PruneWeights, amount=st.builds(Share, st.sampled_from([0.2, 0.5]))),
+        st.builds(Rewire, rule=st.sampled_from([SET(), RigL(until=9)]), sparsity=st.just(0.5)),
+    )
+    schedules = st.one_of(
+        st.builds(At, st.integers(0, 8)),
+        st.builds(EverySteps, st.integers(3, 5)),
+        st.just(EpochEnds()),
+        st.builds(AtRandom, st.sampled_from([0.2])),
+        st.just(OnPlateau(patience=2, at_most=2)),
+    )
+    chosen = draw(st.lists(st.tuples(schedules, actions), min_size=1, max_size=4))
+    return tuple(Event(when, action, name=f"event {place}") for place, (when, action) in enumerate(chosen))
+
+
+@st.composite
+def any_run(draw: st.DrawFn) -> tuple[str, int, dict[str, Any]]:
+    kind, num_stages = draw(st.sampled_from(list(HIDDEN))), draw(st.integers(1, 3))
+    sources = [TrueGradient(), SyntheticGradient(), MixedGradient(ConditionalSyntheticGradient(3)), LocalLoss(3)]
+    chosen = {
+        "source": tuple(draw(st.sampled_from(sources)) for _ in range(num_stages - 1)) or (TrueGradient(),),
+        "sync": draw(st.sampled_from([Never(), Bernoulli(0.4)])),
+        "cadence": (draw(st.integers(1, 2)),),
+        "optimizer": draw(st.sampled_from([Adam(lr=0.01), Sgd(lr=0.05, momentum=0.9, weight_decay=0.01)])),
+        "delay": (draw(st.integers(1, 3)),),
+        "stash": draw(st.sampled_from(["hold", "recompute", "weights"])),
+        "evaluate_every": draw(st.sampled_from([0, 4])),
+        "participation": draw(st.sampled_from([None, None, TopOrAll(0.5)])),
+        "seed": draw(st.integers(0, 3)),
+        "events": draw(events_of(kind)),
+    }
+    if num_stages == 1 or not any(isinstance(source, TrueGradient | MixedGradient) for source in chosen["source"]):
+        chosen["stash"] = "hold"
+    return kind, num_stages, chosen
+
+
+def any_config(run: tuple[str, int, dict[str, Any]], **more: Any) -> Config:
+    kind, num_stages, chosen = run
+    return Config(
+        model=lambda: any_network(kind, num_stages),
+        data=lambda: Data(train=KeyedBatches(X, TARGET, batch_size=8), test=[(X, TARGET)]),
+        loss=nn.CrossEntropyLoss(),
+        steps=12,
+        **{**chosen, **more},
+    )
+
+
+@pytest.mark.filterwarnings("ignore:a setting has no effect")
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(run=any_run())
+def test_any_events_lose_no_step_and_give_one_network_also_in_threads_and_resumed(
+    tmp_path_factory: pytest.TempPathFactory, run: tuple[str, int, dict[str, Any]]
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    try:
+        prepared = prepare(any_config(run, checkpoint_every=5))
+    except ConfigurationError as error:
+        if not str(error).startswith("event"):  # what cannot be done is refused by name, before the run
+            raise
+        return
+    with patch("os.fsync"), patch("pipeline.records.monitor.SummaryWriter"):
+        expected = run_simulated(prepared, folder=folder)
+        for later in sorted((folder / "checkpoints").iterdir())[1:]:
+            shutil.rmtree(later)  # as if it had been killed after the first one
+        with patch("pipeline.configuration.run.rehearse_events", return_value=()):  # once is enough, and it takes time
+            again, other = (prepare(any_config(run, checkpoint_every=5)) for _ in range(2))
+        resumed = run_simulated(again, folder=folder, resume=True)
+    threaded = run_threaded(other)
+    assert all(stage["forwards"] == 12 for stage in expected.summary["stages"])
+    assert resumed.summary["resumed_at"] == 5
+    assert_bit_equal(resumed.export(), expected.export())
+    assert_bit_equal(threaded.export(), expected.export())

@@ -222,7 +222,7 @@ def test_header_of_another_version_is_refused() -> None:
     size = struct.calcsize("<4sBBHHHQqqIIQI")
     body = b"DNI9" + data[4:size]
     other = (body + struct.pack("<I", zlib.crc32(body))).ljust(HEADER_BYTES, b"\0")
-    with pytest.raises(RunError, match=r"magic b'DNI9', expected b'DNI2'.*Run the same version on every rank"):
+    with pytest.raises(RunError, match=r"magic b'DNI9', expected b'DNI3'.*Run the same version on every rank"):
         read_header(other, sender=3, receiver=2, sequence=17, capacity=4096)
 
 
