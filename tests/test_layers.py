@@ -23,10 +23,10 @@ FORBIDDEN_IN_DNI = (
 )
 FORBIDDEN_CALLS_IN_DNI = ("open", "print", "input", "torch.save", "torch.load", "torch.set_num_threads")
 USERS_OF_DNI = {
-    "configuration": ("blocks", "config", "methods", "plan", "prepared", "quickstart", "run"),
+    "configuration": ("blocks", "config", "methods", "plan", "prepared", "quickstart", "run", "timeline"),
     "learners": (
-        *("carrying", "decay", "idle", "input_learner", "late_weights", "learner", "movement", "probe"),
-        *("source_learner", "updater"),
+        *("body", "boundary", "carrying", "decay", "idle", "input_learner", "late_weights", "learner", "movement"),
+        *("parts", "probe", "remapped", "source_learner", "structure", "updater", "view", "watch", "weights"),
     ),
     "stages": ("awaited", "participants", "stage_settings"),
     "virtual_time": ("timed",),

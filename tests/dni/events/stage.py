@@ -12,20 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dni import Action, Hidden, Keyed, Plan, UnitTensor, fresh_values
+from dni import Action, Hidden, Keyed, Plan, fresh_values
 from pipeline.randomness.keyed import generator
 
 __all__ = ["KEYED", "FakeStage", "mlp", "planned", "record"]
 
 KEYED = partial(generator, 0, step=7)
-
-
-@dataclass
-class FakeUnits:
-    """The units of a layer of today's kind, as tuples of tensors."""
-
-    num_units: int
-    tensors: Mapping[str, tuple[UnitTensor, ...]]
 
 
 @dataclass
@@ -49,11 +41,9 @@ class FakeStage:
     def layer(self, name: str) -> nn.Module:
         return self.module.get_submodule(name)
 
-    def units(self, layer: str) -> FakeUnits:
+    def units(self, layer: str) -> Hidden:
         norms = self.norms.get(layer, [])
-        hidden = Hidden.of(self.module, producer=layer, consumers=self.readers[layer], norms=norms)
-        tensors = {name: own if isinstance(own, tuple) else (own,) for name, own in hidden.tensors.items()}
-        return FakeUnits(hidden.num_units, tensors)
+        return Hidden.of(self.module, producers=[layer], consumers=self.readers[layer], norms=norms)
 
     def fresh(self, layer: str, keyed: Keyed) -> dict[str, Tensor]:
         values = fresh_values(self.layer(layer), lambda name: keyed(f"{layer}.{name}"))

@@ -11,13 +11,12 @@ from dni import (
     Count,
     GradMax,
     Grow,
-    Hidden,
     LinearRamp,
     Measure,
     Share,
     Widen,
     auxiliary_gradient,
-    grow_gradmax,
+    gradmax_values,
     random_units,
 )
 from dni.structure.change import NewUnits
@@ -52,13 +51,10 @@ def test_gradmax_gives_the_values_of_its_own_function() -> None:
     action = GradMax(layers=("0",), amount=Count(2), activation=nn.Tanh(), scale=0.5)
     assert action.asks == Measure.AUXILIARY and action.size_after(4) == 6
     plan = planned(action, stage)
-    hidden = Hidden.of(stage.module, producer="0", consumers=["2"])
-    twin = grow_gradmax(hidden, stage.auxiliary["0"], 2, activation=nn.Tanh(), scale=0.5)
+    twin = gradmax_values(stage.units("0"), stage.auxiliary["0"], 2, activation=nn.Tanh(), scale=0.5)
     given = plan.given["0"]
     assert given.keys() == {"0.weight", "0.bias", "2.weight"} and plan.changes[0].new.alpha == 1.0
-    for name in ("0.weight", "0.bias"):
-        assert torch.equal(given[name], twin.tensors[name][4:])
-    assert torch.equal(given["2.weight"], twin.tensors["2.weight"][:, 4:]) and given["2.weight"].any()
+    assert all(torch.equal(value, twin[name]) for name, value in given.items()) and given["2.weight"].any()
     assert str(plan) == "grow 0 from 4 to 6 units (GradMax)"
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dni import Hidden, Origin, fit_sizes_, outgoing_norm
+from dni import Hidden, Origin, outgoing_norm
 from tests.dni.structure.networks import NETWORKS, changed, hidden_of, trained
 
 
@@ -79,7 +79,5 @@ def test_what_cannot_change_by_itself_is_refused() -> None:
     network[2].weight = network[0].weight
     with pytest.raises(ValueError, match=r"0\.weight and 2\.weight are tied"):
         Hidden.of(network, producers=["0"], consumers=["2"])
-    with pytest.raises(TypeError, match=r"sizes are known of .* got ReLU"):
-        fit_sizes_(nn.ReLU())
     with pytest.raises(ValueError, match="the layer has 4 units, the change is of 5"):
         hidden_of(trained("mlp")[0]).axes(Origin.identity(5))
