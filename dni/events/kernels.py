@@ -44,9 +44,6 @@ class WidenKernel:
     def check(self, shapes: Shapes) -> None:
         check_held(self.layers, shapes, num_axes=3)
 
-    def size_after(self, num_units: int) -> int | None:
-        return num_units
-
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> TensorPlan | None:
         tensors: dict[str, TensorChange] = {}
         parts = []
@@ -91,9 +88,6 @@ class ResampleKernel:
     def check(self, shapes: Shapes) -> None:
         check_held(self.layers, shapes)
 
-    def size_after(self, num_units: int) -> int | None:
-        return num_units
-
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> TensorPlan | None:
         return _sampled(self.layers, view, resample_kernel_change, size=self.size, step=step, verb="resample")
 
@@ -121,9 +115,6 @@ class ExtendKernel:
 
     def check(self, shapes: Shapes) -> None:
         check_held(self.layers, shapes)
-
-    def size_after(self, num_units: int) -> int | None:
-        return num_units
 
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> TensorPlan | None:
         return _sampled(self.layers, view, extend_kernel_change, size=self.size, step=step, verb="extend")

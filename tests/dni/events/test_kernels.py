@@ -25,7 +25,7 @@ def test_wider_kernel_with_its_padding_has_the_same_output(padding: int | str) -
 
 
 def test_kernel_that_cannot_be_widened_is_refused() -> None:
-    with pytest.raises(TypeError, match="the kernel of a Conv1d, .* but 0 is Linear"):
+    with pytest.raises(TypeError, match=r"the kernel of a Conv1d, .* but 0 is Linear"):
         WidenKernel(layers=("0",)).plan(mlp(3, 2), step=0, keyed=KEYED)
     with pytest.raises(ValueError, match=r"5 wide at most, but widening 3 by 4 makes it 7\."):
         WidenKernel(layers=("0",), by=4, at_most=5).plan(

@@ -44,9 +44,11 @@ def test_outgoing_norm_adds_up_all_that_reads_a_unit() -> None:
 def test_norms_over_units_let_copies_be_made_evenly_and_nothing_else() -> None:
     layer = hidden_of(trained("layer_norm")[0])
     layer.check_kept(Origin.duplicate(range(4), num_old=4))
-    with pytest.raises(ValueError, match=r"got between 1 and 2 copies\. Copy all 4 units"):
+    with pytest.raises(ValueError, match=r"got each of 4 between 1 and 2 times\. Copy all"):
         layer.check_kept(Origin.duplicate([1], num_old=4))
-    with pytest.raises(ValueError, match=r"got 1 new units beside 4\. Copy every unit"):
+    with pytest.raises(ValueError, match="between 0 and 1 times"):
+        layer.check_kept(Origin.keep([0, 1, 3], num_old=4))
+    with pytest.raises(ValueError, match=r"got 1 new units for a layer of 4\. Copy every unit"):
         layer.check_kept(Origin.append(1, num_old=4))
     hidden_of(trained("normed_mlp")[0]).check_kept(Origin.append(1, num_old=4))
     network = nn.Sequential(nn.Linear(5, 4), nn.GroupNorm(2, 4), nn.ReLU(), nn.Linear(4, 3))
