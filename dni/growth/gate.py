@@ -129,7 +129,7 @@ def _scale_input(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ..
         raise TypeError(f"a gated {type(layer).__name__} must be called as layer(x), got x by keyword.")
     gate = _gate_of(layer)
     assert gate is not None
-    num_axes = layer.get_parameter("weight").dim() - 2
+    num_axes = layer.weight.dim() - 2  # type: ignore[operator]  # no parameter in a functional call with other weights
     return (args[0] * gate.to(args[0].dtype).view(-1, *[1] * num_axes), *args[1:])
 
 

@@ -177,14 +177,13 @@ class _Rehearsal:
             learner = _learner(stage)
             message = Activation(step=step, h=h, target=self._target, generation=learner.generation_below)
             try:
-                with FlopCounterMode(display=False) as counter:
-                    entry = learner.forward(message, learns=True, held=True, sync=False, asks=False, wanted=False)
+                flops.append(_flops(stage.module, h))
+                entry = learner.forward(message, learns=True, held=True, sync=False, asks=False, wanted=False)
             except Exception as error:
                 raise ConfigurationError(
                     f"events: after those before step {step}, stage {stage.index} cannot take what stage "
                     f"{stage.index - 1} sends: {type(error).__name__}: {error}."
                 ) from error
-            flops.append(counter.get_total_flops() // len(carriers(h)[0]))
             entries.append(entry)
             h = entry.h
         for stage, entry in zip(self._stages, entries, strict=True):
@@ -198,6 +197,13 @@ class _Rehearsal:
 def _learner(stage: Stage) -> Learner:
     assert isinstance(stage.learner, Learner)
     return stage.learner
+
+
+def _flops(module: nn.Module, h: Payload) -> int:
+    """Of a forward of one sample."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(map_members(torch.clone, h))
+    return int(counter.get_total_flops()) // len(carriers(h)[0])
 
 
 def _drawn(member: Tensor) -> Tensor:

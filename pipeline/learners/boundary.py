@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from dni import Origin, translate
+from torch import Tensor
+
+from dni import Origin, map_members, translate
 from pipeline.errors import RunError
 from pipeline.messages import Payload
 
@@ -66,6 +68,7 @@ class Boundary:
         until = self.generation if until is None else until
         if not self._first <= since <= until:
             raise RunError(f"units of generation {since} are wanted as those of {until}, which were before them.")
+        payload = map_members(Tensor.detach, payload)
         for origin, axis in self._origins[since - self._first : until - self._first]:
             payload = translate(payload, origin, holds=holds, axis=axis)
         return payload

@@ -440,7 +440,7 @@ class Learner:
         self._recorder.begin()
         self._set_mode(training=True)
         assert entry.x is not None
-        entry.x = self._structure.translate_input(entry)
+        self._structure.renew(entry)
         with self._structure.watching(entry.x), torch.enable_grad(), self._carried.again(entry.began_with, entry.step):
             weights = dict(self._body.parts.weights.forward_again(entry, version=self.version))
             with self._body.parts.idle.left_out(entry.step, weights) as replaced:

@@ -175,8 +175,8 @@ class Structure:
         messages = []
         for place in self._due(step):
             event = self._events[place]
-            if event.action.asks & Measure.GRADIENT and not self._gradients:
-                continue  # nothing was learned from; it waits for an update that has gradients
+            if not self._is_measured(event):
+                continue  # nothing was learned from since the last change; it waits for an update where something was
             self._recorder.begin()
             with self._whole(event.label, step):
                 messages += self._carry_out(place, event, step)
@@ -210,21 +210,16 @@ class Structure:
         self._recorder.end("C", message.step, version=version)
         self._recorder.changed(message.step, f"{told['event']}: follows stage {self._index - 1}")
 
-    def translate_input(self, entry: Forwarded) -> Payload:
-        """The input of a microbatch that is run again, as the units below are today."""
-        assert entry.x is not None
-        if entry.generation_below == self.below.generation:
-            return entry.x
-        x = self.below.translate(entry.x, entry.generation_below, holds="activation")
-        for new, old in zip(carriers(x), carriers(entry.x), strict=True):
-            new.requires_grad_(old.requires_grad)
-        self.renew(entry)
-        return x
-
     def renew(self, entry: Forwarded) -> None:
-        """The microbatch is run again, by the structure of today."""
-        entry.generation_below, entry.generation = self.below.generation, self.above.generation
-        entry.structure, entry.own_weights = len(self._body.history), None
+        """A microbatch is run again, by the structure of today: its input is made what the units below are now."""
+        assert entry.x is not None
+        if entry.generation_below != self.below.generation:
+            old = carriers(entry.x)
+            entry.x = self.below.translate(entry.x, entry.generation_below, holds="activation")
+            for new, before in zip(carriers(entry.x), old, strict=True):
+                new.requires_grad_(before.requires_grad)
+        self.stamped(entry)
+        entry.own_weights = None
 
     def translate_gradient(self, entry: Forwarded, *, until: int) -> None:
         """What has come from above, for the units of the generation that is pulled back through."""
@@ -296,6 +291,12 @@ class Structure:
             if self._steps is None or each < self._steps - 1
         )
 
+    def _is_measured(self, event: Event) -> bool:
+        asks = event.action.asks
+        if asks & Measure.GRADIENT and not self._gradients:
+            return False
+        return all(self._watch.has(layer, asks) for layer in event.action.layers or ())
+
     def _draw(self, place: int, step: int) -> float:
         return key(self._seed, f"event/{place}", step) / 2**63
 
@@ -331,7 +332,8 @@ class Structure:
     def _change_units(self, event: Event, change: UnitChange, given: Mapping[str, Tensor], step: int) -> list[Reshape]:
         coupled = self._view().coupled(change.layer)
         keyed = self._keyed(event.label, step)
-        tensors = change_units(coupled.hidden, change.origin, change.new, keyed=keyed, given=given)
+        own = {name: value for name, value in given.items() if name in coupled.hidden.tensors}
+        tensors = change_units(coupled.hidden, change.origin, change.new, keyed=keyed, given=own)
         self._apply(tensors)
         self._watch.change(change.layer, change.origin)
         self._begin_phase(event.label, change, tensors)

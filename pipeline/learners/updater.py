@@ -264,13 +264,27 @@ class Updater:
         return state | {"touched": sorted(touched)}, ages, masks
 
     def _follow(self, name: str, leaves: Sequence[_Leaf], change: TensorChange, value: Tensor) -> list[PieceState]:
+        """The pieces of a parameter after a change; those that are blocks stay what they are."""
         assert self._optimizer is not None
-        group = group_of(self._optimizer, leaves[0].parameter)
-        pieces = [PieceState(piece=leaf.piece, state=self._optimizer.state.get(leaf.parameter, {})) for leaf in leaves]
-        if len(pieces) > 1 and name not in self._divided:
-            pieces = merge_mature(pieces, value=self.parameters[name], optimizer=self._optimizer, group=group)
-        shape = tuple(self.parameters[name].shape)
-        return follow_pieces(pieces, change, shape=shape, value=value, optimizer=self._optimizer, group=group)
+        optimizer = self._optimizer
+        group = group_of(optimizer, leaves[0].parameter)
+        pieces = [PieceState(piece=leaf.piece, state=optimizer.state.get(leaf.parameter, {})) for leaf in leaves]
+        if name not in self._divided:
+            pieces = merge_mature(pieces, value=self.parameters[name], optimizer=optimizer, group=group)
+            shape = tuple(self.parameters[name].shape)
+            return follow_pieces(pieces, change, shape=shape, value=value, optimizer=optimizer, group=group)
+        followed = []
+        for leaf, each in zip(leaves, pieces, strict=True):
+            (own,) = follow_pieces(
+                [PieceState(piece=Piece(name), state=each.state)],
+                change,
+                shape=tuple(leaf.parameter.shape),
+                value=leaf.piece.of(value),
+                optimizer=optimizer,
+                group=group,
+            )
+            followed.append(PieceState(piece=leaf.piece, state=own.state))
+        return followed
 
     @property
     def ages(self) -> dict[str, list[Piece]]:

@@ -6,6 +6,7 @@ read of their units, behind the nonlinearity, and the gradient there. They see f
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -56,15 +57,16 @@ class Watch:
         self._h: dict[str, Tensor] = {}
         self._taylor: dict[str, Tensor] = {}
         self._inputs: dict[str, Tensor] = {}
-        self._gradients: dict[str, Tensor] = {}
+        self._pairs: dict[str, tuple[Tensor, Tensor]] = {}
+        """What a layer reads, and the gradient where its units have been read, of one microbatch."""
+        self._changes: Counter[str] = Counter()
+        """Changes of each layer's units: what comes of a microbatch from before is not theirs."""
 
     def install(self, find: Callable[[str], Read]) -> None:
         """Watch the layers that are asked about; once, and again whenever the structure has changed."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        for kept in (self._h, self._taylor, self._inputs, self._gradients):
-            kept.clear()
         self._reads = {layer: find(layer) for layer in self._asked}
         for layer, read in self._reads.items():
             if read.consumer is not None:
@@ -79,12 +81,24 @@ class Watch:
         if read is None:
             return
         self._reads[layer] = replace(read, num_units=origin.num_new)
+        self._changes[layer] += 1
         if layer in self._h:
             h, axis = self._h[layer], self._axis(read)
             self._h[layer] = read.at.expand(origin, h.shape[axis]).raised(0).apply(h, axis)
         if layer in self._taylor:
             self._taylor[layer] = origin.raised(0).apply(self._taylor[layer], 0)
-        self._gradients.pop(layer, None)
+        self._pairs.pop(layer, None)
+
+    def has(self, layer: str, measure: Measure) -> bool:
+        """Whether what is asked of a layer has been measured; it is of no layer that is not watched."""
+        if layer not in self._asked:
+            return True
+        found: dict[Measure, Mapping[str, object]] = {
+            Measure.ACTIVITY: self._h,
+            Measure.TAYLOR: self._taylor,
+            Measure.AUXILIARY: self._pairs,
+        }
+        return all(layer in values for each, values in found.items() if measure & each)
 
     @property
     def is_needed(self) -> bool:
@@ -112,7 +126,8 @@ class Watch:
             return
         self._h[layer] = h.detach()
         if self._asked[layer] & Measure.TAYLOR and h.requires_grad:
-            h.register_hook(partial(_graded, self, layer, h.detach()))  # type: ignore[no-untyped-call]
+            graded = partial(_graded, self, layer, h.detach(), self._changes[layer])
+            h.register_hook(graded)  # type: ignore[no-untyped-call]
 
     def activity(self) -> dict[str, Tensor]:
         """E|h| of each unit, by layer, (U,)."""
@@ -129,8 +144,8 @@ class Watch:
     def auxiliary(self) -> dict[str, Tensor]:
         """The gradient that a layer of zeros past the units would have, by layer."""
         found = {}
-        for layer, gradient in self._gradients.items():
-            read, h = self._reads[layer], self._inputs[layer]
+        for layer, (h, gradient) in self._pairs.items():
+            read = self._reads[layer]
             if isinstance(read.producer, nn.Linear) and isinstance(read.consumer, nn.Linear):
                 found[layer] = auxiliary_gradient(h, gradient)
             else:
@@ -166,14 +181,18 @@ def _entering(watch: Watch, layer: str, module: nn.Module, args: tuple[Tensor, .
 
 def _leaving(watch: Watch, layer: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
     if watch._active and output.requires_grad:
-        output.register_hook(partial(_pulled, watch, layer))  # type: ignore[no-untyped-call]
+        pulled = partial(_pulled, watch, layer, watch._changes[layer], watch._inputs[layer])
+        output.register_hook(pulled)  # type: ignore[no-untyped-call]
 
 
-def _pulled(watch: Watch, layer: str, gradient: Tensor) -> None:
-    watch._gradients[layer] = gradient.detach()
+def _pulled(watch: Watch, layer: str, num_changes: int, h: Tensor, gradient: Tensor) -> None:
+    if num_changes == watch._changes[layer]:
+        watch._pairs[layer] = h, gradient.detach()
 
 
-def _graded(watch: Watch, layer: str, h: Tensor, gradient: Tensor) -> None:
+def _graded(watch: Watch, layer: str, h: Tensor, num_changes: int, gradient: Tensor) -> None:
+    if num_changes != watch._changes[layer]:
+        return
     with torch.no_grad():
         own, pulled = watch._own(layer, h), watch._own(layer, gradient)
         watch._taylor[layer] = score_unit_taylor(own, pulled, num_units=watch._reads[layer].num_units) / len(h)
