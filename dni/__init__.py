@@ -9,17 +9,17 @@ from dni.cadences.pace import Draw, Foreseen, Pace
 from dni.cadences.rate_rule import RateRule, rate_factor
 from dni.cadences.selectors import Channels, Columns, Heads, Layer, Parameter, Quadrants, Rows, Slice
 from dni.events.action import Action
+from dni.events.attach import Attach
 from dni.events.event import Event
 from dni.events.grow_units import GradMax, Grow, Widen
 from dni.events.kernels import ExtendKernel, ResampleKernel, WidenKernel
 from dni.events.new_values import ResetLayers, Shock, ShrinkPerturb
-from dni.events.plan import MaskPlan, Plan, TensorPlan, UnitPlan
+from dni.events.plan import MaskPlan, PartPlan, Plan, TensorPlan, UnitPlan
 from dni.events.plateau import OnPlateau, PlateauState
 from dni.events.prune_units import PruneDormant, PruneUnits
 from dni.events.prune_weights import LiftMasks, PruneWeights
 from dni.events.recycle import Recycle
 from dni.events.rewire import Rewire
-from dni.events.timeline import Occurrence, Width, foresee_events
 from dni.events.view import Measure, StageView
 from dni.events.when import At, AtRandom, EpochEnds, EverySteps, When, foresee
 from dni.few_shot import FewShotClassifier, LogitSynthesizer
@@ -27,12 +27,11 @@ from dni.growth.alpha import CosineRamp, LinearRamp, LossRamp, Progress, Ramp, r
 from dni.growth.attach import apply_edits_, attach_, component_ends
 from dni.growth.continuous_kernel import ContinuousConv, GaussianMask
 from dni.growth.coordinate_network import CoordinateNetwork, KernelNetwork
-from dni.growth.gate import fit_gates_, fold_, gate_, gate_change, without_gates
+from dni.growth.gate import fit_gates_, fold_, gate_, without_gates
 from dni.growth.gradmax import auxiliary_gradient, auxiliary_gradient_of_convolutions, gradmax_values
 from dni.growth.kernel import extend_kernel_change, narrow_kernel_change, resample_kernel_change, widen_kernel_change
 from dni.growth.part import Component, Edit, Insertion, edits_from_json, edits_to_json
 from dni.growth.phase import Phase
-from dni.growth.spelled import spell_out_
 from dni.growth.widen import identity_convolution, identity_linear, random_units
 from dni.inputs.input_source import InputSource, ReceivedInput
 from dni.inputs.synthetic_input import InputMLP, InputNetwork, SyntheticInput
@@ -83,7 +82,6 @@ from dni.pruning.importance import (
     score_unit_taylor,
     sum_by_unit,
 )
-from dni.pruning.masks import HeldMasks
 from dni.pruning.rewiring import Rewiring, TensorRewiring, kept_after
 from dni.pruning.selection import Amount, Count, Scope, Share, select_lowest
 from dni.pruning.sparse_training import SET, DenseSparseDense, GradualMagnitude, RigL, SparseTraining
@@ -124,7 +122,7 @@ from dni.sparse.layer_out import LayerOut
 from dni.sparse.layerwise_sparse import Only, Rescale, TopOrAll
 from dni.sparse.multirate import Multirate
 from dni.sparse.participation import Layout, Participation
-from dni.structure.change import NewUnits, StageChange, TensorChange, UnitChange
+from dni.structure.change import NewUnits, TensorChange, UnitChange
 from dni.structure.coupling import Coupled, units_of, units_read
 from dni.structure.fit import fit_
 from dni.structure.followers import AxisChange, Side, map_tensor
@@ -157,6 +155,7 @@ __all__ = [
     "Applied",
     "At",
     "AtRandom",
+    "Attach",
     "AxisChange",
     "Bernoulli",
     "Block",
@@ -208,7 +207,6 @@ __all__ = [
     "Grow",
     "Head",
     "Heads",
-    "HeldMasks",
     "Hidden",
     "InCycles",
     "InTurn",
@@ -248,7 +246,6 @@ __all__ = [
     "NewUnits",
     "NoGradient",
     "NoiseScale",
-    "Occurrence",
     "OnPlateau",
     "Only",
     "OptimizerFactory",
@@ -256,6 +253,7 @@ __all__ = [
     "OwnLabels",
     "Pace",
     "Parameter",
+    "PartPlan",
     "Participation",
     "Periodic",
     "Phase",
@@ -303,7 +301,6 @@ __all__ = [
     "SobolevCritic",
     "Span",
     "SparseTraining",
-    "StageChange",
     "StageView",
     "Steps",
     "Sum",
@@ -334,7 +331,6 @@ __all__ = [
     "WhenWorse",
     "Widen",
     "WidenKernel",
-    "Width",
     "Window",
     "Within",
     "ZeroGradient",
@@ -374,11 +370,9 @@ __all__ = [
     "follow_pieces",
     "follow_tensor",
     "foresee",
-    "foresee_events",
     "forget_",
     "fresh_values",
     "gate_",
-    "gate_change",
     "grade",
     "grade_source",
     "gradmax_values",
@@ -424,7 +418,6 @@ __all__ = [
     "score_unit_taylor",
     "select_lowest",
     "sliding_windows",
-    "spell_out_",
     "split_by_layer",
     "split_direction",
     "split_error",

@@ -39,13 +39,6 @@ class Action(Protocol):
             shapes: of all parameters of the whole network, by global name.
         """
 
-    def size_after(self, num_units: int) -> int | None:
-        """How many of so many units a layer of it has afterwards; None: it depends on what is measured.
-
-        Raises:
-            ValueError: so many cannot come or go.
-        """
-
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> Plan | None:
         """What is to be done now; changes nothing.
 

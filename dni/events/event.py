@@ -39,11 +39,6 @@ class Event:
         """Its name, or that of its action."""
         return self.name or self.action.name
 
-    @property
-    def foreseeable(self) -> bool:
-        """Whether its steps are known before the run."""
-        return not isinstance(self.when, OnPlateau)
-
     def check(self, shapes: Shapes, *, num_steps: int, steps_per_epoch: int | None) -> None:
         """Raise `ValueError`, naming the event, if a run cannot have it.
 

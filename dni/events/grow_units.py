@@ -28,7 +28,8 @@ class Grow:
     """Append units to some layers, drawn as torch's layers begin, what reads them multiplied by alpha.
 
     alpha = 0 leaves the function as it is, 1 is random growth, between them is the phase-in by initial scale. With a
-    ramp they are phased in by a gate.
+    ramp they are phased in by a gate. Under a LayerNorm or GroupNorm new units change the others, so growth that would
+    leave the function as it is, by alpha 0 or a gate, is refused there.
     """
 
     layers: tuple[str, ...]
@@ -62,17 +63,13 @@ class Grow:
     def check(self, shapes: Shapes) -> None:
         check_held(self.layers, shapes)
 
-    def size_after(self, num_units: int) -> int | None:
-        return _grown(num_units, self.amount, self.at_most)
-
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> UnitPlan | None:
         new = NewUnits(alpha=self.alpha, ramp=self.ramp)
-        origins = {
-            layer: Origin.append(
-                _grown(own.num_units, self.amount, self.at_most) - own.num_units, num_old=own.num_units
-            )
-            for layer, own in _units(self.layers, view).items()
-        }
+        origins = {}
+        for layer, own in _units(self.layers, view).items():
+            origins[layer] = _appended(own, self.amount, self.at_most)
+            if self.alpha == 0.0 or self.ramp is not None:
+                own.check_kept(origins[layer])
         gate = "" if self.ramp is None else ", behind a gate"
         return _growth(origins, new, step=step, what=f"grow (alpha {self.alpha:g}{gate})")
 
@@ -114,16 +111,13 @@ class GradMax:
     def check(self, shapes: Shapes) -> None:
         check_held(self.layers, shapes, num_axes=2)
 
-    def size_after(self, num_units: int) -> int | None:
-        return _grown(num_units, self.amount, self.at_most)
-
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> UnitPlan | None:
         units = _units(self.layers, view)
         origins, given = {}, {}
         for layer, own in units.items():
-            count = _grown(own.num_units, self.amount, self.at_most) - own.num_units
-            origins[layer] = Origin.append(count, num_old=own.num_units)
-            given[layer] = self._values(layer, own, count, view)
+            origins[layer] = _appended(own, self.amount, self.at_most)
+            own.check_kept(origins[layer])
+            given[layer] = self._values(layer, own, len(origins[layer].fresh), view)
         names = [name for own in given.values() for name in own]
         if shared := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
@@ -145,6 +139,9 @@ class GradMax:
 @dataclass(frozen=True, kw_only=True)
 class Widen:
     """Copy units, drawn with replacement; what reads them is divided among the copies, so the function is kept.
+
+    Under a LayerNorm or GroupNorm it is kept only if all units are copied equally often: an amount of all of them, or a
+    multiple (`Share(1.0)`), copies each, and any other is refused.
 
     Source: Chen et al. 2015 (Net2Net, arXiv 1511.05641). Differs: the noise keeps the function (`change_units`).
     """
@@ -175,15 +172,16 @@ class Widen:
     def check(self, shapes: Shapes) -> None:
         check_held(self.layers, shapes)
 
-    def size_after(self, num_units: int) -> int | None:
-        return _grown(num_units, self.amount, self.at_most)
-
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> UnitPlan | None:
         origins = {}
         for layer, own in _units(self.layers, view).items():
-            count = _grown(own.num_units, self.amount, self.at_most) - own.num_units
-            copied = random_units(own.num_units, count, generator=keyed(layer))
-            origins[layer] = Origin.duplicate(copied, num_old=own.num_units)
+            size = _grown(own.num_units, self.amount, self.at_most)
+            if own.mixes_units and size % own.num_units == 0:
+                origins[layer] = Origin.repeat(size // own.num_units, num_old=own.num_units)
+            else:
+                copied = random_units(own.num_units, size - own.num_units, generator=keyed(layer))
+                origins[layer] = Origin.duplicate(copied, num_old=own.num_units)
+            own.check_kept(origins[layer])
         return _growth(origins, NewUnits(noise=self.noise), step=step, what=f"widen (noise {self.noise:g})")
 
 
@@ -212,6 +210,10 @@ def _growth(
         changes=tuple(UnitChange(layer=layer, origin=origin, new=new) for layer, origin in larger.items()),
         given={layer: values for layer, values in (given or {}).items() if layer in larger},
     )
+
+
+def _appended(units: Hidden, amount: Amount, at_most: int | None) -> Origin:
+    return Origin.append(_grown(units.num_units, amount, at_most) - units.num_units, num_old=units.num_units)
 
 
 def _grown(num_units: int, amount: Amount, at_most: int | None) -> int:

@@ -44,23 +44,21 @@ class WidenKernel:
     def check(self, shapes: Shapes) -> None:
         check_held(self.layers, shapes, num_axes=3)
 
-    def size_after(self, num_units: int) -> int | None:
-        return num_units
-
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> TensorPlan | None:
         tensors: dict[str, TensorChange] = {}
         parts = []
         for layer in held(self.layers, view):
             own = widen_kernel_change(view.layer(layer), layer, by=self.by)
             (change,) = own.values()
-            before, after = ([getattr(axis.origin, size) for axis in change.axes] for size in ("num_old", "num_new"))
-            if self.at_most is not None and max(after) > self.at_most:
+            before = "x".join(str(axis.origin.num_old) for axis in change.axes)
+            after = "x".join(str(axis.origin.num_new) for axis in change.axes)
+            if self.at_most is not None and max(axis.origin.num_new for axis in change.axes) > self.at_most:
                 raise ValueError(
-                    f"the kernel of {layer} may be {self.at_most} wide at most, but widening it by {self.by} makes it "
-                    f"{after}. Have it less often, or raise at_most."
+                    f"the kernel of {layer} may be {self.at_most} wide at most, but widening {before} by {self.by} "
+                    f"makes it {after}. Have it less often, or raise at_most."
                 )
             tensors |= own
-            parts.append(f"{layer} from {'x'.join(map(str, before))} to {'x'.join(map(str, after))}")
+            parts.append(f"{layer} from {before} to {after}")
         if not tensors:
             return None
         return TensorPlan(summary=f"widen the kernel of {', '.join(parts)}", step=step, tensors=tensors)
@@ -90,9 +88,6 @@ class ResampleKernel:
     def check(self, shapes: Shapes) -> None:
         check_held(self.layers, shapes)
 
-    def size_after(self, num_units: int) -> int | None:
-        return num_units
-
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> TensorPlan | None:
         return _sampled(self.layers, view, resample_kernel_change, size=self.size, step=step, verb="resample")
 
@@ -120,9 +115,6 @@ class ExtendKernel:
 
     def check(self, shapes: Shapes) -> None:
         check_held(self.layers, shapes)
-
-    def size_after(self, num_units: int) -> int | None:
-        return num_units
 
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> TensorPlan | None:
         return _sampled(self.layers, view, extend_kernel_change, size=self.size, step=step, verb="extend")

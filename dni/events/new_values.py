@@ -48,9 +48,6 @@ class ResetLayers:
     def check(self, shapes: Shapes) -> None:
         check_held(self.layers, shapes)
 
-    def size_after(self, num_units: int) -> int | None:
-        return num_units
-
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> TensorPlan | None:
         own = held(self.layers, view)
         values = {name: value for layer in own for name, value in view.fresh(layer, keyed).items()}
@@ -81,9 +78,6 @@ class Shock:
 
     def check(self, shapes: Shapes) -> None:
         check_held(self.layers, shapes, num_axes=2)
-
-    def size_after(self, num_units: int) -> int | None:
-        return num_units
 
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> TensorPlan | None:
         values = self.shock.values(weights(self.layers, view), keyed)
@@ -116,9 +110,6 @@ class ShrinkPerturb:
 
     def check(self, shapes: Shapes) -> None:
         check_held(self.layers, shapes)
-
-    def size_after(self, num_units: int) -> int | None:
-        return num_units
 
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> TensorPlan | None:
         owners = dict.fromkeys(name.rpartition(".")[0] for name in view.parameters)

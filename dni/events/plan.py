@@ -14,11 +14,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from dni.growth.alpha import Ramp, ramp_to_json
+from dni.growth.part import Edit, edits_to_json
 from dni.measures.active import Masks
 from dni.pruning.rewiring import Rewiring, kept_after
 from dni.structure.change import TensorChange, UnitChange
 
-__all__ = ["MaskPlan", "Plan", "TensorPlan", "UnitPlan"]
+__all__ = ["MaskPlan", "PartPlan", "Plan", "TensorPlan", "UnitPlan"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -123,7 +125,30 @@ class MaskPlan:
         return {"summary": self.summary, "rewiring": self.rewiring.to_record(), "lifted": list(self.lifted)}
 
 
-Plan: TypeAlias = UnitPlan | TensorPlan | MaskPlan
+@dataclass(frozen=True, kw_only=True)
+class PartPlan:
+    """A whole part is attached to a layer of the stage; see `attach_`."""
+
+    summary: str
+    """One line for people."""
+    step: int
+    """Of the event."""
+    edit: Edit
+    """The part; the layer by global name."""
+    ramp: Ramp | None
+    """Opens the gates of the part (`Component.gates`), which begin shut; None: it has none."""
+
+    def __str__(self) -> str:
+        return self.summary
+
+    def to_record(self) -> dict[str, Any]:
+        """Plain numbers and names; all of the plan."""
+        (edit,) = edits_to_json([self.edit])
+        ramp = None if self.ramp is None else ramp_to_json(self.ramp)
+        return {"summary": self.summary, "step": self.step, "edit": edit, "ramp": ramp}
+
+
+Plan: TypeAlias = UnitPlan | TensorPlan | MaskPlan | PartPlan
 """To be told apart with `match`."""
 
 

@@ -66,17 +66,6 @@ class PruneUnits:
     def check(self, shapes: Shapes) -> None:
         check_held(self.layers, shapes)
 
-    def size_after(self, num_units: int) -> int | None:
-        if self.scope == "stage" and len(self.layers) > 1:
-            return None
-        left = num_units - self.amount.of(num_units)
-        if left < self.floor:
-            raise ValueError(
-                f"{self.floor} of its {num_units} units must stay, but pruning {self.amount} leaves {max(0, left)}. "
-                "Lower the amount, or have it less often."
-            )
-        return left
-
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> UnitPlan | None:
         units = {layer: view.units(layer) for layer in held(self.layers, view)}
         check_apart(units)
@@ -101,6 +90,9 @@ class PruneUnits:
 @dataclass(frozen=True, kw_only=True)
 class PruneDormant:
     """Remove the units that are dormant, E|h_i| / mean over k of E|h_k| <= τ, however many there are.
+
+    As they say next to nothing, the output stays about as it was. Under a LayerNorm or GroupNorm it would not, because
+    a silent unit is part of the statistics of the others, so there it is refused.
 
     Source: Sokar et al. 2023 (ReDo, arXiv 2302.12902) for dormancy; they recycle such units, see `Recycle`.
     """
@@ -131,14 +123,13 @@ class PruneDormant:
     def check(self, shapes: Shapes) -> None:
         check_held(self.layers, shapes)
 
-    def size_after(self, num_units: int) -> int | None:
-        return None
-
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> UnitPlan | None:
         units = {layer: view.units(layer) for layer in held(self.layers, view)}
         check_apart(units)
         goes = {}
         for layer, own in units.items():
+            if own.num_units > 1:  # whichever are dormant: what is refused is refused the first time
+                own.check_kept(Origin.keep(range(1, own.num_units), num_old=own.num_units))
             dormancy = score_dormancy(measured(view.activity, layer, num_units=own.num_units))
             num_dormant = int((dormancy <= self.threshold).sum())
             goes[layer] = lowest(dormancy, max(0, min(num_dormant, own.num_units - self.floor)))

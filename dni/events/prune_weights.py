@@ -66,9 +66,6 @@ class PruneWeights:
     def check(self, shapes: Shapes) -> None:
         check_held(self.layers, shapes, num_axes=2)
 
-    def size_after(self, num_units: int) -> int | None:
-        return num_units
-
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> MaskPlan | None:
         own = weights(self.layers, view)
         places = {name: _kept_places(view, name, value) for name, value in own.items()}
@@ -123,9 +120,6 @@ class LiftMasks:
 
     def check(self, shapes: Shapes) -> None:
         check_held(self.layers, shapes, num_axes=2)
-
-    def size_after(self, num_units: int) -> int | None:
-        return num_units
 
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> MaskPlan | None:
         lifted = tuple(name for name in weights(self.layers, view) if name in view.kept)

@@ -28,8 +28,10 @@ class Recycle:
     """Let units begin anew in their places: drawn incoming weights, bias 0, outgoing weights 0.
 
     They are new units, whose optimiser state and count begin with them. If a unit was silent, the output of the network
-    stays as it was.    Source: those of the rules. Differs: optimiser state, of which the papers' codes zero moments
-    only, begins anew as a whole; norms over a unit begin anew too.
+    stays as it was; under a LayerNorm or GroupNorm it would not, so there it is refused.
+
+    Source: those of the rules. Differs: optimiser state, of which the papers' codes zero moments only, begins anew as a
+    whole; norms over a unit begin anew too.
 
     `ContinualBackprop` counts an update each time the event is due: `EverySteps(1)` is the paper's. What it knows of a
     layer begins anew when the layer's width has changed.
@@ -56,14 +58,13 @@ class Recycle:
     def check(self, shapes: Shapes) -> None:
         check_held(self.layers, shapes)
 
-    def size_after(self, num_units: int) -> int | None:
-        return num_units
-
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> UnitPlan | None:
         units = {layer: view.units(layer) for layer in held(self.layers, view)}
         if not units:
             return None
         check_apart(units)
+        for own in units.values():  # whichever are due: what is refused is refused the first time
+            own.check_kept(Origin.renew([0], num_old=own.num_units))
         activity = {layer: measured(view.activity, layer, num_units=own.num_units) for layer, own in units.items()}
         state: Mapping[str, Any] = {}
         if isinstance(self.rule, ReDo):

@@ -61,9 +61,6 @@ class Rewire:
     def check(self, shapes: Shapes) -> None:
         check_held(self.layers, shapes, num_axes=2)
 
-    def size_after(self, num_units: int) -> int | None:
-        return num_units
-
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> MaskPlan | None:
         own = weights(self.layers, view)
         dense = {name: value for name, value in own.items() if name not in view.kept}

@@ -45,7 +45,7 @@ def check_held(layers: Iterable[str] | None, shapes: Shapes, *, num_axes: int = 
 
 def held(layers: Sequence[str], view: StageView) -> list[str]:
     """Those of the layers that this stage has, in their order."""
-    return [layer for layer in layers if any(name.startswith(f"{layer}.") for name in view.parameters)]
+    return [layer for layer in layers if view.has(layer)]
 
 
 def weights(layers: Sequence[str] | None, view: StageView) -> dict[str, Tensor]:

@@ -63,6 +63,9 @@ class StageView(Protocol):
     def state(self) -> Mapping[str, Any]:
         """What this event's last plan left in `UnitPlan.state`; empty before the first."""
 
+    def has(self, name: str) -> bool:
+        """Whether a module of this name, with parameters or without, is in the stage."""
+
     def layer(self, name: str) -> nn.Module:
         """A module of the stage."""
 

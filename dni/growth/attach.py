@@ -26,7 +26,7 @@ from dni.growth.widen import identity_convolution, identity_linear
 from dni.resets.fresh import fresh_values
 from dni.structure.keyed import Keyed
 
-__all__ = ["apply_edits_", "attach_", "component_ends", "detach_parts_", "read_beside"]
+__all__ = ["apply_edits_", "attach_", "component_ends", "read_beside"]
 
 _ACTIVATIONS: Mapping[Activation, type[nn.Module]] = MappingProxyType(
     {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "elu": nn.ELU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
@@ -81,19 +81,6 @@ def component_ends(layer: nn.Module) -> list[tuple[str, str]]:
     """Of each component beside a layer, the names within it of what reads the layer's input, and what adds to its
     output: they follow a change of either as the layer itself does."""
     return [(f"{own}.0", f"{own}.2") for own, child in layer.named_children() if isinstance(child, _Component)]
-
-
-def detach_parts_(layer: nn.Module) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
-    """Take all parts from a layer, which is then as it was: components and inserted layers, by their names in it."""
-    beside: dict[str, nn.Module] = {
-        own: child for own, child in layer.named_children() if isinstance(child, _Component)
-    }
-    behind: dict[str, nn.Module] = {own: child for own, child in layer.named_children() if isinstance(child, _Inserted)}
-    for own in (*beside, *behind):
-        delattr(layer, own)
-    for key in [key for key, hook in layer._forward_hooks.items() if hook in (_add_components, _pass_on)]:
-        del layer._forward_hooks[key]
-    return beside, behind
 
 
 def read_beside(name: str, prefix: str) -> bool:

@@ -18,11 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from dni.growth.attach import component_ends, read_beside
-from dni.structure.change import TensorChange
-from dni.structure.followers import AxisChange
-from dni.structure.origin import Origin
 
-__all__ = ["fit_gates_", "fold_", "gate_", "gate_change", "read_through", "without_gates"]
+__all__ = ["fit_gates_", "fold_", "gate_", "without_gates"]
 
 _GATE = "unit_gate"
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -124,22 +121,6 @@ def without_gates(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             own = folded[weight].detach()
             folded[weight] = own * _by_column(tensors[name], own)
     return folded
-
-
-def gate_change(gate: Tensor, origin: Origin) -> TensorChange:
-    """How a gate follows a change of what its layer reads: copies have the factor of theirs, new entries 1.
-
-    Args:
-        gate: (E,), before the change.
-        origin: of the E entries: expanded, where a channel is several of them.
-    """
-    change = AxisChange(axis=0, origin=origin, side="producer")
-    return TensorChange(axes=(change,), value=origin.raised(0).apply(gate, 0, fill=1.0))
-
-
-def read_through(layer: nn.Module, x: Tensor) -> Tensor:
-    """What a layer's weight, and that of a component beside it, gets of an input x."""
-    return _scale_input(layer, (x,))[0] if _scale_input in layer._forward_pre_hooks.values() else x
 
 
 def _scale_input(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -1,6 +1,6 @@
 """How does a sparse network change its connections while it trains?
 
-A rule plans; `HeldMasks.rewire_` applies. Weights that come begin at 0, with optimiser slots that begin anew.
+A rule plans, and changes nothing. Weights that come are to begin at 0, with optimiser slots that begin anew.
 
 Letters: w the weights, n_on the numbers of a tensor that are kept, t a step.
 """
@@ -31,7 +31,7 @@ class SparseTraining(Protocol):
 
         Args:
             parameters: by name, those of `kept` among them; with dense gradients in `.grad` for a rule that grows by
-                them: before `HeldMasks.mask_gradients_`, or of a backward of its own.
+                them: before gradients are masked, or of a backward of its own.
             kept: the masks, bool by name.
             step: of the event.
             keyed: a generator for each name.

@@ -16,7 +16,7 @@ from dni.structure.followers import AxisChange
 from dni.structure.optimizer_state import Memory
 from dni.structure.origin import Origin
 
-__all__ = ["NewUnits", "StageChange", "TensorChange", "UnitChange"]
+__all__ = ["NewUnits", "TensorChange", "UnitChange"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -82,13 +82,3 @@ class UnitChange:
     def to_json(self) -> dict[str, Any]:
         """Numbers and names."""
         return {"layer": self.layer, "origin": self.origin.to_json(), "new": self.new.to_json()}
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class StageChange:
-    """What becomes of one stage."""
-
-    tensors: Mapping[str, TensorChange]
-    """By name within the stage."""
-    boundary: UnitChange | None = None
-    """Of the units of the stage's output, which the stage above has to follow; None: they stay as they are."""

@@ -26,7 +26,9 @@ def fit_(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     Sizes that layers state follow the shapes. Where a convolution's kernel has become 2k wider, its padding is k times
     the dilation larger (smaller where it has shrunk), so that outputs keep their places; "same" stays. A depthwise
     convolution, one with as many groups as channels in, stays one. What a layer keeps beside its own tensors in the
-    shape of its weight (feedback, masks) has to keep that shape.
+    shape of its weight (feedback, masks) has to keep that shape. Layers of a user's own state no sizes that are known;
+    those with a method `axis_changes` (`UnitFollower`) or `fit_units_` may change all the same. At the end `fit_units_`
+    of every module that has one is called, to set what follows from sizes, as a number of heads.
 
     Args:
         module: changed in place: wholly, or, if anything is refused or fails, not at all.
@@ -50,7 +52,7 @@ def fit_(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         owner = module.get_submodule(path)
         new += [(owner, key, _copied(tensor, getattr(owner, key))) for key, tensor in named.items()]
         new += [(owner, key, size) for key, size in _sizes(path, owner, named).items()]
-    _replace_(new)
+    _replace_(module, new)
 
 
 def _held(module: nn.Module) -> dict[str, Tensor]:
@@ -81,12 +83,16 @@ def _copied(tensor: Tensor, old: Tensor) -> Tensor:
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
-def _replace_(new: Sequence[tuple[nn.Module, str, Any]]) -> None:
+def _replace_(module: nn.Module, new: Sequence[tuple[nn.Module, str, Any]]) -> None:
     """Set all of it, or nothing: a module may refuse what is set in it."""
+    telling = [part for part in module.modules() if callable(getattr(part, "fit_units_", None))]
     old = [(owner, key, getattr(owner, key)) for owner, key, _ in new]
+    old += [(part, key, value) for part in telling for key, value in vars(part).items()]
     try:
         for owner, key, value in new:
             setattr(owner, key, value)
+        for part in telling:
+            part.fit_units_()  # type: ignore[operator]
     except BaseException:
         for owner, key, value in old:
             setattr(owner, key, value)
@@ -102,9 +108,12 @@ def _sizes(path: str, layer: nn.Module, tensors: Mapping[str, Tensor]) -> dict[s
     changed = ", ".join(f"{name} {before[name]} to {after[name]}" for name in before if before[name] != after[name])
     kind = next((kind for kind in _KINDS if isinstance(layer, kind)), None)
     if kind is None:
+        if any(callable(getattr(layer, name, None)) for name in ("axis_changes", "fit_units_")):
+            return {}
         raise TypeError(
             f"{_named(path, layer)} is to change {changed}, but the sizes that a layer states are known of "
-            f"{', '.join(known.__name__ for known in _KINDS)} only. Leave its shapes as they are."
+            f"{', '.join(known.__name__ for known in _KINDS)} only. Leave its shapes as they are, or give it a method "
+            "fit_units_() that sets what follows from them."
         )
     try:
         twin = _KINDS[kind].make(kind, layer, after)

@@ -120,18 +120,19 @@ class Hidden:
         return {name: tuple(own.change(origin) for own in parts) for name, parts in self.tensors.items()}
 
     def check_kept(self, origin: Origin) -> None:
-        """Refuse a change that adds units, or copies, where it would change what the old ones compute.
+        """Refuse a change that adds units, copies or removes some, where it would change what the others compute.
 
         Raises:
-            ValueError: a norm takes its statistics over the units, and some are new, or copied more often than others.
+            ValueError: a norm takes its statistics over the units, and some are new, removed, or copied more often than
+                others.
         """
         if not self.mixes_units:
             return
         if NEW in origin.sources:
             raise ValueError(
                 "LayerNorm and GroupNorm take their statistics over units, so new ones change the old even with "
-                f"outgoing weights of 0; got {len(origin.fresh)} new units beside {self.num_units}. Copy every unit "
-                "(Origin.duplicate), or grow a layer without such a norm."
+                f"outgoing weights of 0; got {len(origin.fresh)} new units for a layer of {self.num_units}. Copy every "
+                "unit (Widen by a share of 1), or choose a layer without such a norm."
             )
         copies = Counter(origin.sources)
         counts = [copies[unit] for unit in range(self.num_units)]
@@ -139,8 +140,8 @@ class Hidden:
         if any(len(set(counts[first : first + size])) > 1 for first in range(0, self.num_units, size)):
             raise ValueError(
                 "LayerNorm and GroupNorm take their statistics over units, so the function is kept only if each is "
-                f"copied equally often, got between {min(counts)} and {max(counts)} copies. Copy all {self.num_units} "
-                "units, or widen a layer without such a norm."
+                f"there equally often, got each of {self.num_units} between {min(counts)} and {max(counts)} times. "
+                "Copy all of them (Widen by a share of 1), or choose a layer without such a norm."
             )
 
     def _check(self, origin: Origin) -> None:

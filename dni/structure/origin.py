@@ -135,6 +135,17 @@ class Origin:
         return Origin(num_old=num_old, sources=sources, scale=tuple(1.0 / copies[source] for source in sources))
 
     @staticmethod
+    def repeat(count: int, *, num_old: int) -> Origin:
+        """Every index becomes `count` neighbours that share it evenly."""
+        if count < 1:
+            raise ValueError(f"an index must be there once or more, got {count} times. To remove, use Origin.keep.")
+        return Origin(
+            num_old=num_old,
+            sources=tuple(index for index in range(num_old) for _ in range(count)),
+            scale=(1.0 / count,) * (num_old * count),
+        )
+
+    @staticmethod
     def from_json(value: Mapping[str, Any]) -> Origin:
         """What `to_json` wrote."""
         return Origin(num_old=value["num_old"], sources=tuple(value["sources"]), scale=tuple(value["scale"]))

@@ -98,9 +98,6 @@ def agreeing_axes(
 def _install_(module: nn.Module, hidden: Hidden, origin: Origin) -> None:
     held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     fit_(module, {name: map_tensor(held[name], axes, "value") for name, axes in hidden.axes(origin).items()})
-    for part in module.modules():
-        if callable(fit := getattr(part, "fit_units_", None)):
-            fit()
 
 
 def _widened(h: Tensor, at: UnitAxis, origin: Origin) -> Tensor:

@@ -67,9 +67,6 @@ class Body:
             for name, value in parts.weights.state_dict().items()
         }
         fit_(self.module, {local[full]: value for full, value in values.items()})
-        for each in self.module.modules():
-            if callable(fit := getattr(each, "fit_units_", None)):
-                fit()  # what follows from sizes, as the number of heads
         made = self._make(Remembered(ages=ages, masks=masks, history=self.history, pace=parts.updater.pace))
         made.updater.load_state_dict(state)
         made.weights.load_state_dict(velocity)

@@ -73,6 +73,10 @@ class View:
         """The masks that are held."""
         return self._body.parts.updater.masks
 
+    def has(self, name: str) -> bool:
+        """Whether a module with parameters of this name is in the stage."""
+        return any(full.startswith(f"{name}.") for full in self._local)
+
     def layer(self, name: str) -> nn.Module:
         """A module of the stage."""
         return self._body.module.get_submodule(self._local_layer(name))

@@ -12,20 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dni import Action, Hidden, Keyed, Plan, UnitTensor, fresh_values
+from dni import Action, Hidden, Keyed, Plan, fresh_values
 from pipeline.randomness.keyed import generator
 
-__all__ = ["KEYED", "FakeStage", "mlp", "planned", "record"]
+__all__ = ["KEYED", "FakeStage", "layer_norm", "mlp", "planned", "record"]
 
 KEYED = partial(generator, 0, step=7)
-
-
-@dataclass
-class FakeUnits:
-    """The units of a layer of today's kind, as tuples of tensors."""
-
-    num_units: int
-    tensors: Mapping[str, tuple[UnitTensor, ...]]
 
 
 @dataclass
@@ -46,14 +38,15 @@ class FakeStage:
     def parameters(self) -> dict[str, Tensor]:
         return dict(self.module.named_parameters())
 
+    def has(self, name: str) -> bool:
+        return name in dict(self.module.named_modules())
+
     def layer(self, name: str) -> nn.Module:
         return self.module.get_submodule(name)
 
-    def units(self, layer: str) -> FakeUnits:
+    def units(self, layer: str) -> Hidden:
         norms = self.norms.get(layer, [])
-        hidden = Hidden.of(self.module, producer=layer, consumers=self.readers[layer], norms=norms)
-        tensors = {name: own if isinstance(own, tuple) else (own,) for name, own in hidden.tensors.items()}
-        return FakeUnits(hidden.num_units, tensors)
+        return Hidden.of(self.module, producers=[layer], consumers=self.readers[layer], norms=norms)
 
     def fresh(self, layer: str, keyed: Keyed) -> dict[str, Tensor]:
         values = fresh_values(self.layer(layer), lambda name: keyed(f"{layer}.{name}"))
@@ -68,6 +61,13 @@ def mlp(*widths: int) -> FakeStage:
         layers += [nn.Linear(num_in, num_out), nn.Tanh()]
     readers = {str(i): [str(i + 2)] for i in range(0, len(layers) - 2, 2)}
     return FakeStage(nn.Sequential(*layers[:-1]).double(), readers=readers)
+
+
+def layer_norm(norm: nn.Module | None = None) -> FakeStage:
+    """Four units in layer 0 behind a LayerNorm, or another norm."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 4), norm or nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 3)).double()
+    return FakeStage(network, readers={"0": ["3"]}, norms={"0": ["1"]})
 
 
 def planned(action: Action, stage: FakeStage) -> Any:

@@ -11,17 +11,18 @@ from dni import (
     Count,
     GradMax,
     Grow,
-    Hidden,
     LinearRamp,
     Measure,
+    Origin,
     Share,
     Widen,
     auxiliary_gradient,
-    grow_gradmax,
+    gradmax_values,
     random_units,
 )
 from dni.structure.change import NewUnits
-from tests.dni.events.stage import KEYED, mlp, planned
+from tests.dni.events.stage import KEYED, layer_norm, mlp, planned
+from tests.dni.structure.networks import changed
 
 
 def test_new_units_are_appended() -> None:
@@ -50,15 +51,12 @@ def test_gradmax_gives_the_values_of_its_own_function() -> None:
     stage = mlp(5, 4, 3)
     stage.auxiliary = {"0": auxiliary_gradient(torch.randn(9, 5).double(), torch.randn(9, 3).double())}
     action = GradMax(layers=("0",), amount=Count(2), activation=nn.Tanh(), scale=0.5)
-    assert action.asks == Measure.AUXILIARY and action.size_after(4) == 6
+    assert action.asks == Measure.AUXILIARY
     plan = planned(action, stage)
-    hidden = Hidden.of(stage.module, producer="0", consumers=["2"])
-    twin = grow_gradmax(hidden, stage.auxiliary["0"], 2, activation=nn.Tanh(), scale=0.5)
+    twin = gradmax_values(stage.units("0"), stage.auxiliary["0"], 2, activation=nn.Tanh(), scale=0.5)
     given = plan.given["0"]
     assert given.keys() == {"0.weight", "0.bias", "2.weight"} and plan.changes[0].new.alpha == 1.0
-    for name in ("0.weight", "0.bias"):
-        assert torch.equal(given[name], twin.tensors[name][4:])
-    assert torch.equal(given["2.weight"], twin.tensors["2.weight"][:, 4:]) and given["2.weight"].any()
+    assert all(torch.equal(value, twin[name]) for name, value in given.items()) and given["2.weight"].any()
     assert str(plan) == "grow 0 from 4 to 6 units (GradMax)"
 
 
@@ -86,10 +84,9 @@ def test_gradmax_refuses_what_it_cannot_grow() -> None:
 @pytest.mark.parametrize("kind", [Grow, Widen])
 def test_growth_beyond_a_limit_is_refused(kind: type[Grow] | type[Widen]) -> None:
     action = kind(layers=("0",), amount=Count(3), at_most=8)
-    assert action.size_after(5) == 8
-    for ask in (lambda: action.size_after(6), lambda: action.plan(mlp(5, 6, 2), step=0, keyed=KEYED)):
-        with pytest.raises(ValueError, match=r"8 units at most, but growing 6 by Count\(value=3\) makes it 9"):
-            ask()
+    assert planned(action, mlp(5, 5, 2)).changes[0].origin.num_new == 8
+    with pytest.raises(ValueError, match=r"8 units at most, but growing 6 by Count\(value=3\) makes it 9"):
+        action.plan(mlp(5, 6, 2), step=0, keyed=KEYED)
 
 
 def test_numbers_that_make_no_sense_are_refused() -> None:
@@ -103,3 +100,26 @@ def test_numbers_that_make_no_sense_are_refused() -> None:
         GradMax(layers=("0",), amount=Count(1), activation=nn.Tanh(), scale=0.0)
     with pytest.raises(ValueError, match="at_most=0"):
         Grow(layers=("0",), amount=Count(1), at_most=0)
+
+
+def test_growth_that_keeps_the_function_is_refused_where_a_norm_is_over_the_units() -> None:
+    stage, ramp = layer_norm(), LinearRamp(num_steps=9)
+    kept = (
+        Grow(layers=("0",), amount=Count(1)),
+        Grow(layers=("0",), amount=Count(1), alpha=1.0, ramp=ramp),
+        GradMax(layers=("0",), amount=Count(1), activation=nn.Tanh()),
+        Widen(layers=("0",), amount=Count(1)),
+    )
+    for action in kept:
+        with pytest.raises(ValueError, match="LayerNorm and GroupNorm take their statistics over units, so"):
+            action.plan(stage, step=0, keyed=KEYED)
+    assert planned(Grow(layers=("0",), amount=Count(1), alpha=0.5), stage).changes, "it changes the function anyway"
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(4), nn.GroupNorm(2, 4)], ids=["LayerNorm", "GroupNorm"])
+def test_norm_over_units_whose_copies_are_all_made_equally_often_keeps_the_function(norm: nn.Module) -> None:
+    stage, x = layer_norm(norm), torch.randn(6, 5).double()
+    [change] = planned(Widen(layers=("0",), amount=Count(8), noise=0.1), stage).changes
+    assert change.origin == Origin.repeat(3, num_old=4)
+    wide = changed(stage.module, stage.units("0"), change.origin, change.new)
+    torch.testing.assert_close(wide(x), stage.module(x), rtol=0, atol=1e-12)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dni import Count, Measure, PruneDormant, PruneUnits, Share
-from tests.dni.events.stage import KEYED, FakeStage, mlp, planned
+from tests.dni.events.stage import KEYED, FakeStage, layer_norm, mlp, planned
 
 
 def _kept(scores: dict[str, list[float]], count: int) -> dict[str, list[int]]:
@@ -51,7 +51,7 @@ def test_layers_of_a_stage_are_ranked_together_by_shares_of_their_means(by: str)
     measures = {"0": torch.tensor([40.0, 4.0, 80.0, 36.0]), "2": torch.tensor([0.1, 0.3, 0.2])}
     setattr(stage, by, measures)
     action = PruneUnits(layers=("0", "2"), amount=Count(3), by=by, scope="stage")  # type: ignore[arg-type]
-    assert action.asks == Measure[by.upper()] and action.size_after(8) is None
+    assert action.asks == Measure[by.upper()]
     plan = planned(action, stage)
     shares = {layer: (own / own.mean()).tolist() for layer, own in measures.items()}
     assert {change.layer: list(change.origin.sources) for change in plan.changes} == _kept(shares, 3)
@@ -73,14 +73,18 @@ def test_dormant_units_go_however_many_there_are_but_not_the_last() -> None:
     assert {change.layer: change.origin.sources for change in plan.changes} == {"0": (0, 2), "2": (2,)}
     assert str(plan) == "prune 2 of 4 units of 0, 2 of 3 units of 2 (dormant)"
     assert PruneDormant(layers=("4",)).plan(stage, step=0, keyed=KEYED) is None
+    normed = layer_norm()
+    normed.activity = {"0": torch.ones(4)}
+    with pytest.raises(ValueError, match="take their statistics over units"):
+        PruneDormant(layers=("0",)).plan(normed, step=0, keyed=KEYED)
+    assert planned(PruneUnits(layers=("0",), amount=Count(1)), normed).changes
 
 
 def test_layer_is_not_pruned_to_nothing() -> None:
     stage = mlp(5, 4, 2)
-    assert PruneUnits(layers=("0",), amount=Count(3)).size_after(4) == 1
+    [change] = planned(PruneUnits(layers=("0",), amount=Count(3)), stage).changes
+    assert change.origin.num_new == 1
     action = PruneUnits(layers=("0",), amount=Count(3), floor=2)
-    with pytest.raises(ValueError, match=r"2 of its 4 units must stay, .* leaves 1"):
-        action.size_after(4)
     with pytest.raises(ValueError, match=r"3 of 4 cannot go from 0: at most 2 can"):
         action.plan(stage, step=0, keyed=KEYED)
     for make in (

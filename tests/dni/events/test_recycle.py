@@ -7,7 +7,7 @@ import torch
 
 from dni import NEW, ContinualBackprop, Recycle, ReDo, UnitUtility
 from dni.structure.change import NewUnits
-from tests.dni.events.stage import KEYED, mlp, planned
+from tests.dni.events.stage import KEYED, layer_norm, mlp, planned
 
 
 def test_dormant_units_begin_anew_in_their_places() -> None:
@@ -60,3 +60,5 @@ def test_what_cannot_be_recycled_is_refused_and_what_is_elsewhere_left_alone() -
         Recycle(layers=("0",), rule="dormant")  # type: ignore[arg-type]
     elsewhere = Recycle(layers=("9",), rule=ContinualBackprop())
     assert elsewhere.plan(mlp(5, 4, 2), step=0, keyed=KEYED) is None
+    with pytest.raises(ValueError, match="new ones change the old even with outgoing weights of 0"):
+        Recycle(layers=("0",), rule=ReDo()).plan(layer_norm(), step=0, keyed=KEYED)

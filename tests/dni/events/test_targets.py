@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dni import Count, Grow, LiftMasks, PruneUnits, PruneWeights, Recycle, ReDo, Share
-from dni.events.targets import held, kept_values, weights
+from dni.events.targets import check_apart, held, kept_values, weights
 from tests.dni.events.stage import FakeStage, mlp
 
 
@@ -44,3 +44,10 @@ def test_event_that_changes_nothing_is_refused() -> None:
     for amount in (Count(0), Share(0.0)):
         with pytest.raises(ValueError, match="an event must change something"):
             PruneWeights(amount=amount)
+
+
+def test_layers_with_units_in_common_are_refused() -> None:
+    stage = mlp(3, 4, 4, 2)
+    check_apart({layer: stage.units(layer) for layer in ("0", "2")})
+    with pytest.raises(ValueError, match=r"0 and other both change 0\.weight: their outputs are added"):
+        check_apart({"0": stage.units("0"), "other": stage.units("0")})

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dni import Component, Origin, attach_, fit_gates_, fold_, gate_, gate_change, without_gates
+from dni import Component, attach_, fit_gates_, fold_, gate_, without_gates
 from tests.dni.structure.networks import trained
 
 READERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
@@ -136,14 +136,6 @@ def test_network_of_a_checkpoint_gets_exactly_its_gates() -> None:
     alone = nn.Linear(2, 2)
     fit_gates_(alone, {"unit_gate", "weight"})
     assert alone.state_dict()["unit_gate"].tolist() == [1, 1]
-
-
-def test_gate_follows_the_entries_that_it_is_for() -> None:
-    gate = torch.tensor([1.0, 0.5, 0.25])
-    origin = Origin.append(1, num_old=3).then(Origin.duplicate([1], num_old=4)).then(Origin.keep([4, 3, 1], num_old=5))
-    change = gate_change(gate, origin)
-    assert change.value is not None and change.value.tolist() == [0.5, 1.0, 0.5]
-    assert [axis.axis for axis in change.axes] == [0] and gate.tolist() == [1.0, 0.5, 0.25]
 
 
 def test_component_beside_a_layer_reads_through_its_gate_and_is_folded_with_it() -> None:

@@ -48,17 +48,22 @@ KEEP = [0, 2, 3, 7, 11]
 PRUNE = Origin.keep(KEEP, num_old=UNITS)
 INSERT = Origin.insert([2, 9], num_old=UNITS)
 
+FOLLOWING = {
+    name: (case, [kind for kind in SHAPES if kind in case.serves])
+    for name, case in CASES.items()
+    # The loss stands at the network's output, whose units are the classes.
+    if name != "loss"
+}
 rows = pytest.mark.parametrize(
     ("case", "kind"),
-    [
-        pytest.param(case, kind, id=f"{name}-{kind}")
-        for name, case in CASES.items()
-        # The loss stands at the network's output, whose units are the classes.
-        if name != "loss"
-        for kind in case.serves
-        if kind in SHAPES
-    ],
+    [pytest.param(case, kind, id=f"{name}-{kind}") for name, (case, kinds) in FOLLOWING.items() for kind in kinds],
 )
+"""Every source with every kind of h that it serves."""
+hardest = pytest.mark.parametrize(
+    ("case", "kind"),
+    [pytest.param(case, kinds[-1], id=f"{name}-{kinds[-1]}") for name, (case, kinds) in FOLLOWING.items()],
+)
+"""Every source with the kind in which the units lie in the most complicated way."""
 
 
 def _drawn(kind: str, seed: int = 0) -> Tensor:
@@ -72,7 +77,7 @@ def _signal(kind: str) -> Signal:
     return Signal(step=0, target=torch.arange(N) % 10, gradient=_drawn(kind, 1), error=error, loss=loss)
 
 
-def _learned(source: Any, h: Tensor, signal: Signal, *, times: int = 3) -> Any:
+def _learned(source: Any, h: Tensor, signal: Signal, *, times: int = 2) -> Any:
     """The source, built and taught."""
     source.build(h, generator=_generator())
     for _ in range(times):
@@ -129,7 +134,7 @@ def test_a_copy_gets_its_share_of_what_its_unit_got(case: Case, kind: str) -> No
     _close(found, None if before is None else translate(before, COPY, holds="gradient", axis=_axis(h)))
 
 
-@rows
+@hardest
 def test_removed_units_are_silent_ones_now_and_in_the_next_updates(case: Case, kind: str) -> None:
     h, signal = _drawn(kind), _signal(kind)
     twin: Any = _learned(case.make(), h, signal)
@@ -137,14 +142,14 @@ def test_removed_units_are_silent_ones_now_and_in_the_next_updates(case: Case, k
     _remap(source, PRUNE, h)
     silenced, small, pruned = _silenced(h), PRUNE.apply(h, _axis(h)), _after(signal, PRUNE, h)
     # Of a mixture or a sum, what is learned is a part that cannot be read off the estimate.
-    for _ in range(1 if isinstance(twin, MixedGradient | Sum) else 3):
+    for _ in range(1 if isinstance(twin, MixedGradient | Sum) else 2):
         whole = twin.estimate(silenced, signal)
         _close(source.estimate(small, pruned), None if whole is None else PRUNE.apply(whole, _axis(h)), atol=1e-9)
         source.learn(small, pruned)
         twin.learn(silenced, _without_error_at_removed(signal, h, whole))
 
 
-@rows
+@hardest
 def test_new_units_change_nothing_at_first_and_are_learned(case: Case, kind: str) -> None:
     h, signal = _drawn(kind), _signal(kind)
     source: Any = _learned(case.make(), h, signal)
@@ -162,24 +167,23 @@ def test_new_units_change_nothing_at_first_and_are_learned(case: Case, kind: str
         return
     if not source.needs & Need.GRADIENT:
         assert not found.index_select(axis, fresh).any()
-    losses = [source.learn(grown, after) for _ in range(30)]
-    assert losses[-1] < 0.999 * losses[0]
+    losses = [source.learn(grown, after) for _ in range(15)]
+    assert losses[-1] < losses[0]
     assert source.estimate(grown, after).index_select(axis, fresh).any()
 
 
-@rows
+@hardest
 def test_a_source_that_followed_loads_into_one_never_built_and_goes_on_alike(case: Case, kind: str) -> None:
     h, signal = _drawn(kind), _signal(kind)
     source: Any = _learned(case.make(), h, signal)
-    for origin in (INSERT, Origin.keep([1, 2, 5, 6], num_old=14), Origin.duplicate([0, 3], num_old=4)):
+    for origin in (INSERT, Origin.keep([1, 2, 5, 6], num_old=14).then(Origin.duplicate([0, 3], num_old=4))):
         _remap(source, origin, h)
         h, signal = translate(h, origin, holds="activation", axis=_axis(h)), _after(signal, origin, h)
         source.learn(h, signal)
     loaded: Any = case.make()
     loaded.load_state_dict(torch.load(io.BytesIO(_state(source)), weights_only=True))
-    for _ in range(2):
-        _close(loaded.estimate(h, signal), source.estimate(h, signal), atol=0)
-        assert loaded.learn(h, signal) == source.learn(h, signal)
+    _close(loaded.estimate(h, signal), source.estimate(h, signal), atol=0)
+    assert loaded.learn(h, signal) == source.learn(h, signal)
     assert _state(loaded) == _state(source)
     # An event after the restart is the same, too.
     for own in (loaded, source):
@@ -187,7 +191,7 @@ def test_a_source_that_followed_loads_into_one_never_built_and_goes_on_alike(cas
     assert _state(loaded) == _state(source)
 
 
-@rows
+@hardest
 def test_asking_whether_a_source_can_follow_changes_and_draws_nothing(case: Case, kind: str) -> None:
     h, signal = _drawn(kind), _signal(kind)
     source: Any = case.make()
@@ -220,7 +224,7 @@ def test_a_linear_synthesizer_and_adam_follow_as_written_out() -> None:
                 assert weight[row, column].item() == pytest.approx((a * b * old_weight[j, i]).item(), rel=1e-15)
                 assert state[weight]["exp_avg"][row, column] == a * moments[0]["exp_avg"][j, i]
                 assert state[weight]["exp_avg_sq"][row, column] == a**2 * moments[0]["exp_avg_sq"][j, i]
-    assert state[weight]["step"] == moments[0]["step"] == 3
+    assert state[weight]["step"] == moments[0]["step"] == 2
 
 
 @pytest.mark.parametrize("name", ["linear", "low-rank", "mlp"])

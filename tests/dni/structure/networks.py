@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dni import Hidden, NewUnits, Origin, TensorChange, change_units, fit_sizes_
+from dni import Hidden, NewUnits, Origin, TensorChange, apply_change, change_units, fit_
 from pipeline.randomness.keyed import generator
 
 __all__ = ["KEYED", "NETWORKS", "changed", "hidden_of", "rebuilt", "trained"]
@@ -84,13 +84,6 @@ def changed(
 def rebuilt(network: nn.Module, changes: Mapping[str, TensorChange]) -> nn.Module:
     """A copy of the network with these tensors."""
     copied = copy.deepcopy(network)
-    for name, change in changes.items():
-        path, _, own = name.rpartition(".")
-        layer = copied.get_submodule(path)
-        assert change.value is not None
-        setattr(layer, own, nn.Parameter(change.value) if own in layer._parameters else change.value)
-        fit_sizes_(layer)
-    for part in copied.modules():
-        if callable(fit := getattr(part, "fit_units_", None)):
-            fit()
+    held = copied.state_dict()
+    fit_(copied, {name: apply_change(held[name], change) for name, change in changes.items()})
     return copied

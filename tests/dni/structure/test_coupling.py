@@ -46,11 +46,7 @@ def _silenced(module: nn.Module, coupled: Coupled, unit: int) -> nn.Module:
 def test_module_whose_units_are_all_copied_computes_the_same(name: str) -> None:
     module, layer, x = settled(name)
     hidden = units_of(module, layer, x).hidden
-    twice = Origin(
-        num_old=hidden.num_units,
-        sources=tuple(unit for unit in range(hidden.num_units) for _ in range(2)),
-        scale=(0.5,) * (2 * hidden.num_units),
-    )
+    twice = Origin.repeat(2, num_old=hidden.num_units)
     torch.testing.assert_close(changed(module, hidden, twice)(x), module(x), rtol=0, atol=1e-12)
 
 

@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dni import convert_to_feedback_alignment, fit_
+from dni import convert_to_feedback_alignment, fit_, gate_
+from tests.dni.structure.architectures import Attention
+
+
+def _gated(layer: nn.Module) -> nn.Module:
+    gate_(layer, [1], 0.25)
+    return layer
+
 
 OTHERS: dict[str, tuple[nn.Module, nn.Module, tuple[int, ...]]] = {
     "linear": (nn.Linear(3, 4), nn.Linear(5, 2), (2, 5)),
@@ -30,6 +37,14 @@ OTHERS: dict[str, tuple[nn.Module, nn.Module, tuple[int, ...]]] = {
     ),
     "grouped": (nn.Conv1d(4, 6, 3, groups=2), nn.Conv1d(6, 4, 3, groups=2), (2, 6, 7)),
     "depthwise": (nn.Conv1d(2, 4, 3, groups=2), nn.Conv1d(3, 6, 3, groups=3), (2, 3, 7)),
+    "from one channel": (nn.Conv2d(1, 4, 3), nn.Conv2d(1, 6, 3), (2, 1, 4, 4)),
+    "from one channel to more": (nn.Conv2d(1, 4, 3), nn.Conv2d(3, 4, 3), (2, 3, 4, 4)),
+    "gated": (_gated(nn.Linear(3, 4)), _gated(nn.Linear(5, 2)), (2, 5)),
+    "gated and grouped": (
+        _gated(nn.Conv1d(4, 6, 3, groups=2)),
+        _gated(nn.Conv1d(6, 4, 3, groups=2)),
+        (2, 6, 7),
+    ),
     "batch norm 1d": (nn.BatchNorm1d(3), nn.BatchNorm1d(5), (4, 5)),
     "batch norm 2d": (nn.BatchNorm2d(3, affine=False), nn.BatchNorm2d(5, affine=False), (2, 5, 3, 3)),
     "batch norm 3d": (
@@ -39,6 +54,7 @@ OTHERS: dict[str, tuple[nn.Module, nn.Module, tuple[int, ...]]] = {
     ),
     "layer norm": (nn.LayerNorm((3, 2), bias=False), nn.LayerNorm((4, 2), bias=False), (2, 4, 2)),
     "group norm": (nn.GroupNorm(2, 4), nn.GroupNorm(2, 6), (2, 6, 3)),
+    "slopes": (nn.PReLU(3), nn.PReLU(5), (2, 5, 3)),
 }
 """A layer, what it becomes, and a shape that the latter reads."""
 
@@ -108,6 +124,32 @@ def test_feedback_of_a_layer_keeps_the_shape_of_its_weight() -> None:
     assert layer(torch.ones(1, 3)).shape == (1, 5)
 
 
+def test_module_sets_itself_what_follows_from_sizes() -> None:
+    module, other = (Attention(width=6, num_heads=heads) for heads in (4, 3))
+    fit_(module, other.state_dict())
+    x = torch.randn(2, 7, 6)
+    assert module.num_heads == 3 and torch.equal(module(x), other(x))
+
+
+class _Scales(nn.Module):
+    """A kind that nobody knows, which says that it follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.size = nn.Parameter(torch.ones(4)), 4
+
+    def fit_units_(self) -> None:
+        self.size = len(self.scale)
+        if self.size == 6:
+            raise RuntimeError("never six scales")
+
+
+def test_layer_of_an_unknown_kind_follows_if_it_knows_of_it() -> None:
+    layer = _Scales()
+    fit_(layer, {"scale": torch.ones(5)})
+    assert layer.size == 5 == len(layer.scale)
+
+
 class _Stubborn(nn.Linear):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "out_features" and value == 6:
@@ -124,6 +166,12 @@ def _tied() -> nn.Module:
 REFUSED: dict[str, tuple[nn.Module, dict[str, Tensor], str]] = {
     "unknown": (_network(), {"0.weight": torch.ones(4, 3), "x": torch.ones(1)}, r"no tensor 'x' .* it has 0\.weight"),
     "tied": (_tied(), {"0.bias": torch.ones(4), "0.weight": torch.ones(4, 4)}, r"0\.weight and 1\.weight are tied"),
+    "gate": (
+        _gated(nn.Linear(3, 4)),
+        {"weight": torch.ones(4, 5)},
+        r"its unit_gate must then be \(5,\), got \(3,\)",
+    ),
+    "sizes": (_Scales(), {"scale": torch.ones(6)}, "never six scales"),
     "half": (_network(), {"0.weight": torch.ones(6, 3)}, r"0 \(Linear\) .* bias must then be \(6,\), got \(4,\)"),
     "integer": (_network(), {"0.weight": torch.ones(4, 3).int()}, r"0\.weight learns, .* floating point, got .*int32"),
     "kind": (nn.Sequential(nn.Embedding(3, 4)), {"0.weight": torch.ones(5, 4)}, r"0 \(Embedding\) .* known of Linear"),

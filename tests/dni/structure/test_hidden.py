@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dni import Hidden, Origin, fit_sizes_, outgoing_norm
+from dni import Hidden, Origin, outgoing_norm
 from tests.dni.structure.networks import NETWORKS, changed, hidden_of, trained
 
 
@@ -44,9 +44,11 @@ def test_outgoing_norm_adds_up_all_that_reads_a_unit() -> None:
 def test_norms_over_units_let_copies_be_made_evenly_and_nothing_else() -> None:
     layer = hidden_of(trained("layer_norm")[0])
     layer.check_kept(Origin.duplicate(range(4), num_old=4))
-    with pytest.raises(ValueError, match=r"got between 1 and 2 copies\. Copy all 4 units"):
+    with pytest.raises(ValueError, match=r"got each of 4 between 1 and 2 times\. Copy all"):
         layer.check_kept(Origin.duplicate([1], num_old=4))
-    with pytest.raises(ValueError, match=r"got 1 new units beside 4\. Copy every unit"):
+    with pytest.raises(ValueError, match="between 0 and 1 times"):
+        layer.check_kept(Origin.keep([0, 1, 3], num_old=4))
+    with pytest.raises(ValueError, match=r"got 1 new units for a layer of 4\. Copy every unit"):
         layer.check_kept(Origin.append(1, num_old=4))
     hidden_of(trained("normed_mlp")[0]).check_kept(Origin.append(1, num_old=4))
     network = nn.Sequential(nn.Linear(5, 4), nn.GroupNorm(2, 4), nn.ReLU(), nn.Linear(4, 3))
@@ -79,7 +81,5 @@ def test_what_cannot_change_by_itself_is_refused() -> None:
     network[2].weight = network[0].weight
     with pytest.raises(ValueError, match=r"0\.weight and 2\.weight are tied"):
         Hidden.of(network, producers=["0"], consumers=["2"])
-    with pytest.raises(TypeError, match=r"sizes are known of .* got ReLU"):
-        fit_sizes_(nn.ReLU())
     with pytest.raises(ValueError, match="the layer has 4 units, the change is of 5"):
         hidden_of(trained("mlp")[0]).axes(Origin.identity(5))

@@ -58,6 +58,7 @@ def test_constructors_say_what_they_are_called() -> None:
     assert Origin.keep([2, 0], num_old=3).sources == (2, 0)
     assert Origin.append(2, num_old=2).sources == (0, 1, NEW, NEW)
     assert Origin.insert([0, 3], num_old=2).sources == (NEW, 0, 1, NEW)
+    assert Origin.repeat(2, num_old=2) == Origin(num_old=2, sources=(0, 0, 1, 1), scale=(0.5,) * 4)
     copies = Origin.duplicate([1, 1, 0], num_old=3)
     assert copies.sources == (0, 1, 2, 1, 1, 0)
     assert copies.scale == (1 / 2, 1 / 3, 1.0, 1 / 3, 1 / 3, 1 / 2)
@@ -91,6 +92,7 @@ def test_new_entries_take_a_tensor_and_the_old_tensor_stays_apart() -> None:
         (lambda: Origin.keep([-1], num_old=2), "use Origin.append or insert"),
         (lambda: Origin.append(-1, num_old=2), "0 or more, got -1"),
         (lambda: Origin.insert([3, 3], num_old=2), r"differ and lie in \[0, 4\), got \[3, 3\]"),
+        (lambda: Origin.repeat(0, num_old=2), "once or more, got 0 times"),
         (lambda: Origin.duplicate([-1], num_old=2), "indices to copy must lie in"),
         (lambda: Origin.identity(2).then(Origin.identity(3)), "at 2 indices; the later one is of 3"),
         (lambda: Origin.identity(2).expand(0), "one entry or more"),

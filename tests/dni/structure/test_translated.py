@@ -6,10 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dni import NEW, Hidden, Origin, grow, keep_units, translate, widen
-from tests.dni.structure.networks import rebuilt
+from dni import NEW, Origin, translate
+from tests.dni.structure.networks import changed, hidden_of, trained
 
 ORIGIN = Origin(num_old=3, sources=(2, NEW, 0, 0), scale=(1.0, 1.0, 0.25, 0.75))
+ORIGINS = {
+    "widen": Origin.duplicate([1, 1, 3], num_old=4),
+    "keep": Origin.keep([3, 1], num_old=4),
+    "grow": Origin.append(2, num_old=4),
+}
 
 
 def test_activations_are_copied_and_gradients_shared() -> None:
@@ -20,23 +25,16 @@ def test_activations_are_copied_and_gradients_shared() -> None:
     assert torch.equal(translate(tokens, ORIGIN, holds="activation", axis=-1)[..., 0], tokens[..., 2])
 
 
-@pytest.mark.parametrize("change", ["widen", "keep", "grow"])
+@pytest.mark.parametrize("change", ORIGINS)
 def test_a_translated_message_is_what_the_changed_network_would_have_sent(change: str) -> None:
-    network = nn.Sequential(nn.Linear(5, 4), nn.Identity(), nn.Tanh(), nn.Linear(4, 3)).double()
-    hidden = Hidden.of(network, producer="0", consumers=["3"])
-    match change:
-        case "widen":
-            resized = widen(hidden, [1, 1, 3])
-        case "keep":
-            resized = keep_units(hidden, [3, 1])
-            network[3].weight.data[:, [0, 2]] = 0  # as if the others had been silent
-        case _:
-            resized = grow(hidden, 2, generator=torch.Generator().manual_seed(0))
-    x = torch.randn(6, 5, dtype=torch.float64)
-    before, after = _messages(network, x), _messages(rebuilt(network, resized), x)
-    old = [unit for unit, source in enumerate(resized.origin.sources) if source != NEW]
+    network, x = trained("mlp")
+    origin = ORIGINS[change]
+    if change == "keep":
+        network[3].weight.data[:, [0, 2]] = 0  # as if the others had been silent
+    before, after = _messages(network, x), _messages(changed(network, hidden_of(network), origin), x)
+    old = [unit for unit, source in enumerate(origin.sources) if source != NEW]
     for holds, sent, due in zip(("activation", "gradient"), before, after, strict=True):
-        found = translate(sent, resized.origin, holds=holds)
+        found = translate(sent, origin, holds=holds)
         assert isinstance(found, Tensor) and found.shape == due.shape
         torch.testing.assert_close(found[:, old], due[:, old], rtol=0, atol=1e-12)
 
