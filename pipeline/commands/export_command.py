@@ -50,7 +50,9 @@ def export_command(words: list[str]) -> int:
     for stage in stages:  # what the accumulators still hold belongs to the finished network
         stage.handle(Drain(step=manifest.step, finish=manifest.finished))
         stage.resume()
-    save_network(options.out, Result(summary={}, cut=prepared.cut).export())
+    states = (checkpoint.read_stage(path, stage.index, device=stage.device) for stage in stages)
+    edits = [edit for state in states for edit in state.get("edits", ())]
+    save_network(options.out, Result(summary={}, cut=prepared.cut).export(), edits=edits)
     loss = "" if test_loss is None else f", test loss {test_loss:.4g}"
     Console().print(f"wrote {options.out}: the network at step {manifest.step:,} of {options.run}{loss}")
     return 0

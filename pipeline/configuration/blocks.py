@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
 
@@ -29,7 +29,16 @@ from pipeline.errors import ConfigurationError
 from pipeline.learners.updater import OptimizerFactory
 from pipeline.randomness.keyed import key, undisturbed
 
-__all__ = ["Draws", "StageBlocks", "blocks_of", "check_blocks", "check_optimizer", "check_participation", "layout_of"]
+__all__ = [
+    "Draws",
+    "StageBlocks",
+    "blocks_of",
+    "check_blocks",
+    "check_optimizer",
+    "check_participation",
+    "layout_of",
+    "with_attached",
+]
 
 
 _MOST_FORESEEN = 1000
@@ -110,6 +119,26 @@ def blocks_of(
         for part in parts:
             part.sort(key=lambda each: place[each[0].pieces[0].parameter])
     return tuple(_of_stage(part, period, drifting) for part, period in zip(parts, periods, strict=True))
+
+
+def with_attached(blocks: Sequence[Block], names: Iterable[str]) -> tuple[Block, ...]:
+    """The blocks of a stage to which parts were attached: what is new learns with the layer that it is attached to.
+
+    Args:
+        blocks: as before; none: the stage is one block.
+        names: global names of the parameters that learn now.
+    """
+    held = {piece.parameter: block.name for block in blocks for piece in block.pieces}
+    joining: dict[str, list[Piece]] = {}
+    for name in names if blocks else ():
+        layer = name
+        while name not in held and layer:
+            layer = layer.rpartition(".")[0]
+            beside = (own for other, own in held.items() if layer and other.startswith(f"{layer}."))
+            if (block := next(beside, None)) is not None:
+                joining.setdefault(block, []).append(Piece(name))
+                break
+    return tuple(Block(block.name, (*block.pieces, *joining.get(block.name, ()))) for block in blocks)
 
 
 def layout_of(stages: Sequence[StageBlocks]) -> Layout:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import PartitionError
+from pipeline.learners.naming import Naming
 
 __all__ = ["Balance", "Partition", "partition"]
 
@@ -41,11 +42,7 @@ class Partition:
 
     def names(self, index: int) -> dict[str, str]:
         """The global name of every entry of stage `index`'s state dict."""
-        names = {}
-        for name in self.stages[index].state_dict(keep_vars=True):
-            local, full = next(pair for pair in self.prefixes[index] if name.startswith(pair[0]))
-            names[name] = full + name[len(local) :]
-        return names
+        return Naming(self.prefixes[index]).of(self.stages[index])
 
 
 def partition(

@@ -27,7 +27,7 @@ from dni import (
     UpdateProbability,
 )
 from pipeline.clock import Clock
-from pipeline.configuration.blocks import blocks_of, check_blocks, check_optimizer, check_participation
+from pipeline.configuration.blocks import blocks_of, check_blocks, check_optimizer, check_participation, with_attached
 from pipeline.configuration.checks import check_evaluation, check_settings
 from pipeline.configuration.config import Config, per_stage
 from pipeline.configuration.partition import Partition, partition
@@ -41,6 +41,7 @@ from pipeline.learners.idle import IdleLayers
 from pipeline.learners.late_weights import LateWeights
 from pipeline.learners.learner import Learner
 from pipeline.learners.movement import MovementMeter
+from pipeline.learners.naming import Naming
 from pipeline.learners.parts import Parts, Remembered
 from pipeline.learners.probe import make_probe
 from pipeline.learners.structure import Structure
@@ -151,7 +152,7 @@ def build_stage(
         source=prepared.sources[index],
         inputs=prepared.inputs[index - 1] if index else ReceivedInput(),
         parts=lambda remembered: _make_parts(prepared, index, module, recorder, remembered),
-        names=lambda: prepared.cut.names(index),
+        naming=Naming(prepared.cut.prefixes[index]),
         recorder=recorder,
         device=device,
         seed=config.seed,
@@ -183,7 +184,9 @@ def build_stage(
 def _make_parts(prepared: Prepared, index: int, module: nn.Module, recorder: Recorder, remembered: Remembered) -> Parts:
     """What knows the parameters of a stage's module, for the module as it is."""
     config, names = prepared.config, prepared.cut.names(index)
-    blocks, participants = prepared.blocks[index].blocks, prepared.participants(index)
+    participants = prepared.participants(index)
+    learned = [names[name] for name, parameter in module.named_parameters() if parameter.requires_grad]
+    blocks = with_attached(prepared.blocks[index].blocks, learned)
     updater = Updater(
         {names[name]: parameter for name, parameter in module.named_parameters()},
         optimizer=per_stage(config.optimizer, prepared.num_stages, name="optimizer")[index],

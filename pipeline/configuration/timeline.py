@@ -137,6 +137,8 @@ class _Rehearsal:
                 sources=copy.deepcopy(prepared.sources),
                 inputs=copy.deepcopy(prepared.inputs),
             )
+            self._latest = ""
+            """What was carried out last."""
             self._stages = [build(copied, index, clock=WallClock()) for index in range(len(model))]
 
     def carry_out(self, step: int, due: Collection[int]) -> tuple[list[Change], bool]:
@@ -159,6 +161,7 @@ class _Rehearsal:
                     raise ConfigurationError(f"events: {error}") from error
             changed = [stage.recorder.take_changes() for stage in self._stages]
             same = shapes == self._shapes()
+            self._latest = "; ".join(f"{what} at step {step}" for own in changed for _, what in own) or self._latest
             after = sizes if same else self.pass_through(step)
         return [
             Change(
@@ -186,8 +189,9 @@ class _Rehearsal:
                 entry = learner.forward(message, learns=True, held=True, sync=False, asks=False, wanted=False)
             except Exception as error:
                 raise ConfigurationError(
-                    f"events: after those before step {step}, stage {stage.index} cannot take what stage "
-                    f"{stage.index - 1} sends: {type(error).__name__}: {error}."
+                    f"events: after {self._latest or 'nothing'}, stage {stage.index} cannot run any more, on "
+                    f"{', '.join(str(tuple(own.shape)) for own in carriers(h))}: {type(error).__name__}: {error}. "
+                    "What the event has put in must fit what is there then."
                 ) from error
             entries.append(entry)
             h = entry.h

@@ -11,13 +11,30 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from dni import Piece, TensorChange, fit_, fit_gates_, map_tensor
+from dni import (
+    Component,
+    Edit,
+    Keyed,
+    Piece,
+    TensorChange,
+    apply_change,
+    apply_edits_,
+    attach_,
+    edits_from_json,
+    edits_to_json,
+    fit_,
+    fit_gates_,
+    map_tensor,
+)
+from pipeline.learners.naming import Naming
 from pipeline.learners.parts import MakeParts, Remembered
 from pipeline.learners.weights import AxisChanges
+from pipeline.randomness.keyed import generator
 
 __all__ = ["Body"]
 
@@ -28,14 +45,16 @@ class Body:
     Args:
         module: the stage's, already where it is to stay.
         make: makes the parts.
-        names: the global name of every entry of the module's state dict, as it is now.
+        naming: the names of the stage.
     """
 
-    def __init__(self, module: nn.Module, make: MakeParts, *, names: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(self, module: nn.Module, make: MakeParts, *, naming: Naming) -> None:
         self.module = module
         self.history: list[AxisChanges] = []
         """What the changes made of the axes of parameters, by their names in the stage, in order."""
-        self.find_names = names
+        self.naming = naming
+        self.edits: list[Edit] = []
+        """Parts that were attached, in order; their layers by global names."""
         self._make = make
         self.parts = make(Remembered(history=self.history))
         """Optimiser, weights and what else knows the parameters."""
@@ -44,7 +63,7 @@ class Body:
 
     def named_tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers under their global names."""
-        names = self.find_names()
+        names = self.naming.of(self.module)
         return {names[name]: value for name, value in self.module.state_dict().items()}
 
     def change(self, changes: Mapping[str, TensorChange]) -> None:
@@ -57,9 +76,9 @@ class Body:
             ValueError, TypeError: something cannot follow. To have everything as it was, call it within `restoring`.
         """
         parts = self.parts
-        local = {full: name for name, full in self.find_names().items()}
+        local = {full: name for name, full in self.naming.of(self.module).items()}
         own = self.module.state_dict(keep_vars=True)
-        values = {full: _changed(own[local[full]], change) for full, change in changes.items()}
+        values = {full: apply_change(own[local[full]], change) for full, change in changes.items()}
         state, ages, masks = parts.updater.followed(changes, values)
         axes = {local[full]: change.axes for full, change in changes.items() if change.axes}
         velocity = {
@@ -73,10 +92,30 @@ class Body:
         self.parts = made
         self.history.append(axes)
 
+    def attach(self, edit: Edit, keyed: Keyed) -> str:
+        """Attach a part, whose parameters begin to learn; the name within the stage of the new module.
+
+        Args:
+            edit: the part, its layer by a global name.
+            keyed: draws initial values, by the global names of layers.
+
+        Raises:
+            ValueError, TypeError: it cannot be attached there. See `change`.
+        """
+        parts = self.parts
+        state, ages, masks = parts.updater.followed({}, {})
+        child = attach_(self.module, _renamed(edit, self.naming.local), lambda name: keyed(self.naming.full(name)))
+        made = self._make(Remembered(ages=ages, masks=masks, history=self.history, pace=parts.updater.pace))
+        made.updater.load_state_dict(state)
+        made.weights.load_state_dict(parts.weights.state_dict())
+        self.parts, self.edits = made, [*self.edits, edit]
+        self.history.append({})
+        return child
+
     @contextmanager
     def restoring(self) -> Iterator[None]:
         """Have everything as it was if the block fails. Nothing writes into what there was, so references suffice."""
-        parts, num_changes = self.parts, len(self.history)
+        parts, edits, num_changes = self.parts, self.edits, len(self.history)
         before = [
             (each, {name: copy.copy(value) if isinstance(value, dict) else value for name, value in vars(each).items()})
             for each in self.module.modules()
@@ -87,53 +126,53 @@ class Body:
             for each, attributes in before:
                 vars(each).clear()
                 vars(each).update(attributes)
-            self.parts = parts
+            self.parts, self.edits = parts, edits
             del self.history[num_changes:]
             raise
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, under global names."""
-        parts, names = self.parts, self.find_names()
+        parts, names = self.parts, self.naming.of(self.module)
         return {
             "module": self.named_tensors(),
             "updater": parts.updater.state_dict(),
             "velocity": {names[name]: value for name, value in parts.weights.state_dict().items()},
             "ages": {name: [list(map(list, piece.box)) for piece in own] for name, own in parts.updater.ages.items()},
             "masks": parts.updater.masks,
+            "edits": edits_to_json(self.edits),
             "original": {name: list(shape) for name, shape in self.original.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become what `state` was taken from, whatever its structure was."""
-        own = {full: name for name, full in self.find_names().items()}
+        self.edits = list(edits_from_json(state.get("edits", ())))
+        local_edits = [_renamed(edit, self.naming.local) for edit in self.edits]
+        apply_edits_(self.module, local_edits, lambda name: generator(0, name, 0))  # their values are loaded below
+        own = {full: name for name, full in self.naming.of(self.module).items()}
         shapes = {name: value.shape for name, value in self.module.state_dict().items()}
         tensors = {own[full]: value for full, value in state["module"].items() if full in own}
         others = {name: value for name, value in tensors.items() if value.shape != shapes[name]}
         fit_(self.module, others)
         gates = {full: value for full, value in state["module"].items() if full not in own}
-        fit_gates_(self.module, [*tensors, *(self._local(full) for full in gates)])
-        if others or gates or state.get("ages") or state.get("masks"):
+        fit_gates_(self.module, [*tensors, *filter(None, map(self.naming.local, gates))])
+        if others or gates or self.edits or state.get("ages") or state.get("masks"):
             ages = {
                 name: [Piece(name, tuple((start, stop) for start, stop in box)) for box in boxes]
                 for name, boxes in state["ages"].items()
             }
             pace = self.parts.updater.pace
             self.parts = self._make(Remembered(ages=ages, masks=state["masks"], history=self.history, pace=pace))
-        names = self.find_names().items()
+        names = self.naming.of(self.module).items()
         self.module.load_state_dict({name: state["module"][full] for name, full in names})
         self.parts.updater.load_state_dict(state["updater"])
         velocity = state.get("velocity", {})  # not in the oldest checkpoints
         self.parts.weights.load_state_dict({name: velocity[full] for name, full in names if full in velocity})
 
-    def _local(self, full: str) -> str:
-        """The name within the stage of a buffer that a layer there has not got yet, by that of its layer's weight."""
-        layer, _, buffer = full.rpartition(".")
-        weight = next(name for name, other in self.find_names().items() if other == f"{layer}.weight")
-        return f"{weight.removesuffix('weight')}{buffer}"
 
-
-def _changed(tensor: Tensor, change: TensorChange) -> Tensor:
-    """What a tensor becomes; shares no memory with it."""
-    if change.value is not None:
-        return change.value.to(tensor).clone()
-    return map_tensor(tensor.detach(), change.axes, "value")
+def _renamed(edit: Edit, local: Callable[[str], str | None]) -> Edit:
+    """The same part, its layer by the name within the stage."""
+    full = edit.layer if isinstance(edit, Component) else edit.behind
+    name = local(full)
+    if name is None:
+        raise ValueError(f"there is no layer {full!r} in this stage to attach a part to.")
+    return replace(edit, layer=name) if isinstance(edit, Component) else replace(edit, behind=name)

@@ -48,4 +48,5 @@ def forward_flops(module: nn.Module, x: Payload) -> int:
     finally:
         for each, mode in training.items():
             each.training = mode
-    return counter.total // num_samples(x)
+    total: int = counter.total
+    return total // num_samples(x)

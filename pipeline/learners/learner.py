@@ -30,6 +30,7 @@ from pipeline.errors import NotFinite
 from pipeline.learners.body import Body
 from pipeline.learners.carried_states import CarriedStates
 from pipeline.learners.input_learner import InputLearner
+from pipeline.learners.naming import Naming
 from pipeline.learners.parts import MakeParts
 from pipeline.learners.probe import ProbeAnswer, grade_entry
 from pipeline.learners.source_learner import SourceLearner
@@ -56,7 +57,7 @@ class Learner:
         source: where the gradient at the module's output comes from.
         inputs: where the module's input comes from.
         parts: make what knows the module's parameters: the optimiser and more.
-        names: the global name of every entry of the module's state dict, as it is now.
+        naming: the names of the stage.
         recorder: takes down what is done.
         device: where it runs; what arrives is moved there.
         seed: of every draw.
@@ -76,7 +77,7 @@ class Learner:
         source: GradientSource,
         inputs: InputSource,
         parts: MakeParts,
-        names: Callable[[], Mapping[str, str]],
+        naming: Naming,
         recorder: Recorder,
         device: torch.device,
         seed: int,
@@ -88,7 +89,7 @@ class Learner:
         structure: Structure | None = None,
     ) -> None:
         self.module = module
-        self._body = Body(module, parts, names=names)
+        self._body = Body(module, parts, naming=naming)
         self.version = 0
         """Steps in which any block was applied."""
         self.phase = "start"

@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 
 from dni import (
+    Component,
     Coupled,
     Event,
     MaskPlan,
     Measure,
     OnPlateau,
+    PartPlan,
     Phase,
     PlateauState,
     TensorChange,
@@ -101,18 +103,17 @@ class Structure:
     def attach(self, body: Body, *, source: SourceLearner, inputs: InputLearner, recorder: Recorder) -> None:
         """Take charge of a stage; once."""
         self._body, self._source, self._inputs, self._recorder = body, source, inputs, recorder
-        names = body.parts.updater.parameters
+        has = body.naming.has
         self._events = {
             place: event
             for place, event in enumerate(self._all)
-            if event.action.layers is None
-            or any(name.startswith(f"{layer}.") for name in names for layer in event.action.layers)
+            if event.action.layers is None or any(has(body.module, layer) for layer in event.action.layers)
         }
         self._seen = dict.fromkeys(self._events, -1)
         asked: dict[str, Measure] = {}
         for event in self._events.values():
             for layer in event.action.layers or ():
-                if any(name.startswith(f"{layer}.") for name in names):
+                if has(body.module, layer):
                     asked[layer] = asked.get(layer, Measure.NOTHING) | event.action.asks
         self._watch = Watch(asked)
         self._listen()
@@ -273,6 +274,10 @@ class Structure:
         self._phased, self._loss, self._example = state["phased"], state["loss"], state["example"]
         self._output_shape = tuple(state["output_shape"])
         self.below, self.above = (Boundary(generation) for generation in state["generations"])
+        self._renew_watch()
+
+    def _renew_watch(self) -> None:
+        """The structure is another: what was found of it is found again, and a new optimiser is listened to."""
         self._coupled, self._is_installed = {}, False
         self._listen()
 
@@ -304,7 +309,7 @@ class Structure:
         """Take down how wide, how dense and how costly the stage is."""
         self._counted = dict(self._recorder.totals.changes)
         module, recorder = self._body.module, self._recorder
-        local = {full: name for name, full in self._body.find_names().items()}
+        local = {full: name for name, full in self._body.naming.of(self._body.module).items()}
         recorder.measure("structure/parameters", step, sum(p.numel() for p in module.parameters()))
         for layer in dict.fromkeys(layer for event in self._events.values() for layer in event.action.layers or ()):
             if f"{layer}.weight" in local:
@@ -346,6 +351,12 @@ class Structure:
                 self._kept[place] = plan.state
             case TensorPlan():
                 self._apply(plan.tensors)
+            case PartPlan():
+                child = self._body.attach(plan.edit, self._keyed(event.label, step))
+                self._renew_watch()
+                if plan.ramp is not None and isinstance(plan.edit, Component):
+                    self._phases.append(Phase(event=event.label, gates=plan.edit.gates(child), ramp=plan.ramp))
+                    self._phases[-1].open_(self._body.module)
             case MaskPlan():
                 updater = self._body.parts.updater
                 updater.hold(plan.after(updater.masks, updater.parameters))
@@ -381,17 +392,15 @@ class Structure:
     def _apply(self, changes: Mapping[str, TensorChange]) -> None:
         """By global name."""
         self._body.change(changes)
-        self._coupled = {}
         self._gradients = {
             name: map_tensor(gradient, changes[name].axes, "gradient") if name in changes else gradient
             for name, gradient in self._gradients.items()
         }
-        self._is_installed = False
-        self._listen()
+        self._renew_watch()
 
     def _begin_phase(self, event: str, change: UnitChange, changes: Mapping[str, TensorChange]) -> None:
         """Phases that are on their way follow; what this stage reads of new units is gated, if that is asked."""
-        local = {full: name for name, full in self._body.find_names().items()}
+        local = {full: name for name, full in self._body.naming.of(self._body.module).items()}
         for full, each in changes.items():
             if full.endswith(".unit_gate"):
                 layer = local[full].removesuffix(".unit_gate")
@@ -429,8 +438,7 @@ class Structure:
                 yield
         except Exception as error:
             self._source.source, self._inputs.source, self._phases, self._kept, self.below, self.above = kept
-            self._coupled, self._is_installed = {}, False
-            self._listen()
+            self._renew_watch()
             raise StructureError(
                 f"event {event!r} at step {step} cannot be carried out in stage {self._index}: {error} The stage is as "
                 "it was before."

@@ -41,8 +41,7 @@ class View:
         self._known = known
         self._example = example
         self._watch = watch
-        self._names = dict(body.find_names())
-        self._local = {full: name for name, full in self._names.items()}
+        self._names = body.naming.of(body.module)
         self.gradients = gradients
         """By parameter, if an event asks for them."""
         self.state = state
@@ -74,8 +73,8 @@ class View:
         return self._body.parts.updater.masks
 
     def has(self, name: str) -> bool:
-        """Whether a module with parameters of this name is in the stage."""
-        return any(full.startswith(f"{name}.") for full in self._local)
+        """Whether a module of this name, or something within one, is in the stage."""
+        return self._body.naming.has(self._body.module, name)
 
     def layer(self, name: str) -> nn.Module:
         """A module of the stage."""
@@ -150,11 +149,12 @@ class View:
         return self._example
 
     def _local_layer(self, name: str) -> str:
-        """A layer's name within the stage: its parameters lie there under it."""
-        for full, local in self._local.items():
-            if full.startswith(f"{name}."):
-                return local[: len(local) - len(full) + len(name)]
-        raise ValueError(f"there is no layer {name!r} with parameters in this stage.")
+        local = self._body.naming.local(name)
+        if local is None or local not in dict(self._body.module.named_modules()):
+            raise ValueError(
+                f"there is no layer {name!r} in this stage, or stages share it. Name the layers within it."
+            )
+        return local
 
     def _renamed(self, found: Coupled) -> Coupled:
         tensors = {self._names[name]: own for name, own in found.hidden.tensors.items()}

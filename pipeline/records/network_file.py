@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dni import Edit, apply_edits_, edits_from_json, edits_to_json, fit_, without_gates
+from dni import apply_edits_, edits_from_json, fit_, without_gates
 from pipeline.configuration.partition import Partition
 from pipeline.errors import CheckpointError
 from pipeline.randomness.keyed import generator
@@ -27,9 +27,9 @@ def whole_network(cut: Partition) -> dict[str, Tensor]:
     )
 
 
-def save_network(path: Path, tensors: Mapping[str, Tensor], *, edits: tuple[Edit, ...] = ()) -> None:
-    """Write a network's ordinary state dict; beside it, if parts were attached to it, what they are."""
-    torch.save(dict(tensors) if not edits else {_PARTS: edits_to_json(edits), "state_dict": dict(tensors)}, path)
+def save_network(path: Path, tensors: Mapping[str, Tensor], *, edits: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Write a network's ordinary state dict; beside it, if parts were attached to it, what they are, as JSON."""
+    torch.save(dict(tensors) if not edits else {_PARTS: list(edits), "state_dict": dict(tensors)}, path)
 
 
 def load(model: nn.Module, path: str | Path) -> None:
@@ -57,9 +57,6 @@ def load(model: nn.Module, path: str | Path) -> None:
         apply_edits_(model, edits, lambda name: generator(0, name, 0))
         own = model.state_dict()
         fit_(model, {name: value for name, value in tensors.items() if name in own and own[name].shape != value.shape})
-        for part in model.modules():
-            if callable(follow := getattr(part, "fit_units_", None)):
-                follow()
         model.load_state_dict(tensors)
     except (RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(

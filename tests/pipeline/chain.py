@@ -36,6 +36,7 @@ from pipeline.learners.idle import IdleLayers
 from pipeline.learners.late_weights import LateWeights
 from pipeline.learners.learner import Learner
 from pipeline.learners.movement import MovementMeter
+from pipeline.learners.naming import Naming
 from pipeline.learners.parts import Parts, Remembered
 from pipeline.learners.updater import Updater
 from pipeline.messages import Activation, Gradient, Message, Send
@@ -125,7 +126,7 @@ def make_stage(
         source=source,
         inputs=ReceivedInput(),
         parts=make_parts,
-        names=lambda: own,
+        naming=Naming((("", f"{index}."),)),
         recorder=recorder,
         device=CPU,
         seed=seed,

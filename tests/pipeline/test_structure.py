@@ -20,7 +20,9 @@ from dni import (
     SET,
     At,
     AtRandom,
+    Attach,
     Bernoulli,
+    Component,
     ConditionalSyntheticGradient,
     Count,
     Electroshock,
@@ -28,6 +30,7 @@ from dni import (
     Event,
     EverySteps,
     Grow,
+    Insertion,
     LinearRamp,
     LocalLoss,
     MixedGradient,
@@ -149,6 +152,8 @@ MANY = (
     Event(At(12), PruneWeights(layers=("0.0",), amount=Share(0.3), by="movement")),
     Event(At(14), Shock(shock=Electroshock(size=0.1), layers=("2.0",))),
     Event(At(16), ResetLayers(layers=("3.0",))),
+    Event(At(15), Attach(edit=Insertion(behind="2.2", units=25)), name="insert"),
+    Event(At(16), Attach(edit=Component(layer="1.0", units=3, alpha=1.0), ramp=LinearRamp(num_steps=3))),
     Event(At(17), Grow(layers=("0.0",), amount=Count(2)), name="grow at the end"),
 )
 """Ten kinds of events and more, on every boundary and within stages."""
@@ -202,7 +207,7 @@ class _Dies(PruneUnits):
 
 def killed_case(fault: str | None = None, *, resume: bool = False) -> Case:
     """The many events, and one more in the middle of which the run dies."""
-    event = Event(At(11), _Dies(layers=("2.0",), amount=Count(1), fault=fault or "none"), name="deadly")
+    event = Event(At(11), _Dies(layers=("3.0",), amount=Count(1), fault=fault or "none"), name="deadly")
     settings = {
         "events": (*MANY, event),
         "source": ConditionalSyntheticGradient(num_classes=10),
@@ -220,7 +225,7 @@ def never_killed() -> dict[str, Tensor]:
 def test_run_that_fails_in_the_middle_of_an_event_and_goes_on_equals_one_that_never_failed(
     tmp_path: Path, never_killed: dict[str, Tensor]
 ) -> None:
-    with pytest.raises(StageFailure, match=r"stage 2 failed at step .* in change of structure: .*'deadly' at step 11"):
+    with pytest.raises(StageFailure, match=r"stage 3 failed at step .* in change of structure: .*'deadly' at step 11"):
         run_simulated(prepare(killed_case("raise").config()), folder=tmp_path)
     resumed = run_simulated(prepare(killed_case().config()), folder=tmp_path, resume=True)
     assert (resumed.summary["resumed_at"], resumed.summary["resume_exact"]) == (8, True)

@@ -304,7 +304,7 @@ def test_drain_that_finishes_applies_the_leftovers_divided_by_the_samples_they_h
     whole.handle(Drain(step=2, save=True, finish=True))
     assert whole.drained is not None
     saved = whole.state_dict()["updater"]
-    assert saved["num_samples"] == 8, "what is saved still holds the accumulated gradient"
+    assert saved["pace"]["rest"]["num_samples"] == 8, "what is saved still holds the accumulated gradient"
     whole.resume()
     assert whole.version == 1 and equal(weights(whole.module), weights(short.module))
 
