@@ -114,7 +114,8 @@ def test_signal_drains_and_saves_and_the_run_goes_on_until_a_rank_is_told_to_end
     stopped_at = latest(folder / "checkpoints")[1].step
     assert stopped_at == summary["steps"] > 0
 
-    ended = run("resume", "runs/long", cwd=tmp_path, script="terminated")
+    further = ("--steps", str(stopped_at + 1000))
+    ended = run("resume", "runs/long", *further, cwd=tmp_path, script="terminated")
     assert ended.returncode == 1, ended.stderr
     assert "attempt 2" not in ended.stdout and "dni resume runs/long" in ended.stdout
     summary = json.loads((folder / "summary.json").read_text())
