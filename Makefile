@@ -1,6 +1,8 @@
 # `make train` and `make test` set everything up on a fresh machine; Python 3.11 or newer and git are all they need.
 PYTHON ?= python3
 BIN := .venv/bin
+# Up to four tests at a time. A file's tests stay in one process, and files in order: the slow ones are not the last.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 READY := .venv/.ready
 
 .PHONY: help train test check fix experiment clean
@@ -18,7 +20,7 @@ train: $(READY)  ## run the main job: four stages in four processes, on handwrit
 	$(BIN)/dni train quickstart
 
 test: $(READY)  ## run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 check: $(READY)  ## format, lint and types, without changing anything
 	$(BIN)/ruff format --check .

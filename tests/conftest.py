@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.spawn import Ranks
+from tests.spawn import Ranks, warm_up
 
 # torch looks up the name behind every connection to a store; where no name server answers, that takes 5 s now and then.
 os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
@@ -16,6 +16,13 @@ os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 
 def pytest_report_header() -> str:
     return f"torch {torch.__version__}, CUDA {'yes' if torch.cuda.is_available() else 'no'}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ranks_warmed_up(request: pytest.FixtureRequest) -> None:
+    """While the first tests run, the process that ranks are forked from imports what they need."""
+    if any(item.get_closest_marker("distributed") for item in request.session.items):
+        warm_up()
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import multiprocessing
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,15 +19,22 @@ import torch.distributed as dist
 
 from pipeline.transports.control import World
 
-_PRELOADED = ["tests.reference", "pipeline.executors.distributed", "torch._dynamo", "torch.utils.flop_counter"]
+_PRELOADED = ["tests.executors", "tests.faults", "torch._dynamo", "torch.utils.flop_counter", "hypothesis.strategies"]
+"""What ranks need: the runtime, what PyTorch imports late, and what the modules of tests import."""
 _numbers = itertools.count()
+
+
+def warm_up() -> None:
+    """Begin to import what the ranks will need, in the process that they are forked from, and do not wait for it."""
+    multiprocessing.set_forkserver_preload(_PRELOADED)  # else every rank spends seconds on importing PyTorch
+    forkserver.ensure_running()
 
 
 class Ranks:
     """Worker processes, one per rank."""
 
     def __init__(self) -> None:
-        multiprocessing.set_forkserver_preload(_PRELOADED)  # else every rank spends seconds on importing PyTorch
+        warm_up()
         self._context = multiprocessing.get_context("forkserver")
         self._workers: list[tuple[Any, Connection]] = []
 

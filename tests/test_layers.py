@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,12 @@ class Import:
         return f"{self.file}:{self.line} imports {self.full}"
 
 
-def _imports(path: Path) -> Iterator[Import]:
+@cache
+def _imports(path: Path) -> tuple[Import, ...]:
+    return tuple(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[Import]:
     file = str(path.relative_to(ROOT))
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -19,8 +19,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 __all__ = ["launch", "warm_up"]
 
-_IMPORTED_LATE = ("torch._dynamo", "torch.utils.flop_counter", "sklearn.datasets")
-"""What runs import once they need it (the first optimiser made, the survey of the model, the digits)."""
+_IMPORTED_LATE = ("torch._dynamo", "torch.utils.flop_counter")
+"""What runs import once they need it (the first optimiser made, the survey of the model)."""
 
 
 def warm_up(entry: Callable[..., None]) -> None:

@@ -19,6 +19,7 @@ from experiments.czarnecki2017_understanding.matched import MatchedToLogLoss, Sq
 from experiments.czarnecki2017_understanding.toys import NUM_SAMPLES, TOYS, toy
 from pipeline import Config, prepare, run_simulated
 
+pytestmark = pytest.mark.usefixtures("read_once")
 needs_data = pytest.mark.skipif(not os.environ.get("DNI_DATA"), reason="DNI_DATA names no folder with MNIST")
 D = torch.float64
 

@@ -17,6 +17,7 @@ from experiments.records import append_record
 from pipeline import Config, prepare, run_simulated
 from tests.experiments.checks import check
 
+pytestmark = pytest.mark.usefixtures("read_once")
 needs_data = pytest.mark.skipif(not os.environ.get("DNI_DATA"), reason="DNI_DATA names no folder with MNIST")
 
 LOSSES = {

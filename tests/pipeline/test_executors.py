@@ -8,6 +8,8 @@ right. In ready order the order is nobody's, but nothing is lost. To put another
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from dni import (
     VirtualGradient,
     WhenWorse,
 )
-from pipeline import ConfigurationError, run_simulated, run_threaded, train
+from pipeline import ConfigurationError, prepare, run_simulated, run_threaded, train
 from pipeline.executors.training import find_executor
 from pipeline.records.checkpoint import latest
 from tests.executors import EXECUTORS, Case, Outcome, each_executor
@@ -118,16 +120,22 @@ def test_run_with_dropout_and_everything_else_is_the_same_as_simulated(
     assert_does_what_simulate_does(executor, Case(problem=WITH_DROPOUT, settings=settings, evaluates=True), ranks)
 
 
+def _reported(sync: SyncPolicy) -> Case:
+    return Case(problem=REPORTED, settings={"source": SOURCES["conditional"], "sync": sync, "delay": (3,)})
+
+
+@cache
+def _simulated(sync: SyncPolicy) -> Outcome:
+    result = run_simulated(prepare(_reported(sync).config()))
+    return Outcome(result.export(), result.summary)
+
+
 @pytest.mark.parametrize("executor", each_executor("threads", "2 ranks"))
 def test_syncs_that_follow_from_reports_are_the_same_as_simulated(executor: str, ranks: Ranks) -> None:
-    def case(sync: SyncPolicy) -> Case:
-        return Case(problem=REPORTED, settings={"source": SOURCES["conditional"], "sync": sync, "delay": (3,)})
-
-    found = EXECUTORS[executor].run(case(WhenWorse(0.2, probe_every=5)), ranks)
-    assert_same_run(found, EXECUTORS["simulate"].run(case(WhenWorse(0.2, probe_every=5)), ranks))
+    found = EXECUTORS[executor].run(_reported(WhenWorse(0.2, probe_every=5)), ranks)
+    assert_same_run(found, _simulated(WhenWorse(0.2, probe_every=5)))
     for sync in (Always(), Every(5)):  # some steps were syncs because of a report, some were not
-        other = EXECUTORS["simulate"].run(case(sync), ranks)
-        assert not torch.equal(found.weights["0.0.weight"], other.weights["0.0.weight"])
+        assert not torch.equal(found.weights["0.0.weight"], _simulated(sync).weights["0.0.weight"])
 
 
 READY: dict[str, dict[str, Any]] = {
@@ -137,6 +145,7 @@ READY: dict[str, dict[str, Any]] = {
     "late gradients": {"source": TrueGradient(), "stash": "weights", "max_in_flight": (4,)},
 }
 LONGER = Problem(num_stages=4, optimizer="adam", dropout=0.1, steps=60)
+DROPPING = replace(LONGER, steps=30)
 
 
 @pytest.mark.parametrize("way", READY)
@@ -164,12 +173,12 @@ def test_run_that_may_drop_answers_every_message(
     executor: str, policy: dict[str, Any], source: str, ranks: Ranks
 ) -> None:
     settings = {"source": SOURCES[source], "arrival": "ready", "max_in_flight": (6,), "sync": Every(10)}
-    case = Case(problem=LONGER, settings=settings | policy, evaluates=True)
+    case = Case(problem=DROPPING, settings=settings | policy, evaluates=True)
     summary = EXECUTORS[executor].run(case, ranks).summary
-    assert (summary["status"], summary["steps"]) == ("finished", LONGER.steps)
+    assert (summary["status"], summary["steps"]) == ("finished", DROPPING.steps)
     forwards = [stage["forwards"] for stage in summary["stages"]]
-    assert forwards[0] == LONGER.steps and forwards == sorted(forwards, reverse=True)
-    assert forwards[3] >= LONGER.steps // 10, "a sync step is never dropped"
+    assert forwards[0] == DROPPING.steps and forwards == sorted(forwards, reverse=True)
+    assert forwards[3] >= DROPPING.steps // 10, "a sync step is never dropped"
     assert summary["test_loss"] is not None
 
 

@@ -198,7 +198,7 @@ def small_config(
 
 
 @pytest.mark.filterwarnings("ignore:a setting has no effect. the test data")
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(run=runs(), batch_norm=st.booleans(), stage=st.integers(0, 3), step=st.integers(1, STEPS - 1))
 def test_run_with_any_settings_killed_anywhere_and_resumed_equals_one_never_killed(
     tmp_path_factory: pytest.TempPathFactory, run: tuple[int, dict[str, Any]], batch_norm: bool, stage: int, step: int
@@ -225,7 +225,7 @@ def test_run_with_any_settings_killed_anywhere_and_resumed_equals_one_never_kill
 
 
 @pytest.mark.filterwarnings("ignore:a setting has no effect. the test data")
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(run=runs(), step=st.integers(1, STEPS - 2))
 def test_run_stopped_by_a_signal_says_whether_going_on_is_exact_and_is_right(
     tmp_path_factory: pytest.TempPathFactory, run: tuple[int, dict[str, Any]], step: int

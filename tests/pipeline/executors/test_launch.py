@@ -20,27 +20,7 @@ from tests.reference import assert_bit_equal
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(120)]
 
-_FAILING = """
-from dataclasses import replace
-
-from torch import nn
-
-from pipeline.configuration.quickstart import quickstart
-from tests.faults import FailAt
-
-
-def failing():
-    config = quickstart()
-
-    def model():
-        network = config.model()
-        network[4] = nn.Sequential(network[4], FailAt(25))
-        return network
-
-    return replace(config, model=model, steps=60, checkpoint_every=10)
-"""
-
-_RESTARTED = """
+_CONFIG = """
 import os
 from dataclasses import replace
 
@@ -51,34 +31,25 @@ from tests.faults import FailAt
 
 NEVER = 1_000_000
 ATTEMPT = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "-1"))
+SCRIPTS = {  # in which attempt which layer fails at which of its steps, and how
+    "nothing happens": {},
+    "killed, then raises": {0: (6, 5, "kill"), 1: (4, 25, "raise")},  # rank 1, before there is a checkpoint
+    "killed": {0: (0, 15, "kill")},  # rank 0
+    "terminated": {0: (0, 15, "terminate")},
+}
 
 
-def faulty(faults, **settings):
+def scripted():
     config = quickstart()
-    block, step, fault = faults.get(ATTEMPT, (0, NEVER, "raise"))
+    block, step, fault = SCRIPTS[os.environ.get("SCRIPT", "nothing happens")].get(ATTEMPT, (0, NEVER, "raise"))
 
     def model():
         layers = list(config.model())
         steps = [step if index == block else NEVER for index in range(len(layers))]
         return nn.Sequential(*(nn.Sequential(FailAt(s, fault), layer) for s, layer in zip(steps, layers)))
 
-    return replace(config, model=model, steps=30, checkpoint_every=10, arrival="fixed", num_ranks=2, **settings)
-
-
-def undisturbed():
-    return faulty({})
-
-
-def killed_twice():  # rank 1 before there is a checkpoint, then rank 0
-    return faulty({0: (6, 5, "kill"), 1: (0, 15, "kill")}, max_restarts=2)
-
-
-def killed_once():
-    return faulty({0: (0, 15, "kill")})
-
-
-def terminated():
-    return faulty({0: (0, 15, "terminate")}, max_restarts=1)
+    every = {"checkpoint_every": 10, "log_every": 5}
+    return replace(config, model=model, steps=40, arrival="fixed", num_ranks=2, max_restarts=1, **every)
 """
 
 
@@ -93,15 +64,19 @@ def torchrun(*words: str) -> list[str]:
     return [*launcher, "--max-restarts=1", "-m", "pipeline", *words]
 
 
-def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(*words: str, cwd: Path, script: str = "nothing happens") -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return run_to_end(command(*words), cwd=cwd)
+    return run_to_end(command(*words), cwd=cwd, script=script)
 
 
-def run_to_end(words: list[str], *, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program; the repository is importable, for the scripted faults."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
-    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+def run_to_end(words: list[str], *, cwd: Path, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end."""
+    return subprocess.run(words, cwd=cwd, env=environment(script), capture_output=True, text=True, check=False)
+
+
+def environment(script: str) -> dict[str, str]:
+    """What happens to the run is told by a variable; the repository is importable, for the scripted faults."""
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "SCRIPT": script}
 
 
 def test_train_runs_the_main_job_in_four_processes_and_leaves_a_whole_run_folder(tmp_path: Path) -> None:
@@ -121,34 +96,31 @@ def test_train_runs_the_main_job_in_four_processes_and_leaves_a_whole_run_folder
     assert latest(folder / "checkpoints")[1].step == 60
 
 
-def test_stage_that_raises_ends_every_rank_with_its_name_and_exit_code_1(tmp_path: Path) -> None:
-    (tmp_path / "config.py").write_text(_FAILING)
-    ended = run("train", "config.py:failing", "--num-ranks", "2", "--name", "bad", cwd=tmp_path)
-    assert ended.returncode == 1
-    for rank in (0, 1):
-        expected = f"rank {rank}: stopped, because on rank 0 stage 1 failed at step 25 in forward: ArithmeticError"
-        assert expected in ended.stderr
-    assert "dni resume runs/bad" in ended.stderr
-    assert "scripted fault" in json.loads((tmp_path / "runs" / "bad" / "error.json").read_text())["traceback"]
-    assert latest(tmp_path / "runs" / "bad" / "checkpoints")[1].step == 20
-
-
-def test_signal_drains_and_saves_and_the_run_can_go_on(tmp_path: Path) -> None:
-    words = ("train", "quickstart", "--steps", "1000000", "--num-ranks", "2", "--name", "long", "--log-every", "5")
+def test_signal_drains_and_saves_and_the_run_goes_on_until_a_rank_is_told_to_end(tmp_path: Path) -> None:
+    """Neither is a failure, so nothing is started again."""
+    (tmp_path / "config.py").write_text(_CONFIG)
     folder = tmp_path / "runs" / "long"
-    with subprocess.Popen(command(*words), cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+    words = command("train", "config.py:scripted", "--steps", "1000000", "--name", "long")
+    with subprocess.Popen(
+        words, cwd=tmp_path, env=environment("nothing happens"), stdout=subprocess.PIPE, text=True
+    ) as process:
         wait_until_trained(folder / "metrics" / "stage-3.jsonl")
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "dni resume runs/long" in output
+    assert "attempt 2" not in output and "dni resume runs/long" in output
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["status"] == "interrupted"
+    assert (summary["status"], summary["restarts"]) == ("interrupted", 0)
     stopped_at = latest(folder / "checkpoints")[1].step
     assert stopped_at == summary["steps"] > 0
-    ended = run("resume", "runs/long", "--steps", str(stopped_at + 10), cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    assert json.loads((folder / "summary.json").read_text())["resumed_at"] == stopped_at
+
+    further = ("--steps", str(stopped_at + 1000))
+    ended = run("resume", "runs/long", *further, cwd=tmp_path, script="terminated")
+    assert ended.returncode == 1, ended.stderr
+    assert "attempt 2" not in ended.stdout and "dni resume runs/long" in ended.stdout
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["status"], summary["restarts"], summary["resumed_at"]) == ("interrupted", 0, stopped_at)
+    assert latest(folder / "checkpoints")[1].step == summary["steps"] > stopped_at
 
 
 def wait_until_trained(metrics: Path) -> None:
@@ -161,8 +133,8 @@ def wait_until_trained(metrics: Path) -> None:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """The weights of the run that nothing happens to."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "config.py").write_text(_RESTARTED)
-    return run_simulated(prepare(find_config(f"{folder / 'config.py'}:undisturbed"))).export()
+    (folder / "config.py").write_text(_CONFIG)
+    return run_simulated(prepare(find_config(f"{folder / 'config.py'}:scripted"))).export()
 
 
 def saved_weights(run: Path) -> dict[str, torch.Tensor]:
@@ -172,40 +144,42 @@ def saved_weights(run: Path) -> dict[str, torch.Tensor]:
     return {name: value for state in states for name, value in state["module"].items()}
 
 
-def test_killed_run_starts_again_by_itself_and_ends_as_if_nothing_had_happened(
+def test_failing_run_starts_again_by_itself_names_the_stage_that_ends_it_and_can_be_resumed_to_the_same_end(
     tmp_path: Path, undisturbed: dict[str, torch.Tensor]
 ) -> None:
-    (tmp_path / "config.py").write_text(_RESTARTED)
-    ended = run("train", "config.py:killed_twice", "--name", "killed", cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    assert "attempt 2: goes on from the beginning, for there is no whole checkpoint, in runs/killed" in ended.stdout
-    assert "attempt 3: goes on at step 10 in runs/killed" in ended.stdout
+    (tmp_path / "config.py").write_text(_CONFIG)
+    folder = tmp_path / "runs" / "bad"
+    ended = run("train", "config.py:scripted", "--name", "bad", cwd=tmp_path, script="killed, then raises")
+    assert ended.returncode == 1
+    assert "attempt 2: goes on from the beginning, for there is no whole checkpoint, in runs/bad" in ended.stdout
     assert "rank 0: stopped, because on rank 1 the process of stages 2 to 3 has died or was killed" in ended.stderr
+    for rank in (0, 1):
+        expected = f"rank {rank}: stopped, because on rank 0 stage 1 failed at step 25 in forward: ArithmeticError"
+        assert expected in ended.stderr
+    assert "dni resume runs/bad" in ended.stderr and "Traceback" not in ended.stderr
+    assert "scripted fault" in json.loads((folder / "error.json").read_text())["traceback"]
+    assert latest(folder / "checkpoints")[1].step == 20
+
+    ended = run("resume", "runs/bad", cwd=tmp_path, script="killed")
+    assert ended.returncode == 0, ended.stderr
+    assert "attempt 2: goes on at step 30 in runs/bad" in ended.stdout
+    assert "rank 1: stopped, because on rank 0 the process of stages 0 to 1 has died or was killed" in ended.stderr
     assert "Traceback" not in ended.stderr
-    folder = tmp_path / "runs" / "killed"
     summary = json.loads((folder / "summary.json").read_text())
-    assert (summary["status"], summary["restarts"], summary["resumed_at"]) == ("finished", 2, 10)
+    assert (summary["status"], summary["restarts"], summary["resumed_at"]) == ("finished", 1, 30)
     assert not (folder / "error.json").exists()
-    assert [json.loads((folder / f"error-{number}.json").read_text())["rank"] for number in (0, 1)] == [1, 0]
+    assert [json.loads((folder / f"error-{number}.json").read_text())["rank"] for number in (0, 1, 2)] == [1, 0, 0]
     assert_bit_equal(saved_weights(folder), undisturbed)
 
 
 def test_run_under_the_users_own_torchrun_finds_its_folder_again(
     tmp_path: Path, undisturbed: dict[str, torch.Tensor]
 ) -> None:
-    (tmp_path / "config.py").write_text(_RESTARTED)
-    ended = run_to_end(torchrun("train", "config.py:killed_once", "--name", "mine"), cwd=tmp_path)
+    (tmp_path / "config.py").write_text(_CONFIG)
+    words = torchrun("train", "config.py:scripted", "--name", "mine")
+    ended = run_to_end(words, cwd=tmp_path, script="killed")
     assert ended.returncode == 0, ended.stderr
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]
     summary = json.loads((tmp_path / "runs" / "mine" / "summary.json").read_text())
     assert (summary["status"], summary["restarts"], summary["resumed_at"]) == ("finished", 1, 10)
     assert_bit_equal(saved_weights(tmp_path / "runs" / "mine"), undisturbed)
-
-
-def test_rank_that_is_told_to_end_interrupts_the_run_which_is_not_started_again(tmp_path: Path) -> None:
-    (tmp_path / "config.py").write_text(_RESTARTED)
-    ended = run("train", "config.py:terminated", "--steps", "1000000", "--name", "ended", cwd=tmp_path)
-    assert ended.returncode == 1
-    assert "attempt 2" not in ended.stdout and "dni resume runs/ended" in ended.stdout
-    summary = json.loads((tmp_path / "runs" / "ended" / "summary.json").read_text())
-    assert (summary["status"], summary["restarts"]) == ("interrupted", 0)

@@ -21,7 +21,7 @@ from pipeline.transports.control import Control, World
 from pipeline.transports.mailbox import ConnectedMailbox
 from pipeline.transports.placement import Choice, Kind
 from tests.pipeline.pairs import KINDS, WAIT_S
-from tests.pipeline.transports.test_shared_memory import mapped_segments, open_descriptors
+from tests.pipeline.transports.test_shared_memory import mapped_segments, open_descriptors, shared_files
 from tests.reference import Problem
 from tests.spawn import Ranks
 
@@ -104,7 +104,7 @@ def test_ranks_are_connected_by_edges_of_different_kinds(ranks: Ranks) -> None:
 def lose_a_neighbour(world: World, kind: Kind) -> dict[str, Any]:
     """Rank 1 sends a large message and kills itself; rank 0 says how it learned of it, and what is left here."""
     control = Control(world)
-    before = os.listdir("/dev/shm"), mapped_segments(), open_descriptors(), threading.active_count()
+    before = shared_files(), mapped_segments(), open_descriptors(), threading.active_count()
     mailbox = ConnectedMailbox()
     connections = Connections(
         control,
@@ -135,7 +135,7 @@ def lose_a_neighbour(world: World, kind: Kind) -> dict[str, Any]:
         senders[0, 1].send(Drain(step=step))
     connections.abort()
     mailbox.close()
-    after = os.listdir("/dev/shm"), mapped_segments(), open_descriptors(), threading.active_count()
+    after = shared_files(), mapped_segments(), open_descriptors(), threading.active_count()
     return {"error": repr(error), "learned_s": learned_s, "before": before, "after": after}
 
 

@@ -408,7 +408,7 @@ def _runs(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore:a setting has no effect")
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(_runs())
 def test_no_combination_of_settings_deadlocks_and_every_stage_handles_every_step(run: dict[str, Any]) -> None:
     handled: list[list[str]] = [[] for _ in range(len(run["sources"]) + 1)]
