@@ -6,7 +6,8 @@ import copy
 import os
 import shutil
 import signal
-from dataclasses import dataclass, field, replace
+import traceback
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -210,17 +211,17 @@ def test_many_events_give_the_network_that_was_simulated(executor: str, way: str
 
 @dataclass(frozen=True, kw_only=True)
 class _Dies(PruneUnits):
-    """Cuts units out; the first time that it is meant (it is tried out on copies before the run), something happens."""
+    """Cuts units out; when it is meant, and not tried out on copies before the run, something happens."""
 
-    fault: str = "raise"
-    calls: list[int] = field(default_factory=list)
+    fault: str
 
     def plan(self, view: Any, *, step: int, keyed: Any) -> Any:
         plan = super().plan(view, step=step, keyed=keyed)
-        self.calls.append(step)
-        if self.fault == "kill":  # on a rank that does not try events out
+        if any(Path(frame.filename).name == "timeline.py" for frame in traceback.extract_stack()):
+            return plan
+        if self.fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        if len(self.calls) == 2 and self.fault == "raise":
+        if self.fault == "raise":
             raise ArithmeticError("scripted fault")
         return plan
 
