@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from dni import Event, OnPlateau, foresee, map_members
+from dni import Event, OnPlateau, carriers, foresee, map_members
 from pipeline.clock import WallClock
 from pipeline.configuration.partition import Partition
 from pipeline.configuration.plan import Change
