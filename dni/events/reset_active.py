@@ -110,7 +110,7 @@ class ResetActive:
                 raise ValueError(
                     f"parameters must be finite to be ranked, found NaN or infinity in {', '.join(names)}."
                 )
-            parts = lowest(-flat, count).split([len(moved[name]) for name in names])
+            parts = torch.split(lowest(-flat, count), [len(moved[name]) for name in names])
             chosen |= dict(zip(names, parts, strict=True))
         return chosen
 

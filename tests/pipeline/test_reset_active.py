@@ -86,11 +86,11 @@ CHANGES = (
     Event(At(2), PruneUnits(layers=("0.0",), amount=Count(5))),
     Event(At(3), Grow(layers=("1.0",), amount=Count(3), alpha=1.0)),
     Event(At(4), Attach(edit=Component(layer="2.0", units=3, alpha=1.0), ramp=LinearRamp(num_steps=3))),
-    Event(At(5), Recycle(layers=("1.0",), rule=ReDo(threshold=0.3))),
+    Event(At(5), Recycle(layers=("1.0",), rule=ReDo(threshold=0.95))),
     Event(At(6), Widen(layers=("2.0",), amount=Count(2), noise=0.1)),
-    Event(At(8), PruneWeights(layers=("3.0",), amount=Share(0.4))),
+    Event(At(8), PruneWeights(layers=("3.0", "4.0"), amount=Share(0.4))),
     Event(At(10), ResetLayers(layers=("3.0",))),
-    Event(At(14), LiftMasks(layers=("3.0",))),
+    Event(At(14), LiftMasks(layers=("3.0", "4.0"))),
 )
 RESETS = (
     Event(EverySteps(4, first=3), ResetActive(amount=Share(0.1))),
