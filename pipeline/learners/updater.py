@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -277,7 +277,7 @@ class Updater:
         for leaf, each in zip(leaves, pieces, strict=True):
             (own,) = follow_pieces(
                 [PieceState(piece=Piece(name), state=each.state)],
-                change,
+                replace(change, anew=None if change.anew is None else leaf.piece.of(change.anew)),
                 shape=tuple(leaf.parameter.shape),
                 value=leaf.piece.of(value),
                 optimizer=optimizer,
