@@ -116,7 +116,8 @@ def rehearse_events(prepared: Prepared, batch: Batch, build: _Build) -> tuple[Ch
             quiet |= due
     if unforeseen := set(range(len(config.events))) - steps.keys():
         changes += [replace(change, step=None) for change in rehearsal.carry_out(config.steps, unforeseen)[0]]
-    rehearsal.pass_through(config.steps)
+    with undisturbed():
+        rehearsal.pass_through(config.steps)
     return tuple(changes)
 
 
