@@ -41,11 +41,11 @@ class _Build(Protocol):
 def foreseen_steps(
     events: Sequence[Event], *, steps: int, steps_per_epoch: int | None, seed: int
 ) -> dict[int, list[int]]:
-    """The steps of each event whose schedule is known, by its place."""
+    """The steps of each event whose schedule is known, by its place; what is due at the last one is left out."""
     return {
         place: foresee(
             event.when,
-            num_steps=steps,
+            num_steps=steps - 1,
             steps_per_epoch=steps_per_epoch,
             draw=lambda step, place=place: key(seed, f"event/{place}", step) / 2**63,  # type: ignore[misc]
         )

@@ -323,9 +323,23 @@ class Structure:
         for name, mask in self._body.parts.updater.masks.items():
             recorder.measure(f"density/{name}", step, float(mask.float().mean()))
         if self._example is not None:
-            with self._generators.forked():
-                flops = forward_flops(module, self._example)
-            recorder.measure("structure/mflop_per_sample", step, flops / 1e6)
+            recorder.measure("structure/mflop_per_sample", step, self._flops(self._example) / 1e6)
+
+    def _flops(self, example: Tensor) -> int:
+        with self._generators.forked():
+            return forward_flops(self._body.module, example)
+
+    def _check_runs(self) -> None:
+        """Raise `ValueError` if what was attached does not fit."""
+        if self._example is None:
+            return
+        try:
+            self._flops(self._example)
+        except Exception as error:
+            raise ValueError(
+                f"the stage cannot run any more on {tuple(self._example.shape)}: {type(error).__name__}: {error}. What "
+                "the event has put in must fit what is there then."
+            ) from error
 
     def _is_measured(self, event: Event) -> bool:
         asks = event.action.asks
@@ -362,6 +376,7 @@ class Structure:
             case PartPlan():
                 child = self._body.attach(plan.edit, self._keyed(event.label, step))
                 self._renew_watch()
+                self._check_runs()
                 if plan.ramp is not None and isinstance(plan.edit, Component):
                     self._phases.append(Phase(event=event.label, gates=plan.edit.gates(child), ramp=plan.ramp))
                     self._phases[-1].open_(self._body.module)
