@@ -225,14 +225,16 @@ def _event_lines(prepared: Prepared) -> list[str]:
     steps = foreseen_steps(
         config.events, steps=config.steps, steps_per_epoch=prepared.outline.steps_per_epoch, seed=config.seed
     )
-    lines = []
-    for place, event in enumerate(config.events):
-        own = steps.get(place)
-        when = (
-            "when it comes to it" if own is None else f"{len(own)} times, first at step {own[0]:,}" if own else "never"
-        )
-        lines.append(f"event {event.label}: {event.when}, {when}{f', first after step {own[0]:,}' if own else ''}")
-    return lines
+    return [f"event {event.label}: {event.when}, {_due(steps.get(place))}" for place, event in enumerate(config.events)]
+
+
+def _due(steps: Sequence[int] | None) -> str:
+    """How often, and when first; None: that is not known beforehand."""
+    if steps is None:
+        return "when it comes to it"
+    if not steps:
+        return "never"
+    return f"once, at step {steps[0]:,}" if len(steps) == 1 else f"{len(steps)} times, first at step {steps[0]:,}"
 
 
 def _from_to(before: str, after: str) -> str:

@@ -90,7 +90,8 @@ def resume_command(words: list[str], control: Control | None, *, be_rank: BeRank
 
 def _check_resumable(prepared: Prepared, run: Path) -> None:
     path, manifest = checkpoint.latest(run / "checkpoints")
-    stages = [build_stage(prepared, index, clock=WallClock()) for index in range(prepared.num_stages)]
+    copied = prepared.copied()  # a checkpoint from after events makes other layers of them
+    stages = [build_stage(copied, index, clock=WallClock()) for index in range(copied.num_stages)]
     checkpoint.load(path, stages, manifest)
     if manifest.step >= prepared.config.steps:
         raise ConfigurationError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from operator import mul
@@ -88,6 +89,11 @@ class Prepared:
     def num_ranks(self) -> int:
         """Processes of the distributed executor."""
         return self.config.num_ranks or self.num_stages
+
+    def copied(self) -> Prepared:
+        """The same run with stages and sources of its own, to try something on."""
+        cut = copy.deepcopy(Partition(self.cut.stages, self.cut.prefixes))
+        return replace(self, cut=cut, sources=copy.deepcopy(self.sources), inputs=copy.deepcopy(self.inputs))
 
     @cached_property
     def waits(self) -> list[bool]:

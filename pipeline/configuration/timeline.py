@@ -6,7 +6,6 @@ with random gradients each; so sizes are what they will be, and what cannot be d
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 
 from dni import Event, OnPlateau, carriers, foresee, map_members
 from pipeline.clock import WallClock
-from pipeline.configuration.partition import Partition
 from pipeline.configuration.plan import Change
 from pipeline.configuration.prepared import Prepared
 from pipeline.data.feed import Batch
@@ -41,11 +39,11 @@ class _Build(Protocol):
 def foreseen_steps(
     events: Sequence[Event], *, steps: int, steps_per_epoch: int | None, seed: int
 ) -> dict[int, list[int]]:
-    """The steps of each event whose schedule is known, by its place."""
+    """The steps of each event whose schedule is known, by its place; what is due at the last one is left out."""
     return {
         place: foresee(
             event.when,
-            num_steps=steps,
+            num_steps=steps - 1,
             steps_per_epoch=steps_per_epoch,
             draw=lambda step, place=place: key(seed, f"event/{place}", step) / 2**63,  # type: ignore[misc]
         )
@@ -116,7 +114,8 @@ def rehearse_events(prepared: Prepared, batch: Batch, build: _Build) -> tuple[Ch
             quiet |= due
     if unforeseen := set(range(len(config.events))) - steps.keys():
         changes += [replace(change, step=None) for change in rehearsal.carry_out(config.steps, unforeseen)[0]]
-    rehearsal.pass_through(config.steps)
+    with undisturbed():
+        rehearsal.pass_through(config.steps)
     return tuple(changes)
 
 
@@ -128,18 +127,11 @@ class _Rehearsal:
         self._x: Payload = map_members(lambda member: member[:4], x)
         self._target = None if target is None else target[:4]
         self._seed = prepared.config.seed
-        model = copy.deepcopy(Partition(prepared.cut.stages, prepared.cut.prefixes))
+        self._latest = ""
+        """What was carried out last."""
         with undisturbed():
-            copied = replace(
-                prepared,
-                cut=model,
-                config=replace(prepared.config, measure_updates_every=0),
-                sources=copy.deepcopy(prepared.sources),
-                inputs=copy.deepcopy(prepared.inputs),
-            )
-            self._latest = ""
-            """What was carried out last."""
-            self._stages = [build(copied, index, clock=WallClock()) for index in range(len(model))]
+            copied = replace(prepared.copied(), config=replace(prepared.config, measure_updates_every=0))
+            self._stages = [build(copied, index, clock=WallClock()) for index in range(copied.num_stages)]
 
     def carry_out(self, step: int, due: Collection[int]) -> tuple[list[Change], bool]:
         """One microbatch with random gradients, an update, and then these events, by their places.

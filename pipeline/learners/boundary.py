@@ -64,10 +64,17 @@ class Boundary:
             since: generation that it is of.
             until: generation that is wanted, not before `since`; None: that of today.
             holds: what it is.
+
+        Raises:
+            RunError: it is of a generation of which nothing is in flight any more, or of a later one than is wanted.
         """
         until = self.generation if until is None else until
-        if not self._first <= since <= until:
-            raise RunError(f"units of generation {since} are wanted as those of {until}, which were before them.")
+        if not self._first <= since <= until <= self.generation:
+            raise RunError(
+                f"units of generation {since} are wanted as those of {until}, but this side of the boundary knows "
+                f"generations {self._first} to {self.generation}, and how each follows from the one before. A change "
+                "of structure was lost or came twice."
+            )
         payload = map_members(Tensor.detach, payload)
         for origin, axis in self._origins[since - self._first : until - self._first]:
             payload = translate(payload, origin, holds=holds, axis=axis)

@@ -43,7 +43,8 @@ def forward_flops(module: nn.Module, x: Payload) -> int:
     training = {each: each.training for each in module.modules()}
     module.eval()
     try:
-        with _Counter() as counter, torch.no_grad():
+        # With gradients, because without them attention in evaluation is one fused operation that nobody counts.
+        with _Counter() as counter, torch.enable_grad():
             module(map_members(torch.clone, x))
     finally:
         for each, mode in training.items():

@@ -112,7 +112,9 @@ class Learner:
         self._stash: StashPolicy = stash
         self._carried = CarriedStates(module, every=takes_every)
         self._structure = structure or Structure(index=index)
-        self._structure.attach(self._body, source=self._source, inputs=self._inputs, recorder=recorder)
+        self._structure.attach(
+            self._body, source=self._source, inputs=self._inputs, recorder=recorder, generators=self._generators
+        )
 
     @property
     def updater(self) -> Updater:

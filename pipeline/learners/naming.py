@@ -21,9 +21,10 @@ class Naming:
         return {name: self.full(name) for name in module.state_dict(keep_vars=True)}
 
     def full(self, name: str) -> str:
-        """The global name of a tensor or a module of the stage."""
-        local, full = next(pair for pair in self.prefixes if f"{name}.".startswith(pair[0]))
-        return (full + f"{name}."[len(local) :]).removesuffix(".")
+        """The global name of a tensor or a module of the stage; empty: of a stage that is one module."""
+        dotted = f"{name}." if name else ""
+        local, full = next(pair for pair in self.prefixes if dotted.startswith(pair[0]))
+        return (full + dotted[len(local) :]).removesuffix(".")
 
     def local(self, name: str) -> str | None:
         """The name within the stage of what has this global name; None: that lies elsewhere, or in several places."""

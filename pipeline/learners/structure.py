@@ -44,7 +44,7 @@ from pipeline.learners.source_learner import SourceLearner
 from pipeline.learners.view import View
 from pipeline.learners.watch import Watch
 from pipeline.messages import Payload, Reshape
-from pipeline.randomness.keyed import generator, key
+from pipeline.randomness.keyed import Generators, generator, key
 from pipeline.stages.stash import Forwarded
 from pipeline.stages.trace import Recorder
 
@@ -100,9 +100,12 @@ class Structure:
         """What follows the units of a layer, as found since the last change."""
         self._is_installed = False
 
-    def attach(self, body: Body, *, source: SourceLearner, inputs: InputLearner, recorder: Recorder) -> None:
+    def attach(
+        self, body: Body, *, source: SourceLearner, inputs: InputLearner, recorder: Recorder, generators: Generators
+    ) -> None:
         """Take charge of a stage; once."""
         self._body, self._source, self._inputs, self._recorder = body, source, inputs, recorder
+        self._generators = generators
         has = body.naming.has
         self._events = {
             place: event
@@ -162,8 +165,8 @@ class Structure:
         if isinstance(x, Tensor):
             self._example = x[:2].detach().clone()
         if self._watch.is_needed and not self._is_installed:
-            view = self._view()
-            self._watch.install(view.read)
+            with self._generators.forked():
+                self._watch.install(self._view().read)
             self._is_installed = True
         with self._watch.forward():
             yield
@@ -209,6 +212,8 @@ class Structure:
         with self._whole(told["event"], message.step):
             change = UnitChange.from_json(told["units"])
             coupled = self._view().coupled_input(told["axis"])
+            if change.origin.fresh or change.origin.is_scaled:
+                coupled.hidden.check_kept(change.origin)
             tensors = change_units(
                 coupled.hidden, change.origin, change.new, keyed=self._keyed(told["event"], message.step)
             )
@@ -320,7 +325,23 @@ class Structure:
         for name, mask in self._body.parts.updater.masks.items():
             recorder.measure(f"density/{name}", step, float(mask.float().mean()))
         if self._example is not None:
-            recorder.measure("structure/mflop_per_sample", step, forward_flops(module, self._example) / 1e6)
+            recorder.measure("structure/mflop_per_sample", step, self._flops(self._example) / 1e6)
+
+    def _flops(self, example: Tensor) -> int:
+        with self._generators.forked():
+            return forward_flops(self._body.module, example)
+
+    def _check_runs(self) -> None:
+        """Raise `ValueError` if what was attached does not fit."""
+        if self._example is None:
+            return
+        try:
+            self._flops(self._example)
+        except Exception as error:
+            raise ValueError(
+                f"the stage cannot run any more on {tuple(self._example.shape)}: {type(error).__name__}: {error}. What "
+                "the event has put in must fit what is there then."
+            ) from error
 
     def _is_measured(self, event: Event) -> bool:
         asks = event.action.asks
@@ -357,6 +378,7 @@ class Structure:
             case PartPlan():
                 child = self._body.attach(plan.edit, self._keyed(event.label, step))
                 self._renew_watch()
+                self._check_runs()
                 if plan.ramp is not None and isinstance(plan.edit, Component):
                     self._phases.append(Phase(event=event.label, gates=plan.edit.gates(child), ramp=plan.ramp))
                     self._phases[-1].open_(self._body.module)
@@ -437,7 +459,7 @@ class Structure:
         kept = (self._source.source, self._inputs.source, list(self._phases), dict(self._kept), self.below, self.above)
         self.below, self.above = self.below.copy(), self.above.copy()
         try:
-            with self._body.restoring():
+            with self._generators.forked(), self._body.restoring():
                 yield
         except Exception as error:
             self._source.source, self._inputs.source, self._phases, self._kept, self.below, self.above = kept

@@ -239,7 +239,7 @@ class Updater:
         """
         state, ages, masks = self.state_dict(), self.ages, self.masks
         touched = set(state["touched"])
-        for name in changes.keys() & self.parameters.keys():
+        for name in filter(changes.__contains__, self.parameters):
             change, value = changes[name], values[name]
             leaves = [leaf for leaf in self._leaves if leaf.piece.parameter == name]
             if change.axes and name in self._divided:

@@ -116,7 +116,7 @@ class Generators:
 
     @contextmanager
     def forked(self) -> Iterator[None]:
-        """For code that puts the generators into another state and back, as the building of a source does.
+        """For code that puts the generators into another state and back: building a source, changing the structure.
 
         A source that draws from them without that draws the same in every run.
         """

@@ -46,13 +46,19 @@ def load(model: nn.Module, path: str | Path) -> None:
         CheckpointError: the file cannot be read, or is of another model; the model may then be partly changed.
     """
     try:
-        saved: dict[str, Any] = torch.load(path, weights_only=True)
+        saved: Any = torch.load(path, weights_only=True)
     except Exception as error:
         raise CheckpointError(
             f"{path} cannot be read: {type(error).__name__}: {error}. Export the run again."
         ) from error
-    edits = edits_from_json(saved[_PARTS]) if _PARTS in saved else ()
-    tensors: dict[str, Tensor] = saved["state_dict"] if _PARTS in saved else saved
+    has_parts = isinstance(saved, dict) and _PARTS in saved
+    edits = edits_from_json(saved[_PARTS]) if has_parts else ()
+    tensors: dict[str, Tensor] = saved["state_dict"] if has_parts else saved
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise CheckpointError(
+            f"{path} must hold the tensors of a network by their names, got a {type(saved).__name__} of something "
+            "else. Give it what dni export has written."
+        )
     try:
         apply_edits_(model, edits, lambda name: generator(0, name, 0))
         own = model.state_dict()

@@ -5,6 +5,7 @@ One suite for all kinds that work on any machine: shared memory, gloo, and in pr
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
 
@@ -13,8 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dni import NEW, NewUnits, Origin, UnitChange
 from pipeline.errors import RunError
-from pipeline.messages import Activation, Drain, Gradient, Message, Stop
+from pipeline.messages import Activation, Drain, Gradient, Message, Reshape, Stop
 from pipeline.transports.edge import EdgeStatistics
 from pipeline.transports.in_process import InProcessSender
 from pipeline.transports.wire import Header, encode_header
@@ -28,8 +30,18 @@ def assert_all_same(found: Sequence[Message], expected: Sequence[Message]) -> No
         _assert_same(one, other)
 
 
+def grown_to(num_units: int) -> str:
+    """What a stage is told when three units become so many: copies of them and one new one."""
+    sources = (*(index % 3 for index in range(num_units - 1)), NEW)
+    copies = [sources.count(source) for source in sources]
+    scale = tuple(1 / count if source != NEW else 1.0 for source, count in zip(sources, copies, strict=True))
+    origin = Origin(num_old=3, sources=sources, scale=scale)
+    change = UnitChange(layer="0.0", origin=origin, new=NewUnits(alpha=0.5, noise=0.1))
+    return json.dumps({"event": "größer", "axis": 1, "units": change.to_json()})
+
+
 def a_run() -> list[Message]:
-    """What a boundary may see: N changes, payloads grow, the schema changes there and back, members are missing."""
+    """What a boundary may see: N and the units change, the schema does there and back, members are missing."""
     ones, labels = torch.ones, torch.arange(9)
     return [
         Activation(step=0, h=torch.randn(4, 3), target=labels[:4], version=5, reach=2),
@@ -42,6 +54,14 @@ def a_run() -> list[Message]:
         Gradient(step=1, value=(torch.randn(4, 3), None, torch.randn(4).bfloat16()), exact=True),
         Gradient(step=2, value=(None, torch.randn(4, 3))),
         Gradient(step=3, value=torch.randn(4, 3).half(), generation=9),
+        Gradient(step=4, value=torch.randn(4, 3), quality=0.5, loss=0.25),
+        Gradient(step=5, value=None, loss=0.125),
+        Activation(step=5, h=torch.randn(4, 3), target=labels[:4]),
+        Reshape(step=5, change=grown_to(5000), generation=1),
+        Activation(step=6, h=torch.randn(4, 5000), target=labels[:4], generation=1),
+        Reshape(step=6, change=grown_to(4), generation=2),
+        Reshape(step=6, change=grown_to(7), generation=3),
+        Activation(step=7, h=torch.randn(9, 7), target=labels, generation=3),
         Activation(step=5, h=torch.empty(0, 3), target=labels[:0]),
         Activation(step=6, h=torch.randn(64, 70_000 // 64)),
         Activation(step=7, h=torch.randn(64, 3_000_000 // 64)),

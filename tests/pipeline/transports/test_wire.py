@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.errors import RunError
-from pipeline.messages import Activation, Drain, Gradient, Message, OutputError, Payload, Stop
+from pipeline.messages import Activation, Drain, Gradient, Message, OutputError, Payload, Reshape, Stop
 from pipeline.transports.wire import (
     HEADER_BYTES,
     Header,
@@ -33,7 +33,7 @@ OTHERS = (torch.int64, torch.int32, torch.uint8, torch.int8, torch.bool)
 def _header_of(message: Message, *, num_samples: int, payload_bytes: int) -> Header:
     kind = "error" if isinstance(message, OutputError) else type(message).__name__.lower()
     fields: dict[str, Any] = {}
-    for name in ("version", "generation", "reach", "training", "exact", "save", "finish", "quality"):
+    for name in ("version", "generation", "reach", "training", "exact", "save", "finish", "quality", "loss"):
         if hasattr(message, name):
             fields[name] = getattr(message, name)
     return Header(
@@ -45,7 +45,8 @@ def _header_of(message: Message, *, num_samples: int, payload_bytes: int) -> Hea
         num_samples=num_samples,
         payload_bytes=payload_bytes,
         schema=1,
-        has_value=(isinstance(message, Gradient) and message.value is not None)
+        has_value=isinstance(message, Reshape)
+        or (isinstance(message, Gradient) and message.value is not None)
         or (isinstance(message, OutputError) and carries_parts(message)),
         **fields,
     )
@@ -102,7 +103,7 @@ def _assert_same(found: Message, expected: Message) -> None:
         case Gradient():
             assert isinstance(found, Gradient)
             _assert_same_payload(found.value, expected.value)
-            for name in ("step", "exact", "version", "generation", "quality"):
+            for name in ("step", "exact", "version", "generation", "quality", "loss"):
                 assert getattr(found, name) == getattr(expected, name)
         case OutputError():
             assert isinstance(found, OutputError) and found.step == expected.step
@@ -136,7 +137,7 @@ def _payload(draw: st.DrawFn, num_samples: int, *, with_none: bool) -> Payload:
 def _messages(draw: st.DrawFn) -> Message:
     num_samples, step = draw(st.integers(1, 9)), draw(st.integers(0, 2**40))
     common = {"step": step, "version": draw(st.integers(0, 2**32)), "generation": draw(st.integers(0, 2**32 - 1))}
-    match draw(st.sampled_from(["activation", "gradient", "credit", "error", "drain", "stop"])):
+    match draw(st.sampled_from(["activation", "gradient", "credit", "error", "reshape", "drain", "stop"])):
         case "activation":
             return Activation(
                 h=draw(_payload(num_samples, with_none=False)),
@@ -148,12 +149,15 @@ def _messages(draw: st.DrawFn) -> Message:
         case "gradient":
             value = draw(_payload(num_samples, with_none=True))
             quality = draw(st.none() | st.floats(-1, 1, width=32))
-            return Gradient(value=value, exact=draw(st.booleans()), quality=quality, **common)
+            loss = draw(st.none() | st.floats(0, 2**100, width=32))
+            return Gradient(value=value, exact=draw(st.booleans()), quality=quality, loss=loss, **common)
         case "credit":
             return Gradient(value=None, **common)
         case "error":
             member = st.none() | _tensor(num_samples, FLOATS)
             return OutputError(step=step, value=draw(member), loss_per_sample=draw(member))
+        case "reshape":
+            return Reshape(step=step, change=draw(st.text(min_size=1)), generation=common["generation"])
         case "drain":
             return Drain(step=step, save=draw(st.booleans()), finish=draw(st.booleans()))
     return Stop(step=step)
