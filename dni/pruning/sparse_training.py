@@ -198,7 +198,8 @@ def _dense_gradient(name: str, parameter: Tensor, mask: Tensor) -> Tensor:
         raise ValueError(f"{name} must have a gradient to grow by, found None. Plan after the backward.")
     gradient = parameter.grad.detach().flatten()
     _check_finite("gradient", name, gradient)
-    if bool((~mask).any()) and not bool(gradient[~mask].any()) and bool(gradient[mask].any()):
+    seen = gradient != 0
+    if bool((~mask).any()) and not bool((seen & ~mask).any()) and bool((seen & mask).any()):
         raise ValueError(
             f"the gradient of {name} must be dense to grow by, but it is 0 wherever the tensor is pruned. Plan before "
             "the gradients are masked."
