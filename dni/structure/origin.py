@@ -250,7 +250,7 @@ class Origin:
         return axis % len(shape)
 
     def _is_sound(self) -> bool:
-        """Whether `_check` finds nothing; by whole tuples, because an event makes many origins of thousands of units."""
+        """Whether `_check` finds nothing; by whole tuples: an event makes many origins of thousands of units."""
         if set(map(type, self.sources)) != {int} or not NEW <= min(self.sources) <= max(self.sources) < self.num_old:
             return False
         if not (all(map(math.isfinite, self.scale)) and min(self.scale) > 0):

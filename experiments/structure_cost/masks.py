@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -11,10 +12,14 @@ import torch
 from torch import nn
 
 from experiments.structure_cost.runs import OPTIMIZERS
-from pipeline.learners.updater import Updater
+from pipeline.learners.updater import OptimizerFactory, Updater
 
-__all__ = ["MASKED", "Contender", "masked"]
+__all__ = ["MASKED", "MASK_OPTIMIZERS", "Contender", "masked"]
 
+MASK_OPTIMIZERS: Mapping[str, OptimizerFactory] = {
+    **OPTIMIZERS,
+    "Adam, fused": partial(torch.optim.Adam, lr=1e-4, fused=True),
+}
 _SPARSITY = 0.9
 _WARM_UP = 2
 """Turns that are not counted."""
@@ -50,7 +55,9 @@ class Contender:
             for each, value in parameters.items()
             if sparsity and value.dim() > 1
         }
-        self._updater = Updater(parameters, optimizer=OPTIMIZERS[optimizer], schedule=lambda step: 1.0, masks=masks)
+        self._updater = Updater(
+            parameters, optimizer=MASK_OPTIMIZERS[optimizer], schedule=lambda step: 1.0, masks=masks
+        )
 
     def step(self, number: int) -> None:
         """Forward, backward of the summed loss, update."""

@@ -16,7 +16,7 @@ from torch import nn
 
 from dni import At, Event, PruneUnits, Share, TrueGradient
 from experiments.spans import Span, read_trace
-from experiments.structure_cost.kinds import FIRST, events, kind_at, kinds, last_step
+from experiments.structure_cost.kinds import events, kind_at, kinds, last_step
 from experiments.structure_cost.networks import NETWORKS, Network, sources
 from pipeline import Adam, Config, Data, KeyedBatches, Sgd, prepare, run_threaded
 

@@ -25,7 +25,7 @@ from rich.progress import track
 
 from experiments.machine import machine
 from experiments.records import append_line
-from experiments.structure_cost.masks import MASKED, masked
+from experiments.structure_cost.masks import MASK_OPTIMIZERS, MASKED, masked
 from experiments.structure_cost.networks import NETWORKS
 from experiments.structure_cost.runs import OPTIMIZERS, events_ms, halved, standing_still
 from pipeline.executors.allocator import keep_freed_memory
@@ -45,7 +45,7 @@ class Options:
     networks: tuple[str, ...] = tuple(NETWORKS)
     """Networks of 10 million parameters; masks have networks of their own."""
     optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
-    """Optimisers."""
+    """Optimisers of the networks of 10 million parameters."""
     rounds: int = 3
     """Runs of each network and optimiser for the time of events."""
     batch_sizes: tuple[int, ...] = (64, 16)
@@ -96,7 +96,7 @@ def _lines(options: Options) -> Iterator[dict[str, Any]]:
     for name in options.networks if "others" in options.only else ():
         about = {"network": name, "optimizer": "Adam", "batch_size": sizes[name]}
         yield {"question": "others", **about, **standing_still(name, batch_size=sizes[name])}
-    cases = product(MASKED, options.optimizers, options.mask_batch_sizes)
+    cases = product(MASKED, MASK_OPTIMIZERS, options.mask_batch_sizes)
     for name, optimizer, size in cases if "masks" in options.only else ():
         about = {"network": name, "optimizer": optimizer, "batch_size": size}
         yield {"question": "masks", **about, **masked(name, optimizer, batch_size=size, turns=options.turns)}
@@ -107,7 +107,7 @@ def _num_lines(options: Options) -> int:
     return (
         networks * optimizers * sum(each in options.only for each in ("events", "halved"))
         + networks * ("others" in options.only)
-        + len(MASKED) * optimizers * len(options.mask_batch_sizes) * ("masks" in options.only)
+        + len(MASKED) * len(MASK_OPTIMIZERS) * len(options.mask_batch_sizes) * ("masks" in options.only)
     )
 
 
