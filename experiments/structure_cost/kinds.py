@@ -10,6 +10,7 @@ from dni import (
     At,
     Attach,
     Component,
+    ContinualBackprop,
     Electroshock,
     Event,
     Grow,
@@ -18,7 +19,6 @@ from dni import (
     PruneUnits,
     PruneWeights,
     Recycle,
-    ReDo,
     ResetLayers,
     Rewire,
     RigL,
@@ -53,7 +53,9 @@ def kinds(network: Network) -> dict[str, Action]:
         "grow behind a gate, within a stage": Grow(
             layers=within, amount=third, alpha=1.0, ramp=LinearRamp(num_steps=10**6)
         ),
-        "recycle (ReDo), within a stage": Recycle(layers=within, rule=ReDo()),
+        "recycle a tenth, within a stage": Recycle(
+            layers=within, rule=ContinualBackprop(maturity=0, replacement_rate=0.1)
+        ),
         "attach a component": Attach(edit=Component(layer=network.within, units=128)),
         "reset a layer": ResetLayers(layers=within),
         "shock the weights of a stage": Shock(shock=Electroshock(size=0.1), layers=stage),
