@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from dni import Event, OnPlateau, foresee, map_members
+from dni import Event, OnPlateau, carriers, foresee, map_members
 from pipeline.clock import WallClock
 from pipeline.configuration.partition import Partition
 from pipeline.configuration.plan import Change
@@ -150,7 +150,7 @@ class _Rehearsal:
         with undisturbed():
             seeded(self._seed, "rehearsal", step, device=_CPU)
             for stage in self._stages:
-                _learner(stage).fire(due)
+                _learner(stage).fire(due, step=step)
             sizes = self.pass_through(step)
             shapes = self._shapes()
             for stage in self._stages:

@@ -351,9 +351,9 @@ class Learner:
         self.backward_late(entry)
         self.finish(entry.step)
 
-    def fire(self, places: Collection[int]) -> None:
-        """Let these events be due at the next change, by their places: before a run, on a copy."""
-        self._structure.fire(places)
+    def fire(self, places: Collection[int], *, step: int) -> None:
+        """Let these events be due after this step, by their places, and no others: before a run, on a copy."""
+        self._structure.fire(places, step=step)
 
     def finish(self, step: int) -> None:
         """Apply all that has been accumulated, due or not."""

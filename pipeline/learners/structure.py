@@ -140,9 +140,10 @@ class Structure:
                 if fires:
                     self._fired.add(place)
 
-    def fire(self, places: Collection[int]) -> None:
-        """Let these events be due, by their places, if they are of this stage."""
-        self._fired |= self._events.keys() & set(places)
+    def fire(self, places: Collection[int], *, step: int) -> None:
+        """Let these events be due after this step, by their places, and no others."""
+        self._fired = self._events.keys() & set(places)
+        self._seen = dict.fromkeys(self._events, step)
 
     def stamped(self, entry: Forwarded) -> Forwarded:
         """A microbatch that was just forwarded, with the structure that it is of."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -56,13 +58,19 @@ from pipeline import (
     ConfigurationError,
     Data,
     KeyedBatches,
+    Replay,
     Sgd,
     StageFailure,
+    StructureError,
     partition,
     prepare,
     run_simulated,
 )
+from pipeline.clock import WallClock
+from pipeline.configuration.run import build_stage
 from pipeline.executors.threaded import run_threaded
+from pipeline.learners.updater import Updater
+from pipeline.messages import Activation
 from pipeline.randomness.keyed import seeded
 from tests.executors import EXECUTORS, Case, each_executor, run_share
 from tests.reference import CPU, Problem, assert_bit_equal, initial_model, state
@@ -352,3 +360,108 @@ def test_any_events_lose_no_step_and_give_one_network_also_in_threads_and_resume
     assert resumed.summary["resumed_at"] == 5
     assert_bit_equal(resumed.export(), expected.export())
     assert_bit_equal(threaded.export(), expected.export())
+
+
+# In ready order, under load, and lived through again
+
+
+@pytest.mark.parametrize("executor", each_executor("threads", "4 ranks"))
+def test_run_under_load_loses_no_step_and_is_replayed_to_the_same_bits(
+    executor: str, ranks: Ranks, tmp_path: Path
+) -> None:
+    problem = Problem(num_stages=4, optimizer="adam", steps=40)
+    settings = {
+        "events": MANY,
+        "source": ConditionalSyntheticGradient(num_classes=10),
+        "sync": Bernoulli(0.2),
+        "arrival": "ready",
+        "queue": ("block", "drop_oldest", "latest"),
+        "checkpoint_every": 20,
+        "executor": EXECUTORS[executor].name,
+    }
+    found = EXECUTORS[executor].run(Case(problem=problem, settings=settings), ranks, folder=tmp_path)
+    assert found.summary["stages"][0]["forwards"] == problem.steps
+    for below, stage in pairwise(found.summary["stages"]):
+        assert stage["forwards"] + stage["dropped"] == below["forwards"]
+    lived = Replay(prepare(problem.config(**settings)), tmp_path)
+    lived.run()
+    assert lived.comparison.equal, lived.comparison.lines()
+
+
+# What cannot be done
+
+
+def _refused(*events: Event, **settings: Any) -> str:
+    with pytest.raises(ConfigurationError) as error:
+        prepare(Problem(num_stages=4).config(events=events, **settings))
+    return str(error.value)
+
+
+def test_what_cannot_be_done_is_refused_before_the_start_by_event_layer_and_size() -> None:
+    prune = PruneUnits(layers=("0.0",), amount=Share(0.5))
+    assert "event 'prune units': there is no layer '9' with parameters" in _refused(
+        Event(At(3), PruneUnits(layers=("9",), amount=Share(0.5)))
+    )
+    assert "event 'prune units'" in (text := _refused(Event(At(22), prune))) and "22" in text
+    nothing = _refused(Event(EverySteps(2), PruneUnits(layers=("0.0",), amount=Count(9), floor=1)))
+    assert "'prune units' at step 5 cannot be carried out in stage 0" in nothing and "is pruned to nothing" in nothing
+    beyond = _refused(Event(EverySteps(4), Grow(layers=("1.0",), amount=Count(8), at_most=40)))
+    assert "40 units at most" in beyond and "at_most" in beyond
+    output = _refused(Event(At(3), PruneUnits(layers=("4.0",), amount=Count(2))))
+    assert "the 10 units of 4.0 are the network's output" in output
+    assert "with stash graph" in _refused(Event(At(3), prune), stash="graph")
+    assert "is the name of 2 events" in _refused(Event(At(3), prune), Event(At(5), prune))
+    assert "events takes Event(when, action)" in _refused(prune)  # type: ignore[arg-type]
+
+
+def test_units_that_cannot_change_are_refused_by_what_reads_them() -> None:
+    def refused(*layers: nn.Module, at: tuple[str, ...] = (), layer: str = "0") -> str:
+        config = Problem().config(events=(Event(At(3), PruneUnits(layers=(layer,), amount=Count(1))),))
+        with pytest.raises(ConfigurationError) as error:
+            prepare(replace(config, model=lambda: partition(nn.Sequential(*layers), None if at else 1, at=at)))
+        return str(error.value)
+
+    tied = nn.Linear(64, 64)
+    assert "tied" in refused(tied, nn.ReLU(), tied, nn.Linear(64, 10))
+    passed = refused(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10), at=("1", "2"))
+    assert "the 8 units that the stage below sends pass through this stage" in passed
+    grouped = (
+        nn.Unflatten(1, (1, 8, 8)),
+        nn.Conv2d(1, 4, 3),
+        nn.Conv2d(4, 4, 3, groups=2),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    )
+    assert "groups" in refused(*grouped, layer="1")
+
+
+def test_event_that_fails_while_it_is_applied_leaves_the_stage_whole() -> None:
+    problem = Problem(num_stages=2, optimizer="adam")
+    event = Event(At(4), PruneUnits(layers=("0.0", "1.0"), amount=Count(3)))
+    stage = build_stage(prepare(problem.config(events=(event,))), 0, clock=WallClock())
+    learner = stage.learner
+    x, target = next(problem.batches().start(0))
+    message = Activation(step=4, h=x, target=target)
+    entry = learner.forward(message, learns=True, held=True, sync=False, asks=False, wanted=False)
+    entry.gradient = torch.ones_like(entry.h)  # type: ignore[arg-type]
+    learner.backward_late(entry)
+    learner.update(4)
+    before = copy.deepcopy(learner.state_dict())
+    original, num_calls = Updater.load_state_dict, 0
+
+    def fails_later(updater: Updater, state: Any) -> None:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 2:  # for the second layer, when the first has been cut
+            raise MemoryError("scripted fault")
+        original(updater, state)
+
+    with patch.object(Updater, "load_state_dict", fails_later), pytest.raises(StructureError, match="is as it was"):
+        learner.change_structure(4)
+    after = learner.state_dict()
+    assert_bit_equal(after["module"], before["module"])
+    assert stage.module[0].out_features == 24  # type: ignore[index, union-attr]
+    for name, held in before["updater"]["optimizer"].items():
+        assert_bit_equal(after["updater"]["optimizer"][name], held)
+    (told,) = learner.change_structure(4)  # and then it can be carried out after all
+    assert told.generation == 1 and stage.module[0].out_features == 21  # type: ignore[index, union-attr]
