@@ -61,15 +61,16 @@ def kinds(network: Network) -> dict[str, Action]:
         "shock the weights of a stage": Shock(shock=Electroshock(size=0.1), layers=stage),
         "shrink and perturb them": ShrinkPerturb(rule=ShrinkAndPerturb(), layers=stage),
     }
-    if network.kernel:
-        found["widen a kernel, 3x3 to 5x5"] = WidenKernel(layers=within)
-    return found | {
+    found |= {
         "prune 90 % of them": PruneWeights(layers=stage, amount=Share(_SPARSITY)),
         "lift the masks": LiftMasks(layers=stage),
         "begin 90 % sparse, at random": Rewire(rule=SET(share=0.3), layers=stage, sparsity=_SPARSITY),
         "SET, 90 % sparse": Rewire(rule=SET(share=0.3), layers=stage),
         "RigL, 90 % sparse": Rewire(rule=RigL(until=10**6), layers=stage),
     }
+    if network.kernel:
+        found["widen a kernel, 3x3 to 5x5"] = WidenKernel(layers=within)
+    return found
 
 
 def events(kinds: Mapping[str, Action]) -> tuple[Event, ...]:

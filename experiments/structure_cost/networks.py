@@ -34,7 +34,7 @@ class Network:
     hidden: tuple[str, ...]
     """All layers that have hidden units."""
     stage: tuple[str, ...]
-    """All layers with weights of the last stage, the largest."""
+    """All layers with weights of the third stage, which has about its share of them."""
     kernel: tuple[int, ...] = ()
     """Of its layers, if they are convolutions."""
 
@@ -76,7 +76,7 @@ NETWORKS: Mapping[str, Network] = {
         at=("5", "9", "13"),
         within="13",
         boundary="11",
-        stage=("13", "15", "17"),
+        stage=("9", "11"),
         hidden=tuple(str(place) for place in range(1, 17, 2)),
     ),
     "CNN": Network(
@@ -86,7 +86,7 @@ NETWORKS: Mapping[str, Network] = {
         at=("8", "16", "20"),
         within="20",
         boundary="16",
-        stage=("20", "25", "27"),
+        stage=("16",),
         hidden=(*(str(place) for place in range(0, 24, 4)), "25"),
         kernel=(3, 3),
     ),
