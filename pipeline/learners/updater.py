@@ -204,6 +204,10 @@ class Updater:
             positions = {name: position for position, name in self._names.items()}
             own = self._optimizer.state_dict()
             own["state"] = {positions[name]: values for name, values in state["optimizer"].items()}
+            for group in own["param_groups"]:  # torch looks each number of each piece up in it: in a list, all of them
+                first = group["params"][0] if group["params"] else 0
+                if group["params"] == list(range(first, first + len(group["params"]))):
+                    group["params"] = range(first, first + len(group["params"]))
             self._optimizer.load_state_dict(own)
             for group, changed in zip(self._groups(), state["groups"], strict=True):
                 group.update(changed)
