@@ -26,9 +26,9 @@ FORBIDDEN_CALLS_IN_DNI = ("open", "print", "input", "torch.save", "torch.load", 
 USERS_OF_DNI = {
     "configuration": ("blocks", "config", "methods", "plan", "prepared", "quickstart", "run", "timeline"),
     "learners": (
-        *("body", "boundary", "carrying", "decay", "flops", "idle", "input_learner", "late_weights", "learner"),
-        *("movement", "parts", "probe", "remapped", "source_learner", "structure", "updater", "view", "watch"),
-        "weights",
+        *("agenda", "body", "boundary", "carrying", "decay", "flops", "idle", "in_flight", "input_learner"),
+        *("late_weights", "learner", "movement", "parts", "phases", "probe", "remapped", "source_learner"),
+        *("structure", "updater", "view", "watch", "weights"),
     ),
     "records": ("network_file",),
     "stages": ("awaited", "participants", "stage_settings"),

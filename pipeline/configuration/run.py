@@ -36,6 +36,7 @@ from pipeline.configuration.prepared import Outline, Prepared, bounds_of, imagin
 from pipeline.configuration.timeline import check_events, rehearse_events
 from pipeline.data.feed import Batch, Feed, FeedSettings, batches
 from pipeline.errors import ConfigurationError
+from pipeline.learners.agenda import Agenda
 from pipeline.learners.decay import Decay, check_no_decay
 from pipeline.learners.idle import IdleLayers
 from pipeline.learners.late_weights import LateWeights
@@ -172,10 +173,13 @@ def build_stage(
         structure=Structure(
             index=index,
             is_last=index == prepared.num_stages - 1,
-            events=config.events,
+            agenda=Agenda(
+                config.events,
+                seed=config.seed,
+                steps=config.steps,
+                steps_per_epoch=prepared.outline.steps_per_epoch,
+            ),
             seed=config.seed,
-            steps=config.steps,
-            steps_per_epoch=prepared.outline.steps_per_epoch,
         ),
     )
     return Stage(learner, settings=stage_settings(prepared, index), recorder=recorder)

@@ -139,17 +139,17 @@ class Learner:
     @property
     def loss(self) -> float | None:
         """The newest training loss per sample that it knows of, in 32 bits; None: nobody asks, or none was yet."""
-        return self._structure.loss
+        return self._structure.agenda.loss
 
     @property
     def generation(self) -> int:
         """Changes of structure at its output so far."""
-        return self._structure.above.generation
+        return self._structure.in_flight.above.generation
 
     @property
     def generation_below(self) -> int:
         """Changes of structure at its input so far."""
-        return self._structure.below.generation
+        return self._structure.in_flight.below.generation
 
     @property
     def can_imagine(self) -> bool:
@@ -192,7 +192,7 @@ class Learner:
         self._recorder.totals.num_samples += num_samples(h)
         if sync:
             self._recorder.mark("S", message.step, version=self.version, reach=message.reach)
-        return self._structure.stamped(
+        return self._structure.in_flight.stamped(
             Forwarded(
                 step=message.step,
                 x=x,
@@ -225,7 +225,7 @@ class Learner:
         ):
             h = self._apply(x)
         self._recorder.end_untraced("evaluation")
-        return self._structure.stamped(
+        return self._structure.in_flight.stamped(
             Forwarded(
                 step=message.step,
                 x=None,
@@ -262,7 +262,7 @@ class Learner:
         with torch.enable_grad(), self._carried.again({}, message.step):
             graph = self._run(x, message.step, replaced=self._copied_buffers())
         self._recorder.end_untraced("probe")
-        return self._structure.stamped(
+        return self._structure.in_flight.stamped(
             Forwarded(
                 step=message.step,
                 x=x,
@@ -312,7 +312,7 @@ class Learner:
         self.phase = "backward"
         if self._stash == "recompute":
             self._forward_again(entry)
-        self._structure.translate_gradient(entry, until=entry.generation)
+        self._structure.in_flight.translate_gradient(entry, until=entry.generation)
         self._recorder.begin()
         self._source.compare(entry, holders=self._body.parts.weights.holders(entry))
         used = self._source.estimate(entry) if entry.asks else self._source.true(entry)
@@ -322,7 +322,7 @@ class Learner:
     def learn_source(self, entry: Forwarded) -> None:
         """Let the source learn from what has come."""
         self.phase = "source learning"
-        self._structure.translate_lesson(entry)
+        self._structure.in_flight.translate_lesson(entry)
         self._source.learn(entry, version=self.version)
 
     def due(self, step: int) -> bool:
@@ -345,7 +345,7 @@ class Learner:
 
     def hear_loss(self, loss: float) -> None:
         """The stage above has reported the newest training loss that it knows of."""
-        self._structure.hear_loss(loss)
+        self._structure.agenda.hear_loss(loss)
 
     def rehearse(self, entry: Forwarded) -> None:
         """Pull back the gradient that an entry was given, show the source h, and update: before a run, on a copy."""
@@ -355,7 +355,7 @@ class Learner:
 
     def fire(self, places: Collection[int], *, step: int) -> None:
         """Let these events be due after this step, by their places, and no others: before a run, on a copy."""
-        self._structure.fire(places, step=step)
+        self._structure.agenda.fire(places, step=step)
 
     def finish(self, step: int) -> None:
         """Apply all that has been accumulated, due or not."""
@@ -443,7 +443,7 @@ class Learner:
         self._recorder.begin()
         self._set_mode(training=True)
         assert entry.x is not None
-        self._structure.renew(entry)
+        self._structure.in_flight.renew(entry)
         with self._structure.watching(entry.x), torch.enable_grad(), self._carried.again(entry.began_with, entry.step):
             weights = dict(self._body.parts.weights.forward_again(entry, version=self.version))
             with self._body.parts.idle.left_out(entry.step, weights) as replaced:
@@ -464,7 +464,7 @@ class Learner:
         self._recorder.begin()
         entry.estimate = self._source.estimate(entry)
         if isinstance(self.source, LossGradient) and self.source.latest is not None:
-            self._structure.hear_loss(self.source.latest)
+            self._structure.agenda.hear_loss(self.source.latest)
 
     def _pull_back(self, entry: Forwarded, gradient: Payload) -> Payload:
         """dL/dx, or nothing in it if nobody wants that; parameter gradients add up. The operation is already open."""
@@ -493,7 +493,7 @@ class Learner:
                 raise NotFinite(f"the gradient at the output of stage {self._index} holds NaN or infinity.")
 
     def _input(self, message: Activation, *, requires_grad: bool) -> Payload:
-        self._structure.below.check(message.generation, where=f"stage {self._index}, step {message.step}")
+        self._structure.in_flight.below.check(message.generation, where=f"stage {self._index}, step {message.step}")
         x = map_members(self._to_device, message.h) if self._index == 0 else self.received(message.h)
         if requires_grad:
             for member in carriers(x):

@@ -81,7 +81,14 @@ def test_rehearsal_touches_neither_the_model_nor_statistics_nor_sources_nor_gene
     plain = prepare(config(inputs=inputs, source=source))
     torch.manual_seed(5)
     drawn = torch.get_rng_state()
-    made = prepare(config(*SIZED, Event(OnPlateau(patience=2), PruneUnits(layers=("7",), amount=Count(1)), name="late"), inputs=inputs, source=source))
+    made = prepare(
+        config(
+            *SIZED,
+            Event(OnPlateau(patience=2), PruneUnits(layers=("7",), amount=Count(1)), name="late"),
+            inputs=inputs,
+            source=source,
+        )
+    )
     assert torch.equal(torch.get_rng_state(), drawn)
     assert len(made.changes) > 8
     for own, other in zip(made.cut.stages, plain.cut.stages, strict=True):
@@ -171,7 +178,10 @@ def test_two_events_of_one_name_are_refused_and_told_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("edit", "what"),
     [
-        (Insertion(behind="2", units=7), "'odd' at step 3 cannot be carried out in stage 0: the stage cannot run any more"),
+        (
+            Insertion(behind="2", units=7),
+            "'odd' at step 3 cannot be carried out in stage 0: the stage cannot run any more",
+        ),
         (Component(layer="0", units=2, kernel=(3,)), "event 'odd': the kernel of a component"),
         (Insertion(behind="5", units=8), "'odd' at step 3 cannot be carried out in stage 1"),
         (Component(layer="11", units=2), "event 'odd': there is no layer '11'"),
@@ -207,5 +217,3 @@ def test_reason_that_one_event_gives_is_not_blamed_on_another() -> None:
 def test_run_without_events_is_not_rehearsed() -> None:
     with patch("pipeline.configuration.timeline._Rehearsal", side_effect=AssertionError):
         assert prepare(config()).changes == ()
-
-

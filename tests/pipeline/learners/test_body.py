@@ -48,7 +48,11 @@ def test_body_that_is_cut_learns_on_like_a_smaller_network_that_was_set_up_by_ha
         _plain_step(twin, plain, step)
     body.change(unit_changes(body, Origin.keep(KEPT, num_old=6)))
     smaller.load_state_dict({name: cut(name, value, KEPT) for name, value in twin.state_dict().items()})
-    again, names, held = optimizer(smaller.parameters()), [name for name, _ in twin.named_parameters()], plain.state_dict()
+    again, names, held = (
+        optimizer(smaller.parameters()),
+        [name for name, _ in twin.named_parameters()],
+        plain.state_dict(),
+    )
     held["state"] = {
         place: {key: value if value is None else cut(names[place], value, KEPT) for key, value in own.items()}
         for place, own in held["state"].items()
@@ -83,7 +87,9 @@ def test_velocity_and_gradients_in_the_middle_of_a_window_follow_and_the_old_par
     gradient, velocity = before["updater"]["gradients"]["4.weight"], before["velocity"]["4.weight"]
     assert torch.equal(after["updater"]["gradients"]["4.weight"][:3], gradient[sources] * share[:, None])
     assert not after["updater"]["gradients"]["4.weight"][3].any()
-    assert torch.equal(after["updater"]["gradients"]["7.weight"][:, :3], before["updater"]["gradients"]["7.weight"][:, sources])
+    assert torch.equal(
+        after["updater"]["gradients"]["7.weight"][:, :3], before["updater"]["gradients"]["7.weight"][:, sources]
+    )
     assert torch.equal(after["velocity"]["4.weight"][:3], velocity[sources])
     assert torch.equal(after["velocity"]["7.weight"][:, :3], before["velocity"]["7.weight"][:, sources] * share)
     assert body.parts.updater.num_samples == 5
