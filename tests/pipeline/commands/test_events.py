@@ -132,9 +132,7 @@ def _scalars(events: EventAccumulator, tag: str) -> list[tuple[int, float]]:
     return [(each.step, each.value) for each in events.Scalars(tag)]
 
 
-def test_train_writes_down_what_happened_and_the_export_is_the_network_it_has_become(
-    dni: Run, tmp_path: Path
-) -> None:
+def test_train_writes_down_what_happened_and_the_export_is_the_network_it_has_become(dni: Run, tmp_path: Path) -> None:
     code, out, err = dni("train", "config.py:base")
     assert code == 0 and err == "" and "finished: 20 steps" in out
     run = tmp_path / "runs" / "mine"
@@ -149,9 +147,7 @@ def test_train_writes_down_what_happened_and_the_export_is_the_network_it_has_be
     assert lines[1]["change"] == "prune weights: prune 10 of 40 weights in 1 tensors (magnitude)"
     sizes = [stage["num_parameters"] for stage in summary["stages"]]
     assert sizes == [4 * 5 + 5 + 10, 5 * 10 + 10, 10 * 3 + 3 + 2 * 10 + 2 + 2 * 3]
-    bottom, middle, top = (
-        EventAccumulator(str(run / "tensorboard" / f"stage-{index}")).Reload() for index in range(3)
-    )
+    bottom, middle, top = (EventAccumulator(str(run / "tensorboard" / f"stage-{index}")).Reload() for index in range(3))
     assert _scalars(bottom, "width/0") == [(0, 8.0), (4, 5.0)]
     assert _scalars(middle, "width/3")[-1] == (14, 10.0)
     assert [value for _, value in _scalars(middle, "density/3.weight")] == pytest.approx([0.75, 0.8, 0.6])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -81,7 +82,14 @@ def test_rehearsal_touches_neither_the_model_nor_statistics_nor_sources_nor_gene
     plain = prepare(config(inputs=inputs, source=source))
     torch.manual_seed(5)
     drawn = torch.get_rng_state()
-    made = prepare(config(*SIZED, Event(OnPlateau(patience=2), PruneUnits(layers=("7",), amount=Count(1)), name="late"), inputs=inputs, source=source))
+    made = prepare(
+        config(
+            *SIZED,
+            Event(OnPlateau(patience=2), PruneUnits(layers=("7",), amount=Count(1)), name="late"),
+            inputs=inputs,
+            source=source,
+        )
+    )
     assert torch.equal(torch.get_rng_state(), drawn)
     assert len(made.changes) > 8
     for own, other in zip(made.cut.stages, plain.cut.stages, strict=True):
@@ -119,12 +127,13 @@ def test_what_is_foretold_is_what_the_run_does_with_the_same_sizes(tmp_path: Pat
         assert change.parameters[1] == _parameters(tmp_path, change.stage, change.step), change
     by_stage = [[change for change in prepared.changes if change.stage == index] for index in range(3)]
     for index, changes in enumerate(by_stage):
-        before: tuple[int, int] | None = None
-        for change in changes:  # those of one step are told together
-            assert before is None or before == (change.parameters[0], change.flops[0]) or change.step == step
-            before, step = (change.parameters[1], change.flops[1]), change.step
+        for earlier, later in pairwise(changes):  # those of one step are told together
+            assert later.step == earlier.step or (later.parameters[0], later.flops[0]) == (
+                earlier.parameters[1],
+                earlier.flops[1],
+            )
         module = prepared.cut.stages[index]
-        assert before is not None and before[0] == sum(p.numel() for p in module.parameters())
+        assert changes[-1].parameters[1] == sum(p.numel() for p in module.parameters())
     first, last = prepared.cut.stages[0], prepared.cut.stages[2]
     assert by_stage[0][-1].flops[1] == forward_flops(first, X[:4])
     assert by_stage[2][-1].flops[1] == forward_flops(last, torch.randn(4, last[0].in_features))
@@ -171,7 +180,10 @@ def test_two_events_of_one_name_are_refused_and_told_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("edit", "what"),
     [
-        (Insertion(behind="2", units=7), "'odd' at step 3 cannot be carried out in stage 0: the stage cannot run any more"),
+        (
+            Insertion(behind="2", units=7),
+            "'odd' at step 3 cannot be carried out in stage 0: the stage cannot run any more",
+        ),
         (Component(layer="0", units=2, kernel=(3,)), "event 'odd': the kernel of a component"),
         (Insertion(behind="5", units=8), "'odd' at step 3 cannot be carried out in stage 1"),
         (Component(layer="11", units=2), "event 'odd': there is no layer '11'"),
@@ -207,5 +219,3 @@ def test_reason_that_one_event_gives_is_not_blamed_on_another() -> None:
 def test_run_without_events_is_not_rehearsed() -> None:
     with patch("pipeline.configuration.timeline._Rehearsal", side_effect=AssertionError):
         assert prepare(config()).changes == ()
-
-

@@ -48,7 +48,11 @@ def test_body_that_is_cut_learns_on_like_a_smaller_network_that_was_set_up_by_ha
         _plain_step(twin, plain, step)
     body.change(unit_changes(body, Origin.keep(KEPT, num_old=6)))
     smaller.load_state_dict({name: cut(name, value, KEPT) for name, value in twin.state_dict().items()})
-    again, names, held = optimizer(smaller.parameters()), [name for name, _ in twin.named_parameters()], plain.state_dict()
+    again, names, held = (
+        optimizer(smaller.parameters()),
+        [name for name, _ in twin.named_parameters()],
+        plain.state_dict(),
+    )
     held["state"] = {
         place: {key: value if value is None else cut(names[place], value, KEPT) for key, value in own.items()}
         for place, own in held["state"].items()
@@ -83,7 +87,9 @@ def test_velocity_and_gradients_in_the_middle_of_a_window_follow_and_the_old_par
     gradient, velocity = before["updater"]["gradients"]["4.weight"], before["velocity"]["4.weight"]
     assert torch.equal(after["updater"]["gradients"]["4.weight"][:3], gradient[sources] * share[:, None])
     assert not after["updater"]["gradients"]["4.weight"][3].any()
-    assert torch.equal(after["updater"]["gradients"]["7.weight"][:, :3], before["updater"]["gradients"]["7.weight"][:, sources])
+    assert torch.equal(
+        after["updater"]["gradients"]["7.weight"][:, :3], before["updater"]["gradients"]["7.weight"][:, sources]
+    )
     assert torch.equal(after["velocity"]["4.weight"][:3], velocity[sources])
     assert torch.equal(after["velocity"]["7.weight"][:, :3], before["velocity"]["7.weight"][:, sources] * share)
     assert body.parts.updater.num_samples == 5
@@ -144,18 +150,23 @@ def test_part_that_is_attached_begins_to_learn_and_nothing_else_is_another() -> 
     assert body.edits == [Component(layer="7", units=3)]
 
 
+def _change_and_fail(body: Body) -> None:
+    with body.restoring():
+        body.attach(Component(layer="4", units=2, alpha=1.0), _keyed)
+        body.attach(Insertion(behind="6", units=6), _keyed)
+        gate_(body.module.get_submodule("0"), (1,), 0.25)
+        body.change({"4.weight": TensorChange(value=torch.zeros(6, 4, dtype=torch.float64))})
+        raise ArithmeticError("scripted")
+
+
 def test_body_is_as_it_was_when_something_fails_while_it_changes() -> None:
     body, twin = make_body(network()), make_body(network())
     for each in (body, twin):
         _whole_history(each)
     parts, objects = body.parts, {id(own) for own in (*body.module.parameters(), *body.module.buffers())}
     before, num_changes, edits = body.state_dict(), len(body.history), list(body.edits)
-    with pytest.raises(ArithmeticError, match="scripted"), body.restoring():
-        body.attach(Component(layer="4", units=2, alpha=1.0), _keyed)
-        body.attach(Insertion(behind="6", units=6), _keyed)
-        gate_(body.module.get_submodule("0"), (1,), 0.25)
-        body.change({"4.weight": TensorChange(value=torch.zeros(6, 4, dtype=torch.float64))})
-        raise ArithmeticError("scripted")
+    with pytest.raises(ArithmeticError, match="scripted"):
+        _change_and_fail(body)
     assert body.parts is parts and len(body.history) == num_changes and body.edits == edits
     assert {id(own) for own in (*body.module.parameters(), *body.module.buffers())} == objects
     _assert_same(body.state_dict(), before)
@@ -169,7 +180,7 @@ def test_what_cannot_be_attached_is_refused_and_changes_nothing() -> None:
     parts = body.parts
     with pytest.raises(ValueError, match="there is no layer '3' in this stage to attach a part to"):
         body.attach(Component(layer="3", units=2), _keyed)
-    with pytest.raises(TypeError, match="5 is BatchNorm1d|1 is BatchNorm1d"), body.restoring():
+    with pytest.raises(TypeError, match="is BatchNorm1d"), body.restoring():
         body.attach(Insertion(behind="5", units=6), _keyed)
     assert body.parts is parts and not body.edits and not body.history
 

@@ -85,7 +85,9 @@ def test_value_of_a_parameter_cut_into_blocks_may_change_but_not_its_shape() -> 
     learn(module, updater, range(4))
     backward(module, 4, 4)
     updater.accumulate(4)
-    with pytest.raises(ValueError, match=r"0\.weight is divided into the blocks .*, and its shape cannot change\. Name"):
+    with pytest.raises(
+        ValueError, match=r"0\.weight is divided into the blocks .*, and its shape cannot change\. Name"
+    ):
         follow(module, updater, units(Origin.keep(range(4), num_old=8)), chosen=HALVES)
     before = updater.state_dict()
     value = torch.randn(8, 6)

@@ -86,7 +86,10 @@ def test_activity_and_taylor_are_those_computed_by_hand_behind_the_nonlinearity(
 
 
 def test_auxiliary_gradient_is_that_of_a_layer_of_zeros_past_the_units() -> None:
-    module, x = nn.Sequential(*(layer for layer in network() if not isinstance(layer, nn.BatchNorm1d))), torch.randn(5, 4)
+    module, x = (
+        nn.Sequential(*(layer for layer in network() if not isinstance(layer, nn.BatchNorm1d))),
+        torch.randn(5, 4),
+    )
     x = x.double()
     watch, _ = _watched(module, x)
     past = torch.zeros(3, 4, dtype=torch.float64, requires_grad=True)

@@ -40,9 +40,7 @@ PARTS = (Event(At(7), Attach(edit=BEHIND), name="behind"), Event(At(8), Attach(e
 def network(channels: int = 6, hidden: int = 8) -> nn.Sequential:
     """Three stages: two convolutional, flattened at the second boundary, and the output."""
     convolution = [nn.Conv2d(1, channels, 3), nn.BatchNorm2d(channels), nn.ReLU()]
-    return nn.Sequential(
-        *convolution, nn.Flatten(), nn.Linear(16 * channels, hidden), nn.ReLU(), nn.Linear(hidden, 3)
-    )
+    return nn.Sequential(*convolution, nn.Flatten(), nn.Linear(16 * channels, hidden), nn.ReLU(), nn.Linear(hidden, 3))
 
 
 def trained(*events: Event) -> Result:
@@ -126,9 +124,7 @@ def test_network_whose_structure_never_changed_is_an_ordinary_state_dict(tmp_pat
 WRONG: dict[str, nn.Module] = {
     "of other layers": nn.Sequential(nn.Linear(36, 3)),
     "of more layers": nn.Sequential(*network(), nn.Linear(3, 3)),
-    "of layers of another kind": nn.Sequential(
-        *network()[:3], nn.Flatten(), nn.LSTM(8, 2), nn.ReLU(), nn.Linear(8, 3)
-    ),
+    "of layers of another kind": nn.Sequential(*network()[:3], nn.Flatten(), nn.LSTM(8, 2), nn.ReLU(), nn.Linear(8, 3)),
 }
 
 
@@ -138,7 +134,9 @@ def test_other_model_is_refused_by_what_it_lacks(name: str, attached: bool, tmp_
     result = trained(PRUNE)
     edits = [Component(layer="11", units=2)] if attached else []
     save_network(tmp_path / "network.pt", result.export(), edits=edits_to_json(edits))
-    with pytest.raises(CheckpointError, match=r"(?s)network\.pt is of another network than this Sequential: .*before any"):
+    with pytest.raises(
+        CheckpointError, match=r"(?s)network\.pt is of another network than this Sequential: .*before any"
+    ):
         load(WRONG[name], tmp_path / "network.pt")
 
 
