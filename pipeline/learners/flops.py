@@ -34,7 +34,7 @@ class _Counter(TorchDispatchMode):
 
 
 def forward_flops(module: nn.Module, x: Payload) -> int:
-    """FLOPs of a forward of one sample: matrix products and convolutions only, and of fused attention what PyTorch knows.
+    """FLOPs of a forward of one sample: matrix products, convolutions, and of fused attention what PyTorch knows.
 
     Nothing of the module changes.
 
