@@ -19,6 +19,7 @@ from dni.events.plateau import OnPlateau, PlateauState
 from dni.events.prune_units import PruneDormant, PruneUnits
 from dni.events.prune_weights import LiftMasks, PruneWeights
 from dni.events.recycle import Recycle
+from dni.events.reset_active import ResetActive
 from dni.events.rewire import Rewire
 from dni.events.view import Measure, StageView
 from dni.events.when import At, AtRandom, EpochEnds, EverySteps, When, foresee
@@ -279,6 +280,7 @@ __all__ = [
     "Remappable",
     "ResampleKernel",
     "Rescale",
+    "ResetActive",
     "ResetLayers",
     "Rewire",
     "Rewiring",

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
 from dni.cadences.blocks import Shapes
@@ -51,7 +53,8 @@ class ResetLayers:
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> TensorPlan | None:
         own = held(self.layers, view)
         values = {name: value for layer in own for name, value in view.fresh(layer, keyed).items()}
-        return _new_values(values, view, self.memory, step=step, what=f"reset {', '.join(own)}")
+        anew = {name: torch.ones_like(value, dtype=torch.bool) for name, value in values.items()}
+        return _new_values(values, view, self.memory, step=step, what=f"reset {', '.join(own)}", anew=anew)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +124,19 @@ class ShrinkPerturb:
 
 
 def _new_values(
-    values: Mapping[str, Tensor], view: StageView, memory: Memory, *, step: int, what: str
+    values: Mapping[str, Tensor],
+    view: StageView,
+    memory: Memory,
+    *,
+    step: int,
+    what: str,
+    anew: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> TensorPlan | None:
     if not values:
         return None
     count = sum(value.numel() for value in values.values())
-    tensors = {name: TensorChange(value=value, memory=memory) for name, value in kept_values(view, values).items()}
+    tensors = {
+        name: TensorChange(value=value, memory=memory, anew=anew.get(name))
+        for name, value in kept_values(view, values).items()
+    }
     return TensorPlan(summary=f"{what} ({count} numbers in {len(tensors)} tensors)", step=step, tensors=tensors)

@@ -81,6 +81,7 @@ class TensorPlan:
                 ],
                 "value": None if change.value is None else _digest(change.value),
                 "memory": change.memory,
+                "anew": None if change.anew is None else _digest(change.anew),
             }
             for name, change in self.tensors.items()
         }

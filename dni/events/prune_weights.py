@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from dni.cadences.blocks import Shapes
 from dni.events.plan import MaskPlan
-from dni.events.targets import check_amount, check_held, check_names, weights
+from dni.events.targets import check_amount, check_held, check_names, kept_places, weights
 from dni.events.view import Measure, StageView, with_gradients
 from dni.pruning.importance import score_magnitude, score_movement, score_random
 from dni.pruning.rewiring import Rewiring, TensorRewiring
@@ -68,7 +67,7 @@ class PruneWeights:
 
     def plan(self, view: StageView, *, step: int, keyed: Keyed) -> MaskPlan | None:
         own = weights(self.layers, view)
-        places = {name: _kept_places(view, name, value) for name, value in own.items()}
+        places = {name: kept_places(view, name, value) for name, value in own.items()}
         scores = {name: score.flatten()[places[name]] for name, score in self._scores(own, view, keyed).items()}
         scope: Literal["network", "tensor"] = "network" if self.scope == "stage" else "tensor"
         goes = select_lowest(scores, self.amount, scope=scope, floor=self.floor)
@@ -131,10 +130,3 @@ class LiftMasks:
             rewiring=Rewiring(rule=repr(self), step=step, tensors={}),
             lifted=lifted,
         )
-
-
-def _kept_places(view: StageView, name: str, value: Tensor) -> Tensor:
-    """Places in the tensor laid flat that are not pruned, ascending."""
-    if name in view.kept:
-        return view.kept[name].flatten().nonzero().flatten().to(value.device)
-    return torch.arange(value.numel(), device=value.device)

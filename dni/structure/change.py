@@ -29,6 +29,9 @@ class TensorChange:
     """All of it, in its new shape; None: what the axes make of the old one, with new entries 0."""
     memory: Memory = "keep"
     """What becomes of the optimiser's state of entries that were there before. New ones have none."""
+    anew: Tensor | None = None
+    """Entries that were there and begin anew with `value`, bool of the new shape: `memory` is about them alone, and
+    these are their initial values from here on. None: `memory` is about all, and initial values stay what they were."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,9 @@ def held_slots(optimizer: Optimizer, parameter: Tensor) -> Iterator[tuple[str, T
     state: dict[str, Any] = optimizer.state.get(parameter, {})
     if not state:
         return
-    group, known = group_of(optimizer, parameter), slots_of(optimizer)
+    known = slots_of(optimizer)
+    # To look a parameter up among many pieces takes long, and most slots begin with 0 whatever the group says.
+    group = group_of(optimizer, parameter) if any(slot.fresh for slot in known.values()) else {}
     check_state(optimizer, state, shape=tuple(parameter.shape), name="a parameter")
     for key, slot in known.items():
         value = state.get(key)

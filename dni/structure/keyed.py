@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Keyed", "draw_normal", "draw_order", "draw_uniform"]
+__all__ = ["Keyed", "draw_normal", "draw_uniform"]
 
 Keyed: TypeAlias = Callable[[str], torch.Generator]
 """A fresh CPU generator for a global name, the same at every call; as `lambda name: generator(seed, name, step)`."""
@@ -25,8 +25,3 @@ def draw_uniform(keyed: Keyed, name: str, like: Tensor) -> Tensor:
 def draw_normal(keyed: Keyed, name: str, like: Tensor) -> Tensor:
     """Numbers from N(0, 1) in the shape, type and place of `like`."""
     return torch.randn(like.shape, generator=keyed(name), dtype=torch.float64).to(like)
-
-
-def draw_order(keyed: Keyed, name: str, count: int) -> Tensor:
-    """0 to count - 1 in an order drawn, on the CPU."""
-    return torch.randperm(count, generator=keyed(name))

@@ -45,8 +45,9 @@ class Origin:
                 f"each new index must have a source and a scale, got {len(self.sources)} sources and "
                 f"{len(self.scale)} scales."
             )
-        for index, (source, scale) in enumerate(zip(self.sources, self.scale, strict=True)):
-            self._check(index, source, scale)
+        if not self._is_sound():
+            for index, (source, scale) in enumerate(zip(self.sources, self.scale, strict=True)):
+                self._check(index, source, scale)
 
     @property
     def num_new(self) -> int:
@@ -56,17 +57,19 @@ class Origin:
     @property
     def fresh(self) -> tuple[int, ...]:
         """The new indices that were not there before, in order."""
+        if NEW not in self.sources:
+            return ()
         return tuple(index for index, source in enumerate(self.sources) if source == NEW)
 
     @property
     def is_identity(self) -> bool:
         """Whether nothing changes."""
-        return self == Origin.identity(self.num_old)
+        return self.sources == tuple(range(self.num_old)) and not self.is_scaled
 
     @property
     def is_scaled(self) -> bool:
         """Whether any scale is other than 1."""
-        return any(scale != 1.0 for scale in self.scale)
+        return self.scale.count(1.0) < len(self.scale)
 
     @staticmethod
     def identity(num_old: int) -> Origin:
@@ -189,7 +192,7 @@ class Origin:
 
     def raised(self, power: int) -> Origin:
         """The same sources, each scale to this power; 0 for what is copied as it is, 2 for squares."""
-        return replace(self, scale=tuple(scale**power for scale in self.scale))
+        return replace(self, scale=tuple(scale**power for scale in self.scale)) if self.is_scaled else self
 
     def apply(self, tensor: Tensor, axis: int, fill: float | Tensor = 0.0) -> Tensor:
         """Make the tensor that follows, by sources and scale.
@@ -245,6 +248,14 @@ class Origin:
                 f"{shape[axis]}. Give the tensor from before the change, or expand the origin to a flattened axis."
             )
         return axis % len(shape)
+
+    def _is_sound(self) -> bool:
+        """Whether `_check` finds nothing; by whole tuples: an event makes many origins of thousands of units."""
+        if set(map(type, self.sources)) != {int} or not NEW <= min(self.sources) <= max(self.sources) < self.num_old:
+            return False
+        if not (all(map(math.isfinite, self.scale)) and min(self.scale) > 0):
+            return False
+        return NEW not in self.sources or all(self.scale[index] == 1.0 for index in self.fresh)
 
     def _check(self, index: int, source: int, scale: float) -> None:
         if not isinstance(source, int) or not NEW <= source < self.num_old:

@@ -17,7 +17,8 @@ __all__ = ["Follower", "apply_change", "check_untied", "follow_tensor"]
 
 Follower: TypeAlias = Literal["gradient", "average", "mask"]
 """A tensor of the parameter's shape that someone else keeps: an accumulated gradient (new entries 0), an average of the
-parameter's values, or earlier ones (new entries begin with the new values), or a mask (new entries are active)."""
+parameter's values, or earlier ones (what is new, or begins anew, begins with the new values), or a mask (new entries
+are active)."""
 
 
 def apply_change(tensor: Tensor, change: TensorChange) -> Tensor:
@@ -73,7 +74,10 @@ def follow_tensor(tensor: Tensor, kind: Follower, change: TensorChange, *, value
             f"{tuple(mapped.shape)}, and the parameter {tuple(value.shape)}. Give it as it was before the change."
         )
     if kind == "average":
-        return torch.where(fresh_entries(tensor.shape, change.axes, device=mapped.device), value.to(mapped), mapped)
+        begins = fresh_entries(tensor.shape, change.axes, device=mapped.device)
+        if change.anew is not None:
+            begins = begins | change.anew.to(mapped.device)
+        return torch.where(begins, value.detach().to(mapped), mapped)
     return mapped
 
 

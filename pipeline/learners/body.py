@@ -20,6 +20,7 @@ from dni import (
     Component,
     Edit,
     Keyed,
+    Masks,
     Piece,
     TensorChange,
     apply_change,
@@ -29,8 +30,10 @@ from dni import (
     edits_to_json,
     fit_,
     fit_gates_,
+    follow_tensor,
     map_tensor,
 )
+from pipeline.errors import CheckpointError
 from pipeline.learners.naming import Naming
 from pipeline.learners.parts import MakeParts, Remembered
 from pipeline.learners.weights import AxisChanges
@@ -58,6 +61,9 @@ class Body:
         self._make = make
         self.parts = make(Remembered(history=self.history))
         """Optimiser, weights and what else knows the parameters."""
+        self.initial: dict[str, Tensor] = {}
+        """The values that each parameter that learns began with, by global name, once somebody asks for them."""
+        self._keeps_initial = False
         self.original = {name: tuple(value.shape) for name, value in self.named_tensors().items()}
         """Shapes before the first change, by global name."""
 
@@ -65,6 +71,24 @@ class Body:
         """Parameters and buffers under their global names."""
         names = self.naming.of(self.module)
         return {names[name]: value for name, value in self.module.state_dict().items()}
+
+    def keep_initial(self) -> None:
+        """From now on, keep the values that parameters begin with; as they are now, of those that are there."""
+        self._keeps_initial = True
+        learned = {name: p for name, p in self.parts.updater.parameters.items() if name not in self.initial}
+        self.initial = self.initial | {name: parameter.detach().clone() for name, parameter in learned.items()}
+
+    def hold(self, masks: Masks) -> None:
+        """Keep what these masks leave out at 0 from now on; what comes back of it one day begins there.
+
+        Raises:
+            ValueError: see `Updater.hold`.
+        """
+        self.parts.updater.hold(masks)
+        self.initial = {
+            name: value.masked_fill(~masks[name].to(value.device), 0.0) if name in masks else value
+            for name, value in self.initial.items()
+        }
 
     def change(self, changes: Mapping[str, TensorChange]) -> None:
         """Change parameters and buffers, and all that follows them.
@@ -80,6 +104,10 @@ class Body:
         own = self.module.state_dict(keep_vars=True)
         values = {full: apply_change(own[local[full]], change) for full, change in changes.items()}
         state, ages, masks = parts.updater.followed(changes, values)
+        initial = {
+            name: follow_tensor(value, "average", changes[name], value=values[name]) if name in changes else value
+            for name, value in self.initial.items()
+        }
         axes = {local[full]: change.axes for full, change in changes.items() if change.axes}
         velocity = {
             name: map_tensor(value, axes[name], "value") if name in axes else value
@@ -89,7 +117,7 @@ class Body:
         made = self._make(Remembered(ages=ages, masks=masks, history=self.history, pace=parts.updater.pace))
         made.updater.load_state_dict(state)
         made.weights.load_state_dict(velocity)
-        self.parts = made
+        self.parts, self.initial = made, initial
         self.history.append(axes)
 
     def attach(self, edit: Edit, keyed: Keyed) -> str:
@@ -110,12 +138,14 @@ class Body:
         made.weights.load_state_dict(parts.weights.state_dict())
         self.parts, self.edits = made, [*self.edits, edit]
         self.history.append({})
+        if self._keeps_initial:
+            self.keep_initial()
         return child
 
     @contextmanager
     def restoring(self) -> Iterator[None]:
         """Have everything as it was if the block fails. Nothing writes into what there was, so references suffice."""
-        parts, edits, num_changes = self.parts, self.edits, len(self.history)
+        parts, edits, initial, num_changes = self.parts, self.edits, self.initial, len(self.history)
         before = [
             (each, {name: copy.copy(value) if isinstance(value, dict) else value for name, value in vars(each).items()})
             for each in self.module.modules()
@@ -126,7 +156,7 @@ class Body:
             for each, attributes in before:
                 vars(each).clear()
                 vars(each).update(attributes)
-            self.parts, self.edits = parts, edits
+            self.parts, self.edits, self.initial = parts, edits, initial
             del self.history[num_changes:]
             raise
 
@@ -141,10 +171,17 @@ class Body:
             "masks": parts.updater.masks,
             "edits": edits_to_json(self.edits),
             "original": {name: list(shape) for name, shape in self.original.items()},
+            "initial": self.initial,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become what `state` was taken from, whatever its structure was."""
+        """Become what `state` was taken from, whatever its structure was.
+
+        Raises:
+            CheckpointError: an event asks for initial values, and `state` has none.
+        """
+        if self._keeps_initial:
+            self.initial = self._known_initial(state)
         self.edits = list(edits_from_json(state.get("edits", ())))
         local_edits = [_renamed(edit, self.naming.local) for edit in self.edits]
         apply_edits_(self.module, local_edits, lambda name: generator(0, name, 0))  # their values are loaded below
@@ -167,6 +204,15 @@ class Body:
         self.parts.updater.load_state_dict(state["updater"])
         velocity = state.get("velocity", {})  # not in the oldest checkpoints
         self.parts.weights.load_state_dict({name: velocity[full] for name, full in names if full in velocity})
+
+    def _known_initial(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = state.get("initial", {})  # not in the oldest checkpoints
+        if self.initial and not found:
+            raise CheckpointError(
+                f"an event asks for the initial values of {', '.join(self.initial)}, but the checkpoint has none: no "
+                "event asked for them when it was written. Resume with the events that the run was started with."
+            )
+        return dict(found)
 
 
 def _renamed(edit: Edit, local: Callable[[str], str | None]) -> Edit:

@@ -113,6 +113,8 @@ class Structure:
             if event.action.layers is None or any(has(body.module, layer) for layer in event.action.layers)
         }
         self._seen = dict.fromkeys(self._events, -1)
+        if any(event.action.asks & Measure.INITIAL for event in self._events.values()):
+            body.keep_initial()
         asked: dict[str, Measure] = {}
         for event in self._events.values():
             for layer in event.action.layers or ():
@@ -382,7 +384,7 @@ class Structure:
                     self._phases[-1].open_(self._body.module)
             case MaskPlan():
                 updater = self._body.parts.updater
-                updater.hold(plan.after(updater.masks, updater.parameters))
+                self._body.hold(plan.after(updater.masks, updater.parameters))
         self._recorder.changed(step, event.label, "nothing to do" if plan is None else str(plan))
         return messages
 

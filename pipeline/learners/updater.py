@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -204,6 +204,10 @@ class Updater:
             positions = {name: position for position, name in self._names.items()}
             own = self._optimizer.state_dict()
             own["state"] = {positions[name]: values for name, values in state["optimizer"].items()}
+            for group in own["param_groups"]:  # torch looks each number of each piece up in it: in a list, all of them
+                first = group["params"][0] if group["params"] else 0
+                if group["params"] == list(range(first, first + len(group["params"]))):
+                    group["params"] = range(first, first + len(group["params"]))
             self._optimizer.load_state_dict(own)
             for group, changed in zip(self._groups(), state["groups"], strict=True):
                 group.update(changed)
@@ -277,7 +281,7 @@ class Updater:
         for leaf, each in zip(leaves, pieces, strict=True):
             (own,) = follow_pieces(
                 [PieceState(piece=Piece(name), state=each.state)],
-                change,
+                replace(change, anew=None if change.anew is None else leaf.piece.of(change.anew)),
                 shape=tuple(leaf.parameter.shape),
                 value=leaf.piece.of(value),
                 optimizer=optimizer,

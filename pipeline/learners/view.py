@@ -68,6 +68,11 @@ class View:
         return self._watch.auxiliary()
 
     @property
+    def initial(self) -> Mapping[str, Tensor]:
+        """By parameter that learns, if an event asks for it."""
+        return self._body.initial
+
+    @property
     def kept(self) -> Masks:
         """The masks that are held."""
         return self._body.parts.updater.masks

@@ -28,6 +28,8 @@ from dni import (
 
 __all__ = ["Read", "Watch"]
 
+_OF_UNITS = Measure.ACTIVITY | Measure.TAYLOR | Measure.AUXILIARY
+
 
 @dataclass(frozen=True, kw_only=True)
 class Read:
@@ -50,7 +52,7 @@ class Watch:
     """
 
     def __init__(self, asked: Mapping[str, Measure]) -> None:
-        self._asked = {layer: measure for layer, measure in asked.items() if measure & ~Measure.GRADIENT}
+        self._asked = {layer: measure for layer, measure in asked.items() if measure & _OF_UNITS}
         self._active = False
         self._handles: list[Any] = []
         self._reads: dict[str, Read] = {}

@@ -31,6 +31,7 @@ class FakeStage:
     activity: dict[str, Tensor] = field(default_factory=dict)
     taylor: dict[str, Tensor] = field(default_factory=dict)
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
+    initial: dict[str, Tensor] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
     state: Mapping[str, Any] = field(default_factory=dict)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dni.structure.keyed import draw_normal, draw_order, draw_uniform
+from dni.structure.keyed import draw_normal, draw_uniform
 from pipeline.randomness.keyed import generator
 
 
@@ -20,4 +20,3 @@ def test_draws_belong_to_a_name_and_not_to_the_order_of_asking() -> None:
     )
     assert not torch.equal(first[0], draw_uniform(keyed, "b", like))
     assert first[0].shape == (4, 5) and first[0].dtype == torch.float32 and float(first[0].min()) >= 0
-    assert sorted(draw_order(keyed, "a", 9).tolist()) == list(range(9))

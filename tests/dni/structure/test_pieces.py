@@ -210,6 +210,32 @@ def test_parameter_without_an_update_stays_one_piece(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+def test_memory_is_of_what_begins_anew_alone(name: str) -> None:
+    held = _trained(name, *SHAPE)
+    held.follow(held.set_value(GROWN))
+    held.step(*_draw(1, 5, 6))
+    keeps = copy.deepcopy(held)
+    keeps._load(held.value, held.pieces)
+    value, anew = torch.randn_like(held.value), torch.rand(held.value.shape) < 0.5
+    held.follow(TensorChange(value=value, memory="zero moments", anew=anew))
+    keeps.follow(TensorChange(value=value, anew=anew))
+    assert held.boxes == keeps.boxes
+    for own, old in zip(held.pieces, keeps.pieces, strict=True):
+        forgotten = own.piece.of(anew)
+        for key, found in own.state.items():
+            if found.shape != forgotten.shape:
+                assert torch.equal(found, old.state[key]), "counts go on"
+                continue
+            start = own.piece.of(held.value) if key == "ax" else {"sum": 0.1, "step_size": 0.1}.get(key, 0.0)
+            start = torch.as_tensor(start, dtype=found.dtype)
+            assert torch.equal(found, torch.where(forgotten, start, old.state[key]))
+    with pytest.raises(ValueError, match="can begin anew only with all of it"):
+        held.follow(TensorChange(value=value, memory="zero moments and step", anew=anew))
+    with pytest.raises(ValueError, match="must have its new shape"):
+        held.follow(TensorChange(value=value, anew=anew[:2]))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_memory_is_of_what_was_there(name: str) -> None:
     zeroed, forgotten = (_trained(name, *SHAPE) for _ in range(2))
     forgotten.follow(TensorChange(axes=GROWN.axes, memory="zero moments and step"))

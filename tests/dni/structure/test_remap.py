@@ -33,6 +33,13 @@ def test_gradient_sums_masks_and_averages_follow() -> None:
     assert mapped_mask.dtype == torch.bool
 
 
+def test_average_begins_with_the_value_where_entries_begin_anew() -> None:
+    average, value, anew = torch.randn(SHAPE), torch.randn(SHAPE), torch.rand(SHAPE) < 0.5
+    change = TensorChange(value=value, anew=anew)
+    assert torch.equal(follow_tensor(average, "average", change, value=value), torch.where(anew, value, average))
+    assert torch.equal(follow_tensor(average, "gradient", change, value=value), average)
+
+
 def test_parameter_becomes_the_value_planned_or_what_its_axes_make_of_it() -> None:
     old = torch.randn(SHAPE, dtype=torch.float64)
     mapped = apply_change(old, TensorChange(axes=AXES))
