@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +14,7 @@ from pipeline.commands.display import LiveDisplay
 from pipeline.configuration.parsing import recorded_config
 from pipeline.configuration.run import prepare
 from pipeline.errors import ConfigurationError, RunError
+from pipeline.records.order import recorded_steps
 from pipeline.replay.replay import Replay
 
 __all__ = ["replay_command"]
@@ -48,7 +49,9 @@ def replay_command(words: list[str]) -> int:
         raise ConfigurationError(
             f"--until must be after --from, got {options.until} and {options.start}: there would be nothing to replay."
         )
-    replay = Replay(prepare(recorded_config(options.run)[1]), options.run, start=options.start)
+    config = recorded_config(options.run)[1]
+    config = replace(config, steps=max(config.steps, recorded_steps(options.run)))  # it may have gone on for longer
+    replay = Replay(prepare(config), options.run, start=options.start)
     if options.debug and options.until is None and replay.failure is None:
         raise ConfigurationError(
             f"--debug halts before the message that a run has failed with, and {options.run} has not failed. "

@@ -34,7 +34,9 @@ class _Counter(TorchDispatchMode):
 
 
 def forward_flops(module: nn.Module, x: Payload) -> int:
-    """FLOPs of a forward of one sample: matrix products and convolutions only. Nothing of the module changes.
+    """FLOPs of a forward of one sample: matrix products, convolutions, and of fused attention what PyTorch knows.
+
+    Nothing of the module changes.
 
     Args:
         module: run in evaluation mode, and put back into the mode it was in.

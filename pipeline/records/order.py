@@ -20,7 +20,7 @@ from pathlib import Path
 from pipeline.configuration.conditions import Conditions
 from pipeline.errors import ConfigurationError, SaveFailure
 
-__all__ = ["Attempt", "OrderFile", "read_order", "read_order_from", "split_order", "step_of"]
+__all__ = ["Attempt", "OrderFile", "read_order", "read_order_from", "recorded_steps", "split_order", "step_of"]
 
 _MESSAGE = re.compile(r"[AGIOXEPWZ]\d+|D\d+s?f?")
 
@@ -148,6 +148,18 @@ def read_order_from(run: Path, stage: int, step: int) -> list[Attempt]:
         f"{run} cannot be replayed from step {step}: what stage {stage} handled is recorded from step "
         f"{', '.join(map(str, steps))} on. Of those, choose one (--from) whose checkpoint is still there."
     )
+
+
+def recorded_steps(run: Path) -> int:
+    """How long a run is at least: the steps that its first stage took, and one more if it has not come to its end.
+
+    Raises:
+        ConfigurationError: as `read_order`.
+    """
+    attempts = read_order(run, 0)
+    taken = [step_of(message) + 1 for attempt in attempts for message in attempt.messages if message[0] == "A"]
+    is_over = bool(attempts) and any(message[0] == "D" and message[-1] == "f" for message in attempts[-1].messages)
+    return max(taken, default=0) + (not is_over)
 
 
 def step_of(message: str) -> int:

@@ -31,7 +31,7 @@ from pipeline.randomness.keyed import undisturbed
 from pipeline.records import checkpoint
 from pipeline.records.manifest import checkpoint_folder, saved_steps, verify
 from pipeline.records.monitor import StageMonitor, StageStatus
-from pipeline.records.order import read_order_from, step_of
+from pipeline.records.order import read_order_from, recorded_steps, step_of
 from pipeline.replay.comparison import Comparison, refusals
 from pipeline.replay.recorded_feed import RecordedFeed
 from pipeline.stages.trace import notation
@@ -75,7 +75,8 @@ def replay(
         model=lambda: cut,
         data=lambda: Data(train=data, test=test),
         loss=loss,
-        **{"steps": 1} | {name: value for name, value in settings.items() if name != "num_stages"},
+        **{"steps": recorded_steps(Path(run))}
+        | {name: value for name, value in settings.items() if name != "num_stages"},
     )
     replayed = Replay(prepare(config), Path(run), start=start)
     replayed.run(until=until)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -126,12 +127,13 @@ def test_what_is_foretold_is_what_the_run_does_with_the_same_sizes(tmp_path: Pat
         assert change.parameters[1] == _parameters(tmp_path, change.stage, change.step), change
     by_stage = [[change for change in prepared.changes if change.stage == index] for index in range(3)]
     for index, changes in enumerate(by_stage):
-        before: tuple[int, int] | None = None
-        for change in changes:  # those of one step are told together
-            assert before is None or before == (change.parameters[0], change.flops[0]) or change.step == step
-            before, step = (change.parameters[1], change.flops[1]), change.step
+        for earlier, later in pairwise(changes):  # those of one step are told together
+            assert later.step == earlier.step or (later.parameters[0], later.flops[0]) == (
+                earlier.parameters[1],
+                earlier.flops[1],
+            )
         module = prepared.cut.stages[index]
-        assert before is not None and before[0] == sum(p.numel() for p in module.parameters())
+        assert changes[-1].parameters[1] == sum(p.numel() for p in module.parameters())
     first, last = prepared.cut.stages[0], prepared.cut.stages[2]
     assert by_stage[0][-1].flops[1] == forward_flops(first, X[:4])
     assert by_stage[2][-1].flops[1] == forward_flops(last, torch.randn(4, last[0].in_features))

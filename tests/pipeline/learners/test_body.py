@@ -150,18 +150,23 @@ def test_part_that_is_attached_begins_to_learn_and_nothing_else_is_another() -> 
     assert body.edits == [Component(layer="7", units=3)]
 
 
+def _change_and_fail(body: Body) -> None:
+    with body.restoring():
+        body.attach(Component(layer="4", units=2, alpha=1.0), _keyed)
+        body.attach(Insertion(behind="6", units=6), _keyed)
+        gate_(body.module.get_submodule("0"), (1,), 0.25)
+        body.change({"4.weight": TensorChange(value=torch.zeros(6, 4, dtype=torch.float64))})
+        raise ArithmeticError("scripted")
+
+
 def test_body_is_as_it_was_when_something_fails_while_it_changes() -> None:
     body, twin = make_body(network()), make_body(network())
     for each in (body, twin):
         _whole_history(each)
     parts, objects = body.parts, {id(own) for own in (*body.module.parameters(), *body.module.buffers())}
     before, num_changes, edits = body.state_dict(), len(body.history), list(body.edits)
-    with pytest.raises(ArithmeticError, match="scripted"), body.restoring():
-        body.attach(Component(layer="4", units=2, alpha=1.0), _keyed)
-        body.attach(Insertion(behind="6", units=6), _keyed)
-        gate_(body.module.get_submodule("0"), (1,), 0.25)
-        body.change({"4.weight": TensorChange(value=torch.zeros(6, 4, dtype=torch.float64))})
-        raise ArithmeticError("scripted")
+    with pytest.raises(ArithmeticError, match="scripted"):
+        _change_and_fail(body)
     assert body.parts is parts and len(body.history) == num_changes and body.edits == edits
     assert {id(own) for own in (*body.module.parameters(), *body.module.buffers())} == objects
     _assert_same(body.state_dict(), before)
@@ -175,7 +180,7 @@ def test_what_cannot_be_attached_is_refused_and_changes_nothing() -> None:
     parts = body.parts
     with pytest.raises(ValueError, match="there is no layer '3' in this stage to attach a part to"):
         body.attach(Component(layer="3", units=2), _keyed)
-    with pytest.raises(TypeError, match="5 is BatchNorm1d|1 is BatchNorm1d"), body.restoring():
+    with pytest.raises(TypeError, match="is BatchNorm1d"), body.restoring():
         body.attach(Insertion(behind="5", units=6), _keyed)
     assert body.parts is parts and not body.edits and not body.history
 

@@ -16,7 +16,7 @@ from pipeline.configuration.conditions import Conditions
 from pipeline.configuration.run import build_stage, make_feed, make_inbox
 from pipeline.errors import ConfigurationError, SaveFailure
 from pipeline.records.monitor import StageMonitor
-from pipeline.records.order import OrderFile, read_order, read_order_from, split_order
+from pipeline.records.order import OrderFile, read_order, read_order_from, recorded_steps, split_order
 from pipeline.stages.arrival import Arrival
 from pipeline.virtual_time.simulator import simulate
 from tests.pipeline.chain import WIDTH, activation, features, labels, linear, make_stage
@@ -159,6 +159,16 @@ def test_run_that_goes_on_from_its_end_has_not_finished_there(tmp_path: Path) ->
     record(tmp_path, "A0 G0 D1sf E0 D1 Z1")
     record(tmp_path, "A1", since=1)
     assert recorded(tmp_path) == [(0, "A0 G0 D1s"), (1, "A1")]
+
+
+def test_length_of_a_run_is_what_it_took_and_more_unless_it_came_to_its_end(tmp_path: Path) -> None:
+    assert recorded_steps(tmp_path) == 1
+    record(tmp_path, "A0 A1 G0 G1 D2s A2", stage=0)
+    assert recorded_steps(tmp_path) == 4, "it was stopped, and would have gone on"
+    record(tmp_path, "A2 G2 D3sf", since=2, stage=0)
+    assert recorded_steps(tmp_path) == 3
+    record(tmp_path, "A3 W3 G3 A4 D5sf E0 D5 Z5", since=3, stage=0)
+    assert recorded_steps(tmp_path) == 5
 
 
 def test_attempt_whose_past_is_lost_begins_the_record(tmp_path: Path) -> None:

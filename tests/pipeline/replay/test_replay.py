@@ -22,15 +22,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dni import (
+    At,
     Bernoulli,
     ConditionalSyntheticGradient,
+    Count,
     DirectFeedbackAlignment,
     DiscrepancyCorrection,
+    Event,
     Every,
     LocalLoss,
     NesterovLookahead,
     Never,
     NoGradient,
+    PruneUnits,
     ReceivedInput,
     ShrunkGradient,
     SobolevCritic,
@@ -483,6 +487,14 @@ def test_run_of_a_notebook_is_replayed_with_what_train_was_given(tmp_path: Path)
     tensors = {name: value for stage in other.stages for name, value in stage.named_tensors().items()}
     assert_bit_equal(tensors, result.export())
     assert replay(tmp_path, stages(), data().train, until=5, **given).stages[0].version == 5
+
+
+def test_run_whose_structure_changed_is_replayed_without_saying_how_long_it_was(tmp_path: Path) -> None:
+    events = (Event(At(4), PruneUnits(layers=("0.0",), amount=Count(1))),)
+    given: dict[str, Any] = {"loss": nn.CrossEntropyLoss(), "source": SyntheticGradient(), "events": events}
+    train([block(0), block(1)], data().train, steps=12, folder=tmp_path, **given)
+    other = replay(tmp_path, [block(0), block(1)], data().train, **given)
+    assert other.comparison.equal and other.ends() == []
 
 
 class NoisyBackward(torch.autograd.Function):
