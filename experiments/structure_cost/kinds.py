@@ -19,6 +19,7 @@ from dni import (
     PruneUnits,
     PruneWeights,
     Recycle,
+    ReDo,
     ResetLayers,
     Rewire,
     RigL,
@@ -31,10 +32,12 @@ from dni import (
 )
 from experiments.structure_cost.networks import Network
 
-__all__ = ["FIRST", "SPACING", "events", "kind_at", "kinds", "last_step"]
+__all__ = ["FIRST", "HALF", "SPACING", "events", "kind_at", "kinds", "last_step"]
 
 FIRST, SPACING = 3, 2
 """The step of the first event, and steps from one to the next."""
+HALF = "recycle about half, within a stage"
+"""Far more than dormant units are: what is below the mean."""
 _SPARSITY = 0.9
 
 
@@ -70,6 +73,8 @@ def kinds(network: Network) -> dict[str, Action]:
     }
     if network.kernel:
         found["widen a kernel, 3x3 to 5x5"] = WidenKernel(layers=within)
+    # Last, because for Adam its many pieces make every later event slower.
+    found[HALF] = Recycle(layers=within, rule=ReDo(threshold=1.0))
     return found
 
 
