@@ -176,7 +176,9 @@ class Widen:
         origins = {}
         for layer, own in _units(self.layers, view).items():
             size = _grown(own.num_units, self.amount, self.at_most)
-            if own.mixes_units and size % own.num_units == 0:
+            # Norms over units may also stand above, in the stage that reads them.
+            even = own.mixes_units or not any(own.sides("consumer"))
+            if even and size % own.num_units == 0:
                 origins[layer] = Origin.repeat(size // own.num_units, num_old=own.num_units)
             else:
                 copied = random_units(own.num_units, size - own.num_units, generator=keyed(layer))

@@ -57,6 +57,11 @@ class At:
 
     def check(self, *, num_steps: int, steps_per_epoch: int | None) -> None:
         _check_within("step", self.steps[-1], num_steps)
+        if self.steps[-1] == num_steps - 1:
+            raise ValueError(
+                f"an event comes after the update of its step, so at step {num_steps - 1}, the last one, it would be "
+                "for nothing. Have it earlier, or train for longer."
+            )
 
 
 @dataclass(frozen=True)

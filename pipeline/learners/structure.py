@@ -150,7 +150,8 @@ class Structure:
         with self._whole(told["event"], message.step):
             change = UnitChange.from_json(told["units"])
             coupled = self._view().coupled_input(told["axis"])
-            if change.origin.fresh or change.origin.is_scaled:
+            keeps = change.origin.is_scaled or change.new.alpha == 0 or change.new.ramp is not None
+            if keeps and (change.origin.is_scaled or change.origin.fresh):
                 coupled.hidden.check_kept(change.origin)
             tensors = change_units(
                 coupled.hidden, change.origin, change.new, keyed=self._keyed(told["event"], message.step)
