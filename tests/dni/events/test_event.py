@@ -22,8 +22,10 @@ def test_event_that_a_run_cannot_have_is_refused_by_name() -> None:
     def check(event: Event) -> None:
         event.check(SHAPES, num_steps=10, steps_per_epoch=None)
 
-    check(Event(At(9), PruneUnits(layers=("0",), amount=Count(1))))
-    check(Event(At(9), PruneWeights(amount=Count(1))))
+    check(Event(At(8), PruneUnits(layers=("0",), amount=Count(1))))
+    check(Event(At(8), PruneWeights(amount=Count(1))))
+    with pytest.raises(ValueError, match=r"at step 9, the last one, it would be for nothing"):
+        check(Event(At(9), PruneWeights(amount=Count(1))))
     with pytest.raises(ValueError, match="event 'late': the step of an event must lie within the run"):
         check(Event(At(10), Widen(layers=("0",), amount=Count(1)), "late"))
     with pytest.raises(ValueError, match=r"event 'widen': there is no layer 'x' .* there are 0, 1, 2\. Correct"):
