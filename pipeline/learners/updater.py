@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -34,19 +33,16 @@ from dni import (
     Masks,
     Pace,
     Piece,
-    PieceState,
     RateRule,
     TensorChange,
     Window,
-    follow_pieces,
     follow_tensor,
-    forget_,
-    group_of,
-    merge_mature,
     rate_factor,
 )
 from pipeline.errors import CheckpointError, NotFinite
 from pipeline.learners.decay import Decay
+from pipeline.learners.held_masks import HeldMasks
+from pipeline.learners.leaves import Leaf, follow_leaves, make_leaves
 from pipeline.stages.participants import Participants
 
 __all__ = ["OptimizerFactory", "Updater"]
@@ -57,18 +53,6 @@ class OptimizerFactory(Protocol):
 
     def __call__(self, parameters: Iterable[nn.Parameter], /) -> Optimizer:
         """An optimiser of `parameters`."""
-
-
-@dataclass(slots=True)
-class _Leaf:
-    """What the optimiser knows of a piece."""
-
-    piece: Piece
-    block: str
-    parameter: nn.Parameter
-    """The piece: the stage's own parameter, or one that shares its memory."""
-    touched: bool = False
-    """Whether a gradient of it was added up here since its last update."""
 
 
 class Updater:
@@ -117,7 +101,7 @@ class Updater:
         self._ages = {name: list(pieces) for name, pieces in ages.items()}
         self._divided = {piece.parameter for block in blocks for piece in block.pieces if piece.box}
         """Parameters of which a block is but a part."""
-        self._leaves = self._make_leaves(blocks)
+        self._leaves = make_leaves(self.parameters, blocks, self._ages)
         self._num_parts = Counter(leaf.piece.parameter for leaf in self._leaves)
         self._apart = (
             len(blocks) > 1
@@ -125,8 +109,7 @@ class Updater:
             or any(window.noise is not None for window in self.pace.windows.values())
         )
         """Whether gradients are added up here instead of in `.grad`."""
-        self._kept: dict[str, Tensor] = {}
-        self._factors: dict[str, Tensor] = {}
+        self._masks = HeldMasks(self.parameters)
         self.on_gradients: Callable[[int, Mapping[str, Tensor]], object] | None = None
         """Called in each update with its step and the averaged gradients, not masked yet, by parameter."""
         self._sums: dict[str, Tensor] = {}
@@ -181,14 +164,13 @@ class Updater:
         Of its groups, the numbers that have changed since the optimiser was made: some keep their progress there.
         """
         state = {} if self._optimizer is None else self._optimizer.state_dict()["state"]
-        held = self._sums if self._apart else {name: p.grad for name, p in self.parameters.items()}
         return {
             "optimizer": {self._names[position]: values for position, values in state.items()},
             "groups": [
                 {name: value for name, value in _numbers(group).items() if value != fresh.get(name)}
                 for group, fresh in zip(self._groups(), self._fresh, strict=True)
             ],
-            "gradients": {name: gradient.clone() for name, gradient in held.items() if gradient is not None},
+            "gradients": {name: gradient.clone() for name, gradient in self._held().items() if gradient is not None},
             "pace": self.pace.state_dict(),
             "touched": [leaf.piece.name for leaf in self._leaves if leaf.touched],
         }
@@ -246,12 +228,15 @@ class Updater:
         for name in filter(changes.__contains__, self.parameters):
             change, value = changes[name], values[name]
             leaves = [leaf for leaf in self._leaves if leaf.piece.parameter == name]
-            if change.axes and name in self._divided:
-                raise ValueError(
-                    f"{name} is divided into the blocks {', '.join(leaf.block for leaf in leaves)}, and its shape "
-                    "cannot change. Name whole parameters or layers as blocks (Parameter, Layer)."
-                )
-            pieces = self._follow(name, leaves, change, value)
+            assert self._optimizer is not None
+            pieces = follow_leaves(
+                leaves,
+                change,
+                parameter=self.parameters[name],
+                value=value,
+                optimizer=self._optimizer,
+                divided=self._divided,
+            )
             for leaf in leaves:
                 state["optimizer"].pop(leaf.piece.name, None)
                 touched.discard(leaf.piece.name)
@@ -267,29 +252,6 @@ class Updater:
                 masks[name] = follow_tensor(masks[name], "mask", change, value=value)
         return state | {"touched": sorted(touched)}, ages, masks
 
-    def _follow(self, name: str, leaves: Sequence[_Leaf], change: TensorChange, value: Tensor) -> list[PieceState]:
-        """The pieces of a parameter after a change; those that are blocks stay what they are."""
-        assert self._optimizer is not None
-        optimizer = self._optimizer
-        group = group_of(optimizer, leaves[0].parameter)
-        pieces = [PieceState(piece=leaf.piece, state=optimizer.state.get(leaf.parameter, {})) for leaf in leaves]
-        if name not in self._divided:
-            pieces = merge_mature(pieces, value=self.parameters[name], optimizer=optimizer, group=group)
-            shape = tuple(self.parameters[name].shape)
-            return follow_pieces(pieces, change, shape=shape, value=value, optimizer=optimizer, group=group)
-        followed = []
-        for leaf, each in zip(leaves, pieces, strict=True):
-            (own,) = follow_pieces(
-                [PieceState(piece=Piece(name), state=each.state)],
-                replace(change, anew=None if change.anew is None else leaf.piece.of(change.anew)),
-                shape=tuple(leaf.parameter.shape),
-                value=leaf.piece.of(value),
-                optimizer=optimizer,
-                group=group,
-            )
-            followed.append(PieceState(piece=leaf.piece, state=own.state))
-        return followed
-
     @property
     def ages(self) -> dict[str, list[Piece]]:
         """The pieces of parameters whose entries are not all of one age, in order."""
@@ -298,7 +260,7 @@ class Updater:
     @property
     def masks(self) -> dict[str, Tensor]:
         """What is left of parameters that are pruned, bool by name."""
-        return dict(self._kept)
+        return dict(self._masks.kept)
 
     def hold(self, masks: Masks) -> None:
         """Keep what these leave out at 0 from now on: weights, gradients, and what the optimiser remembers.
@@ -306,37 +268,7 @@ class Updater:
         Raises:
             ValueError: a mask has no parameter of its name and shape.
         """
-        for name, mask in masks.items():
-            parameter = self.parameters.get(name)
-            if parameter is None or parameter.shape != mask.shape:
-                found = "none" if parameter is None else str(tuple(parameter.shape))
-                raise ValueError(
-                    f"the mask of {name}, {tuple(mask.shape)}, must have a parameter of its shape: {found}."
-                )
-        changed = {
-            name: ~mask if name not in self._kept else mask ^ self._kept[name]
-            for name, mask in ((name, mask.to(self.parameters[name].device)) for name, mask in masks.items())
-        }
-        self._kept = {name: mask.to(self.parameters[name].device) for name, mask in masks.items()}
-        self._factors = {name: mask.to(self.parameters[name].dtype) for name, mask in self._kept.items()}
-        with torch.no_grad():
-            for name, entries in changed.items():
-                if bool(entries.any()):
-                    self.parameters[name].masked_fill_(entries, 0.0)
-                    for leaf in self._leaves:
-                        if leaf.piece.parameter == name and self._optimizer is not None:
-                            forget_(self._optimizer, leaf.parameter, leaf.piece.of(entries), "zero moments")
-
-    def _make_leaves(self, blocks: Sequence[Block]) -> list[_Leaf]:
-        """In the order of the parameters, whatever that of the blocks; of different ages, in that of their boxes."""
-        leaves = [
-            _Leaf(part, block.name, _sharing(self.parameters[part.parameter], part))
-            for block in blocks
-            for piece in block.pieces
-            for part in ([piece] if piece.box else self._ages.get(piece.parameter, [piece]))
-        ]
-        order = {name: position for position, name in enumerate(self.parameters)}
-        return sorted(leaves, key=lambda leaf: (order[leaf.piece.parameter], leaf.piece.box))
+        self._masks.hold_(masks, self._leaves, self._optimizer)
 
     def _take_gradients(self, num_samples: int, *, learning: Collection[str]) -> None:
         """Add up what is in `.grad` for the blocks that learn; one whose cadence asks for it takes its norm first."""
@@ -371,7 +303,7 @@ class Updater:
         self._divide(due, leaves)
         if self.on_gradients is not None:
             self.on_gradients(step, self._averaged(leaves))
-        self._mask_gradients()
+        self._masks.mask_(self._held())
         if not math.isinf(self._clip_norm) and any(leaf.parameter.grad is not None for leaf in leaves):
             nn.utils.clip_grad_norm_([leaf.parameter for leaf in leaves], self._clip_norm)
         self._set_rates(step, due)
@@ -384,14 +316,14 @@ class Updater:
             self._clear(leaves)
         return [window.close() for window in windows]
 
-    def _give_gradients(self, leaves: Iterable[_Leaf]) -> None:
+    def _give_gradients(self, leaves: Iterable[Leaf]) -> None:
         for leaf in leaves:
             if leaf.touched:
                 leaf.parameter.grad = leaf.piece.of(self._sums[leaf.piece.parameter])
 
-    def _divide(self, due: Mapping[str, Window], leaves: Iterable[_Leaf]) -> None:
+    def _divide(self, due: Mapping[str, Window], leaves: Iterable[Leaf]) -> None:
         """By the samples of each block; a parameter whose parts all hold as many, in one piece, which is faster."""
-        parts: dict[str, list[_Leaf]] = {}
+        parts: dict[str, list[Leaf]] = {}
         for leaf in leaves:
             if leaf.parameter.grad is not None:
                 parts.setdefault(leaf.piece.parameter, []).append(leaf)
@@ -412,9 +344,13 @@ class Updater:
                 square = _square(gradient for gradient in taken if gradient is not None)
                 window.noise.close(square, num_samples=window.num_samples)
 
-    def _averaged(self, applied: Sequence[_Leaf]) -> dict[str, Tensor]:
+    def _held(self) -> Mapping[str, Tensor | None]:
+        """The gradients that are accumulated, by parameter."""
+        return self._sums if self._apart else {name: p.grad for name, p in self.parameters.items()}
+
+    def _averaged(self, applied: Sequence[Leaf]) -> dict[str, Tensor]:
         """Those that are being applied as they are; of what still adds up, a copy divided by its samples."""
-        held = self._sums if self._apart else {name: p.grad for name, p in self.parameters.items()}
+        held = self._held()
         divided = {id(leaf) for leaf in applied}
         found = {name: gradient for name, gradient in held.items() if gradient is not None}
         for leaf in self._leaves:
@@ -425,16 +361,7 @@ class Updater:
                 leaf.piece.of(found[name]).div_(count)
         return found
 
-    def _mask_gradients(self) -> None:
-        """What is pruned sees none, so no optimiser moves it: neither momentum nor weight decay."""
-        held = self._sums if self._apart else {name: p.grad for name, p in self.parameters.items()}
-        pairs = [
-            (gradient, factor) for name, factor in self._factors.items() if (gradient := held.get(name)) is not None
-        ]
-        if pairs:
-            torch._foreach_mul_([gradient for gradient, _ in pairs], [factor for _, factor in pairs])
-
-    def _clear(self, leaves: Iterable[_Leaf]) -> None:
+    def _clear(self, leaves: Iterable[Leaf]) -> None:
         """What was applied is forgotten; what shares a tensor with it stays."""
         for leaf in leaves:
             leaf.touched = False
@@ -504,11 +431,6 @@ class Updater:
         names = {id(leaf.parameter): leaf.piece.name for leaf in self._leaves}
         ordered = [parameter for group in self._groups() for parameter in group["params"]]
         return {position: names[id(parameter)] for position, parameter in enumerate(ordered)}
-
-
-def _sharing(parameter: nn.Parameter, piece: Piece) -> nn.Parameter:
-    """The parameter itself for the whole of it; else one that shares its memory and its version counter."""
-    return nn.Parameter(piece.of(parameter.detach())) if piece.box else parameter
 
 
 def _square(gradients: Iterable[Tensor]) -> float:
