@@ -17,7 +17,7 @@ from rich.text import Text
 
 from pipeline.configuration.config import Config, per_stage
 from pipeline.configuration.prepared import Prepared
-from pipeline.configuration.timeline import foreseen_steps
+from pipeline.configuration.timeline import MOST_REHEARSED, foreseen_steps
 from pipeline.learners.idle import normalisations
 from pipeline.records.monitor import StageStatus
 from pipeline.transports.placement import Choice, choose_direct, device_of, places_here, planned
@@ -225,7 +225,10 @@ def _event_lines(prepared: Prepared) -> list[str]:
     steps = foreseen_steps(
         config.events, steps=config.steps, steps_per_epoch=prepared.outline.steps_per_epoch, seed=config.seed
     )
-    return [f"event {event.label}: {event.when}, {_due(steps.get(place))}" for place, event in enumerate(config.events)]
+    lines = [f"event {event.label}: {event.when}, {_due(steps.get(place))}" for place, event in enumerate(config.events)]
+    if len({step for own in steps.values() for step in own}) > MOST_REHEARSED:
+        lines.append(f"of the steps with events that change shapes, the first {MOST_REHEARSED} were tried out")
+    return lines
 
 
 def _due(steps: Sequence[int] | None) -> str:

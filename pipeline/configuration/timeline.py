@@ -25,9 +25,9 @@ from pipeline.messages import Activation, Payload
 from pipeline.randomness.keyed import key, seeded, undisturbed
 from pipeline.stages.stage import Stage
 
-__all__ = ["check_events", "foreseen_steps", "rehearse_events"]
+__all__ = ["MOST_REHEARSED", "check_events", "foreseen_steps", "rehearse_events"]
 
-_MOST_REHEARSED = 60
+MOST_REHEARSED = 200
 """Steps with events that are carried out beforehand; what follows is told by its schedule only."""
 _CPU = torch.device("cpu")
 
@@ -100,7 +100,7 @@ def rehearse_events(prepared: Prepared, batch: Batch, build: _Build) -> tuple[Ch
     changes, quiet, count = [], set[int](), 0
     for step in sorted({step for own in steps.values() for step in own}):
         due = {place for place, own in steps.items() if step in own}
-        if due <= quiet or count == _MOST_REHEARSED:
+        if due <= quiet or count == MOST_REHEARSED:
             continue
         count += 1
         made, changes_shapes = rehearsal.carry_out(step, due)
