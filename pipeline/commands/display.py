@@ -225,7 +225,8 @@ def _event_lines(prepared: Prepared) -> list[str]:
     steps = foreseen_steps(
         config.events, steps=config.steps, steps_per_epoch=prepared.outline.steps_per_epoch, seed=config.seed
     )
-    lines = [f"event {event.label}: {event.when}, {_due(steps.get(place))}" for place, event in enumerate(config.events)]
+    due = [_due(steps.get(place)) for place in range(len(config.events))]
+    lines = [f"event {event.label}: {event.when}, {own}" for event, own in zip(config.events, due, strict=True)]
     if len({step for own in steps.values() for step in own}) > MOST_REHEARSED:
         lines.append(f"of the steps with events that change shapes, the first {MOST_REHEARSED} were tried out")
     return lines
