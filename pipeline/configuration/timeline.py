@@ -201,7 +201,10 @@ def _learner(stage: Stage) -> Learner:
 
 
 def _drawn(member: Tensor) -> Tensor:
-    return torch.randn(member.shape, dtype=member.dtype) if member.is_floating_point() else torch.zeros_like(member)
+    """Small, so that updates leave the weights about where they are: random ones lead nowhere, and far away."""
+    if not member.is_floating_point():
+        return torch.zeros_like(member)
+    return torch.randn(member.shape, dtype=member.dtype) * 1e-6
 
 
 def _num_parameters(module: nn.Module) -> int:
