@@ -143,7 +143,7 @@ def _centred(rows: Tensor) -> Tensor:
 
 
 def _grams(layers: Sequence[Tensor]) -> Tensor:
-    """(L, n, n), on the device of the first. HSIC does not see the mean of the features; without it no digit is lost."""
+    """(L, n, n), on the device of the first. HSIC does not see the mean of features; without it no digit is lost."""
     centred = [_centred(rows) for rows in layers]
     return torch.stack([(rows @ rows.T).to(layers[0].device) for rows in centred])
 

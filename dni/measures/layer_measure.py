@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-import torch
 from torch import Tensor
 
 __all__ = ["LayerMeasure", "check_nonempty", "check_same_names", "labels_of", "mean_over_positions", "rows_by_name"]
@@ -112,7 +111,10 @@ def labels_of(target: Tensor | None, *, num_samples: int, num_classes: int, meas
     name = type(measure).__name__
     if target is None or target.shape != (num_samples,) or target.is_floating_point():
         found = "none" if target is None else f"{target.dtype} {tuple(target.shape)}"
-        raise ValueError(f"{name} needs a label for each of {num_samples} samples, integers ({num_samples},), {found}.")
+        raise ValueError(
+            f"{name} needs a label for each of {num_samples} samples, integers of ({num_samples},), got {found}. Give "
+            "the target with the features."
+        )
     labels = target.detach().long()
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         raise ValueError(

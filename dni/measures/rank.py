@@ -18,7 +18,7 @@ from dni.measures.moments import Moments
 __all__ = ["About", "Rank", "Ranks", "check_width", "effective_rank", "stable_rank"]
 
 About: TypeAlias = Literal["mean", "zero"]
-"""Where directions begin. mean: what varies from sample to sample. zero: the features as they are, their mean included."""
+"""Where directions begin. mean: what varies from sample to sample. zero: the features as they are, with their mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Rank:
     effective_rank: float
     stable_rank: float
     singular_values: Tensor
-    """σ / √N, descending, (F,), float64: standard deviations along the principal directions, if about the mean."""
+    """Divided by √N, descending, (F,), float64: about the mean, standard deviations along the principal directions."""
 
 
 def effective_rank(singular_values: Tensor) -> float:

@@ -93,8 +93,8 @@ class ClassContrast:
             check_same_names(rows, self._sums)
         _check_pairs(count)
         if target is None or target.shape != (count,):
-            found = "none" if target is None else tuple(target.shape)
-            raise ValueError(f"ClassContrast needs a label for each of {count} samples, ({count},), got {found}.")
+            got = "none" if target is None else tuple(target.shape)
+            raise ValueError(f"ClassContrast needs a label for each of {count} samples, ({count},), got {got}.")
         same = (target[:, None] == target[None, :]).cpu()
         above = torch.ones(count, count, dtype=torch.bool).triu(1)
         kinds = torch.stack([same & above, ~same & above])
