@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dni.landscape.direction import Point
-from dni.landscape.still_copy import Mode, StillCopy
+from dni.landscape.still_copy import Mode, StillCopy, drawing_from
 from dni.members import Members, num_samples
 from dni.sources.loss import sum_over_samples
 
@@ -41,8 +41,8 @@ class NetworkLoss:
         self._num_samples = count_samples(batches)
         self._copy, self._batches, self._seed = StillCopy(module, mode), tuple(batches), seed
         x, target = self._batches[0]
-        with torch.no_grad():
-            self._summed = sum_over_samples(loss, self._copy.run({}, x, seed=seed), target)
+        with torch.no_grad(), drawing_from(seed, [self._copy]):
+            self._summed = sum_over_samples(loss, self._copy.run({}, x), target)
 
     @property
     def start(self) -> dict[str, Tensor]:
@@ -79,7 +79,8 @@ class NetworkLoss:
 
     def _total(self, point: Point, batch: int) -> Tensor:
         x, target = self._batches[batch]
-        return self._summed(self._copy.run(point, x, seed=self._seed + batch), target)
+        with drawing_from(self._seed + batch, [self._copy]):
+            return self._summed(self._copy.run(point, x), target)
 
 
 def leaves(point: Point) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ class Implied:
     num_nodes: int = 3
     """K, of Gauss and Legendre's rule, at least 1: from each step of a line to the next, or from the start to each
     point of a plane. Exact where ⟨g, m⟩ is a polynomial of degree 2K - 1 along the path: a linear synthesizer at the
-    output of a linear stage needs 1."""
+    output of a linear stage needs 1. A rough loss needs more: double it, and see whether the values stay."""
 
     def __post_init__(self) -> None:
         if self.num_nodes < 1:

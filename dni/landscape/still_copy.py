@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeAlias, get_args
 
@@ -13,7 +13,7 @@ from dni.landscape.direction import Point
 from dni.members import Members, map_members
 from dni.structure.dependencies import bare_copy
 
-__all__ = ["Mode", "StillCopy"]
+__all__ = ["Mode", "StillCopy", "drawing_from"]
 
 Mode: TypeAlias = Literal["eval", "train"]
 """eval: BatchNorm by its running statistics, no dropout. train: by the batch's statistics, and dropout draws the same
@@ -23,7 +23,8 @@ at every point, so that a slice is of one function."""
 class StillCopy:
     """A copy of a module whose tensors are given at every run: it has no state that a run could change.
 
-    Buffers are cloned for each run, and draws are put back. Hooks that are plain functions belong to it, others do not.
+    Buffers are cloned for each run; draws are the caller's (`drawing_from`). Hooks that are plain functions belong to
+    it, others do not.
 
     Args:
         module: left as it is, now and later; what becomes of it does not reach the copy.
@@ -53,23 +54,24 @@ class StillCopy:
                     f"{name} {tuple(value.shape)}, where it has {there}."
                 )
 
-    def run(self, point: Point, x: Members, *, seed: int) -> Members:
+    def run(self, point: Point, x: Members) -> Members:
         """What the module computes at a point; tensors that are not in it are as they were."""
         buffers = {name: value.clone() for name, value in self._buffers.items()}
         given = {name: value.clone() if name in self._buffers else value for name, value in point.items()}
-        with self._drawing_from(seed):
-            out: Members = torch.func.functional_call(
-                self._module, buffers | given, (map_members(Tensor.clone, x),), strict=False
-            )
+        out: Members = torch.func.functional_call(
+            self._module, buffers | given, (map_members(Tensor.clone, x),), strict=False
+        )
         return out
 
-    @contextmanager
-    def _drawing_from(self, seed: int) -> Iterator[None]:
-        """Whatever draws from process-wide generators draws from the seed; they are put back."""
-        devices = sorted({own.device.index for own in self.parameters.values() if own.is_cuda})
-        with torch.random.fork_rng(devices=devices):
-            # Not torch.manual_seed: it would also seed the devices that were not put aside.
-            torch.default_generator.manual_seed(seed)
-            for device in devices:
-                torch.cuda.default_generators[device].manual_seed(seed)
-            yield
+
+@contextmanager
+def drawing_from(seed: int, copies: Iterable[StillCopy]) -> Iterator[None]:
+    """Whatever draws from process-wide generators draws from the seed; they are put back."""
+    used = {own.device for copied in copies for own in copied.parameters.values()}
+    devices = sorted(device.index for device in used if device.type == "cuda")
+    with torch.random.fork_rng(devices=devices):
+        # Not torch.manual_seed: it would also seed the devices that were not put aside.
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
+        yield

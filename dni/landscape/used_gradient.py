@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dni.landscape.direction import Point
 from dni.landscape.network_loss import Batches, count_samples, leaves
-from dni.landscape.still_copy import Mode, StillCopy
+from dni.landscape.still_copy import Mode, StillCopy, drawing_from
 from dni.measures.probe import ask
 from dni.members import Members, carriers, like
 from dni.sources.source import GradientSource, Signal
@@ -33,7 +33,7 @@ class UsedGradient:
         batches: kept as they are; at least one.
         step: of the signal, for sources that follow a schedule.
         mode: which of the stages' two ways of running is looked at.
-        seed: of dropout's draws in training mode; those of a batch are the same at every point.
+        seed: of dropout's draws in training mode; those of a batch are the same at every point, and in `NetworkLoss`.
 
     Raises:
         ValueError: there is no source for each stage, or no sample.
@@ -90,14 +90,15 @@ class UsedGradient:
         inputs: list[list[Tensor]] = []
         outputs: list[Members] = []
         points: list[dict[str, Tensor]] = []
-        for index, stage in enumerate(self._stages):
-            own = {name.partition(".")[2]: value for name, value in point.items() if self._stage_of(name) == index}
-            stage.check(own)
-            own |= leaves({name: value for name, value in own.items() if name in stage.parameters})
-            entering = [member.detach().requires_grad_() for member in carriers(x)]
-            h = stage.run(own, _replaced(x, entering), seed=self._seed + batch * len(self._stages) + index)
-            inputs, outputs, points = [*inputs, entering], [*outputs, h], [*points, own]
-            x = h
+        with drawing_from(self._seed + batch, self._stages):  # as for the network as a whole
+            for index, stage in enumerate(self._stages):
+                own = {name.partition(".")[2]: value for name, value in point.items() if self._stage_of(name) == index}
+                stage.check(own)
+                own |= leaves({name: value for name, value in own.items() if name in stage.parameters})
+                entering = [member.detach().requires_grad_() for member in carriers(x)]
+                h = stage.run(own, _replaced(x, entering))
+                inputs, outputs, points = [*inputs, entering], [*outputs, h], [*points, own]
+                x = h
         return self._down(inputs, outputs, points, target)
 
     def _down(

@@ -16,7 +16,15 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-__all__ = ["LayerMeasure", "check_nonempty", "check_same_names", "labels_of", "mean_over_positions", "rows_by_name"]
+__all__ = [
+    "LayerMeasure",
+    "check_nonempty",
+    "check_same_names",
+    "check_same_widths",
+    "labels_of",
+    "mean_over_positions",
+    "rows_by_name",
+]
 
 ResultT_co = TypeVar("ResultT_co", covariant=True)
 
@@ -91,6 +99,19 @@ def check_same_names(found: Collection[str], expected: Collection[str], *, what:
             f"{what} must be of the same layers at every update, {', '.join(expected) or 'none'}; missing "
             f"{', '.join(missing) or 'none'}, new {', '.join(new) or 'none'}. Begin a new measure for other layers."
         )
+
+
+def check_same_widths(rows: Mapping[str, Tensor], widths: Mapping[str, int]) -> None:
+    """Raise `ValueError` unless a minibatch is of the same layers as before, of the same F; {}: nothing came before."""
+    if not widths:
+        return
+    check_same_names(rows, widths)
+    for name, h in rows.items():
+        if h.shape[1] != widths[name]:
+            raise ValueError(
+                f"{name} must keep its {widths[name]} features, got {h.shape[1]}. Begin a new measure after the "
+                "structure of a layer has changed."
+            )
 
 
 def check_nonempty(count: int, measure: object) -> None:

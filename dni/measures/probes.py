@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dni.measures.held_rows import HeldRows, ProbeShares
-from dni.measures.layer_measure import check_nonempty, check_same_names, labels_of, rows_by_name
+from dni.measures.layer_measure import check_nonempty, check_same_widths, labels_of, rows_by_name
 from dni.measures.logistic import fit_logistic_probe
 from dni.measures.moments import Moments
 from dni.measures.rank import check_width
@@ -66,6 +66,7 @@ class RidgeProbes:
         self._num_classes, self._ridges = num_classes, tuple(ridges)
         self._shares, self._max_features = shares or ProbeShares(), max_features
         self._count = 0
+        self._widths: dict[str, int] = {}
         self._fit: dict[str, Moments] = {}
         self._choose, self._test = HeldRows(), HeldRows()
 
@@ -75,7 +76,7 @@ class RidgeProbes:
         Raises:
             ValueError: as `LayerMeasure.update`; or labels are missing or no classes, or a layer has too many features.
         """
-        rows, labels = _taken(features, target, self._fit, num_classes=self._num_classes, measure=self)
+        rows, labels = _taken(features, target, self._widths, num_classes=self._num_classes, measure=self)
         for name, h in rows.items():
             check_width(name, h.shape[1], self._max_features)
         parts = self._shares.cut(self._count, len(labels))
@@ -86,6 +87,7 @@ class RidgeProbes:
                 moments.add(torch.cat([h[parts["fit"].to(h.device)], wanted.to(h.device)], dim=1))
         self._choose.add(features, labels, parts["choose"])
         self._test.add(features, labels, parts["test"])
+        self._widths = {name: h.shape[1] for name, h in rows.items()}
         self._count += len(labels)
 
     def result(self) -> dict[str, LinearProbe]:
@@ -116,6 +118,7 @@ class RidgeProbes:
         """Moments, and the samples kept."""
         return {
             "count": self._count,
+            "widths": dict(self._widths),
             "fit": {name: own.state_dict() for name, own in self._fit.items()},
             "choose": self._choose.state_dict(),
             "test": self._test.state_dict(),
@@ -123,7 +126,7 @@ class RidgeProbes:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self._count = int(state["count"])
+        self._count, self._widths = int(state["count"]), dict(state["widths"])
         self._fit = {name: Moments() for name in state["fit"]}
         for name, own in self._fit.items():
             own.load_state_dict(state["fit"][name])
@@ -150,7 +153,7 @@ class LogisticProbes:
         self._num_classes, self._ridges = num_classes, tuple(sorted(ridges, reverse=True))
         self._shares = shares or ProbeShares()
         self._count = 0
-        self._names: tuple[str, ...] = ()
+        self._widths: dict[str, int] = {}
         self._held = {part: HeldRows() for part in ("fit", "choose", "test")}
 
     def update(self, features: Mapping[str, Tensor], target: Tensor | None = None) -> None:
@@ -159,10 +162,10 @@ class LogisticProbes:
         Raises:
             ValueError: as `LayerMeasure.update`; or labels are missing or no classes.
         """
-        rows, labels = _taken(features, target, self._names, num_classes=self._num_classes, measure=self)
+        rows, labels = _taken(features, target, self._widths, num_classes=self._num_classes, measure=self)
         for part, at in self._shares.cut(self._count, len(labels)).items():
             self._held[part].add(features, labels, at)
-        self._names = self._names or tuple(rows)
+        self._widths = {name: h.shape[1] for name, h in rows.items()}
         self._count += len(labels)
 
     def result(self) -> dict[str, LinearProbe]:
@@ -176,7 +179,7 @@ class LogisticProbes:
         _check_parts(fit.count, choose, test)
         return {
             name: _chosen(self._fitted(*fit.of(name)), *choose.of(name), test.of(name), _cross_entropy)
-            for name in self._names
+            for name in self._widths
         }
 
     def _fitted(self, h: Tensor, labels: Tensor) -> Iterable[tuple[float, Tensor]]:
@@ -188,11 +191,11 @@ class LogisticProbes:
     def state_dict(self) -> dict[str, Any]:
         """The samples kept."""
         held = {part: own.state_dict() for part, own in self._held.items()}
-        return {"count": self._count, "names": self._names, "held": held}
+        return {"count": self._count, "widths": dict(self._widths), "held": held}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self._count, self._names = int(state["count"]), tuple(state["names"])
+        self._count, self._widths = int(state["count"]), dict(state["widths"])
         for part, own in self._held.items():
             own.load_state_dict(state["held"][part])
 
@@ -200,14 +203,13 @@ class LogisticProbes:
 def _taken(
     features: Mapping[str, Tensor],
     target: Tensor | None,
-    names: Mapping[str, object] | Sequence[str],
+    widths: Mapping[str, int],
     *,
     num_classes: int,
     measure: object,
 ) -> tuple[dict[str, Tensor], Tensor]:
     rows = rows_by_name(features)
-    if names:
-        check_same_names(rows, tuple(names))
+    check_same_widths(rows, widths)
     count = len(next(iter(rows.values())))
     return rows, labels_of(target, num_samples=count, num_classes=num_classes, measure=measure)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from dni.measures.layer_measure import check_nonempty, check_same_names, rows_by_name
+from dni.measures.layer_measure import check_nonempty, check_same_widths, rows_by_name
 from dni.measures.moments import Moments
 
 __all__ = ["About", "Rank", "Ranks", "check_width", "effective_rank", "stable_rank"]
@@ -83,8 +83,7 @@ class Ranks:
             ValueError: as `LayerMeasure.update`; or a layer has too many features, or another number than before.
         """
         rows = rows_by_name(features)
-        if self._moments:
-            check_same_names(rows, self._moments)
+        check_same_widths(rows, {name: len(own.mean) for name, own in self._moments.items()})
         for name, h in rows.items():
             check_width(name, h.shape[1], self._max_features)
         for name, h in rows.items():

@@ -31,7 +31,7 @@ def test_parts_are_apart_and_have_their_share_of_every_stretch_however_it_is_cut
         in_turn = torch.bincount(at % 10, minlength=10)
         assert int(in_turn.min()) >= 100 * wanted - 4, "labels that come in turn are in every part"
     assert torch.equal(torch.cat(list(whole.values())).sort().values, torch.arange(1000))
-    with pytest.raises(ValueError, match="leave some to fit on, got 0.5 and 0.5"):
+    with pytest.raises(ValueError, match=r"leave some to fit on, got 0\.5 and 0\.5"):
         ProbeShares(choose=0.5, test=0.5)
 
 
@@ -97,7 +97,7 @@ def test_logistic_probes_are_chosen_and_tested_on_samples_of_their_own(digits: t
 def test_bad_input_is_refused_by_name() -> None:
     h = torch.randn(4, 3)
     for measure in (RidgeProbes(3), LogisticProbes(3)):
-        with pytest.raises(ValueError, match="needs a label for each of 4 samples, .* got none"):
+        with pytest.raises(ValueError, match=r"needs a label for each of 4 samples, .* got none"):
             measure.update({"h": h})
         with pytest.raises(ValueError, match=r"must lie in \[0, 3\), found 0 to 3"):
             measure.update({"h": h}, torch.arange(4))
@@ -106,8 +106,6 @@ def test_bad_input_is_refused_by_name() -> None:
         measure.update({"h": h[:1]}, torch.zeros(1, dtype=torch.int64))
         with pytest.raises(ValueError, match="samples to fit, to choose and to test on, got"):
             measure.result()
-        with pytest.raises(ValueError, match="missing h, new other"):
-            measure.update({"other": h}, torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ValueError, match="at most 2 features"):
         RidgeProbes(3, max_features=2).update({"h": h}, torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"a penalty greater than 0, got 3 and \(0.0,\)"):

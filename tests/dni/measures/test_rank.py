@@ -58,7 +58,7 @@ def test_rank_sees_neither_rotation_nor_scale_nor_mean() -> None:
 def test_layer_too_wide_for_a_covariance_is_refused_by_name_and_may_be_averaged() -> None:
     h = torch.randn(4, 3, 8, 8)
     measure = Ranks(max_features=100)
-    with pytest.raises(ValueError, match="conv must have at most 100 features .* got 192"):
+    with pytest.raises(ValueError, match=r"conv must have at most 100 features .* got 192"):
         measure.update({"conv": h})
     measure.update({"conv": mean_over_positions(h), "tokens": mean_over_positions(h.flatten(2), axis=-1)})
     assert [len(found.singular_values) for found in measure.result().values()] == [3, 64]
