@@ -99,7 +99,7 @@ class UsedGradient:
                 h = stage.run(own, _replaced(x, entering))
                 inputs, outputs, points = [*inputs, entering], [*outputs, h], [*points, own]
                 x = h
-        return self._down(inputs, outputs, points, target)
+            return self._down(inputs, outputs, points, target)  # a source may draw, too
 
     def _down(
         self,

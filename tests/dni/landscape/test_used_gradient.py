@@ -13,9 +13,10 @@ from dni.landscape.network_loss import NetworkLoss
 from dni.landscape.slice import Implied, slice_line
 from dni.landscape.still_copy import Mode
 from dni.landscape.used_gradient import UsedGradient
+from dni.members import Members
 from dni.sources.exact import LossGradient, TrueGradient
 from dni.sources.none import NoGradient
-from dni.sources.source import GradientSource, Signal
+from dni.sources.source import GradientSource, Need, Signal
 from dni.sources.synthetic import SyntheticGradient
 from tests.dni.landscape.networks import batches, stages, unchanged
 
@@ -51,6 +52,29 @@ def test_true_gradients_all_the_way_are_backprop_and_imply_the_true_loss(mode: M
     values = slice_line(losses, used.start, direction, steps=(0.0, 0.02)).values
     change = values["true"] - values["true"][0]
     torch.testing.assert_close(values["implied"], change, rtol=0, atol=1e-8)
+
+
+class _Noise(nn.Module):
+    """A source that draws."""
+
+    needs = learns_from = Need.NONE
+
+    def build(self, h: Members, *, generator: torch.Generator) -> None: ...
+
+    def estimate(self, h: Members, signal: Signal) -> Members | None:
+        assert isinstance(h, Tensor)
+        return torch.randn_like(h)
+
+    def learn(self, h: Members, signal: Signal) -> float:
+        return 0.0
+
+
+def test_source_that_draws_gives_the_same_at_every_point_and_what_it_drew_is_put_back() -> None:
+    parts, given = stages(), batches(5)
+    used = UsedGradient(parts, [_Noise(), _Noise(), _Noise()], given, mode="train")
+    with unchanged(nn.Sequential(*parts)):
+        first, second = used(used.start), used(used.start)
+    assert all(torch.equal(first[name], second[name]) for name in used.start)
 
 
 def test_each_stage_pulls_back_its_own_source_and_sources_are_left_alone() -> None:
