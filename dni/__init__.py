@@ -36,6 +36,10 @@ from dni.growth.phase import Phase
 from dni.growth.widen import identity_convolution, identity_linear, random_units
 from dni.inputs.input_source import InputSource, ReceivedInput
 from dni.inputs.synthetic_input import InputMLP, InputNetwork, SyntheticInput
+from dni.landscape.direction import between, filter_normalized, optimizer_step, random_direction, scaled_to
+from dni.landscape.network_loss import NetworkLoss
+from dni.landscape.slice import Implied, LossSlice, slice_line, slice_plane
+from dni.landscape.used_gradient import UsedGradient
 from dni.measures.active import (
     LayerPart,
     Masks,
@@ -51,8 +55,15 @@ from dni.measures.active import (
     relative_distance,
     reset_to_initial,
 )
+from dni.measures.cka import LinearCKA, linear_cka, unbiased_hsic
+from dni.measures.comparison import Comparison
+from dni.measures.dormancy import Dormancy, DormantUnits
+from dni.measures.held_rows import ProbeShares
+from dni.measures.layer_measure import LayerMeasure, mean_over_positions
+from dni.measures.logistic import fit_logistic_probe
 from dni.measures.movement import measure_update
 from dni.measures.probe import grade_source, pull_back
+from dni.measures.probes import LinearProbe, LogisticProbes, RidgeProbes
 from dni.measures.quality import (
     agreement,
     compare_gradients,
@@ -63,6 +74,7 @@ from dni.measures.quality import (
     split_direction,
     split_error,
 )
+from dni.measures.rank import Rank, Ranks, effective_rank, stable_rank
 from dni.measures.representations import (
     class_contrast,
     compare_dissimilarities,
@@ -70,6 +82,7 @@ from dni.measures.representations import (
     fit_linear_probe,
     linear_probe_accuracy,
 )
+from dni.measures.rsa import RSA, ClassContrast
 from dni.members import Members, as_tuple, carriers, like, map_members, num_samples
 from dni.pruning.importance import (
     RunningScores,
@@ -148,6 +161,7 @@ __all__ = [
     "MLP",
     "NEW",
     "REST",
+    "RSA",
     "SET",
     "Action",
     "Alternating",
@@ -166,7 +180,9 @@ __all__ = [
     "ByFunction",
     "Cadence",
     "Channels",
+    "ClassContrast",
     "Columns",
+    "Comparison",
     "Component",
     "ConditionalSyntheticGradient",
     "Constant",
@@ -188,6 +204,8 @@ __all__ = [
     "DenseSparseDense",
     "DirectFeedbackAlignment",
     "DiscrepancyCorrection",
+    "Dormancy",
+    "DormantUnits",
     "Draw",
     "Edit",
     "Electroshock",
@@ -209,6 +227,7 @@ __all__ = [
     "Head",
     "Heads",
     "Hidden",
+    "Implied",
     "InCycles",
     "InTurn",
     "InputMLP",
@@ -220,18 +239,23 @@ __all__ = [
     "Kickback",
     "LabelContext",
     "Layer",
+    "LayerMeasure",
     "LayerOut",
     "LayerPart",
     "Layout",
     "LiftMasks",
     "Linear",
+    "LinearCKA",
     "LinearHead",
+    "LinearProbe",
     "LinearRamp",
     "LocalLoss",
+    "LogisticProbes",
     "LogitSynthesizer",
     "LossGradient",
     "LossOfSteps",
     "LossRamp",
+    "LossSlice",
     "LowRank",
     "MLPHead",
     "MaskPlan",
@@ -243,6 +267,7 @@ __all__ = [
     "Multirate",
     "Need",
     "NesterovLookahead",
+    "NetworkLoss",
     "Never",
     "NewUnits",
     "NoGradient",
@@ -264,6 +289,7 @@ __all__ = [
     "Piecewise",
     "Plan",
     "PlateauState",
+    "ProbeShares",
     "Progress",
     "PruneDormant",
     "PruneUnits",
@@ -272,6 +298,8 @@ __all__ = [
     "Ramp",
     "RandomCadence",
     "RandomLayers",
+    "Rank",
+    "Ranks",
     "RateRule",
     "ReDo",
     "ReceivedInput",
@@ -284,6 +312,7 @@ __all__ = [
     "ResetLayers",
     "Rewire",
     "Rewiring",
+    "RidgeProbes",
     "RigL",
     "Rows",
     "RunningScores",
@@ -325,6 +354,7 @@ __all__ = [
     "UnitUtility",
     "Unrolled",
     "UpdateProbability",
+    "UsedGradient",
     "ValueMLP",
     "VirtualGradient",
     "WeightDecay",
@@ -345,6 +375,7 @@ __all__ = [
     "attach_",
     "auxiliary_gradient",
     "auxiliary_gradient_of_convolutions",
+    "between",
     "by_depth",
     "carriers",
     "change_units",
@@ -361,13 +392,16 @@ __all__ = [
     "doubling_restarts",
     "edits_from_json",
     "edits_to_json",
+    "effective_rank",
     "erdos_renyi",
     "erdos_renyi_epsilon",
     "erdos_renyi_kernel",
     "extend_kernel_change",
+    "filter_normalized",
     "fit_",
     "fit_gates_",
     "fit_linear_probe",
+    "fit_logistic_probe",
     "fold_",
     "follow_pieces",
     "follow_tensor",
@@ -385,23 +419,27 @@ __all__ = [
     "layer_of",
     "least_active",
     "like",
+    "linear_cka",
     "linear_probe_accuracy",
     "local_parts",
     "locate_by_layer",
     "map_members",
     "map_tensor",
+    "mean_over_positions",
     "mean_pairwise_cosine",
     "measure_update",
     "merge_mature",
     "most_active",
     "narrow_kernel_change",
     "num_samples",
+    "optimizer_step",
     "outgoing_norm",
     "overwrite_",
     "parameter_gradients_by_part",
     "pull_back",
     "ramp_from_json",
     "ramp_to_json",
+    "random_direction",
     "random_in_layers",
     "random_masks",
     "random_parameters",
@@ -410,6 +448,7 @@ __all__ = [
     "relative_distance",
     "resample_kernel_change",
     "reset_to_initial",
+    "scaled_to",
     "score_dormancy",
     "score_magnitude",
     "score_movement",
@@ -419,14 +458,18 @@ __all__ = [
     "score_unit_norm",
     "score_unit_taylor",
     "select_lowest",
+    "slice_line",
+    "slice_plane",
     "sliding_windows",
     "split_by_layer",
     "split_direction",
     "split_error",
     "split_in_blocks",
+    "stable_rank",
     "sum_by_unit",
     "sum_over_samples",
     "translate",
+    "unbiased_hsic",
     "uniform_density",
     "units_of",
     "units_read",

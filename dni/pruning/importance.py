@@ -184,7 +184,7 @@ class RunningScores:
                     f"the scores of {name} must keep their shape, {tuple(total.shape)}, got {tuple(value.shape)}. "
                     "Begin anew after its structure has changed."
                 )
-            self._totals[name] = total + value
+            self._totals[name] = total.to(value.device) + value
             self._samples[name] = self._samples.get(name, 0) + num_samples
 
     def totals(self) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""What does the loss look like around a point, and what does a synthetic gradient make of it?"""
