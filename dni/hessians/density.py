@@ -52,7 +52,8 @@ class SpectralDensity:
             raise ValueError(f"the width of a density must be positive, got {width}. Take 1e-2 of its range.")
         gaps = (grid.to(self.points)[:, None, None] - self.points) / width
         bumps = torch.exp(-gaps.square() / 2) / (width * (2 * pi) ** 0.5)
-        return (bumps * self.weights).sum(2).mean(1)
+        density: Tensor = (bumps * self.weights).sum(2).mean(1)
+        return density
 
 
 def estimate_density(

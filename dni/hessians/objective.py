@@ -118,7 +118,7 @@ class Objective:
 
     def split(self, vector: Tensor) -> dict[str, Tensor]:
         """The tensor of each chosen parameter in a vector, (P,)."""
-        parts = vector.split([shape.numel() for shape in self.shapes.values()])
+        parts = torch.split(vector, [shape.numel() for shape in self.shapes.values()])
         return {name: part.reshape(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
     def _own(self, tensor: Tensor) -> Tensor:

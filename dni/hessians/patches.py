@@ -35,11 +35,12 @@ def inputs_by_place(layer: nn.Linear | nn.Conv1d | nn.Conv2d, x: Tensor) -> Tens
     # The layer's own list of pads, which also holds what "same" comes to.
     pads = list(layer._reversed_padding_repeated_twice)
     x = F.pad(x, pads, mode="constant" if layer.padding_mode == "zeros" else layer.padding_mode)
-    settings = [list(layer.kernel_size), list(layer.dilation), list(layer.stride)]
-    if isinstance(layer, nn.Conv1d):
-        x, settings = x[:, :, None], [[1, *setting] for setting in settings]
-    kernel, dilation, stride = settings
-    return F.unfold(x, kernel, dilation=dilation, stride=stride)
+    # torch unfolds images only, so a row is made one.
+    row = isinstance(layer, nn.Conv1d)
+    kernel, dilation, stride = (
+        (1, *setting) if row else tuple(setting) for setting in (layer.kernel_size, layer.dilation, layer.stride)
+    )
+    return F.unfold(x[:, :, None] if row else x, kernel, dilation=dilation, stride=stride)
 
 
 def outputs_by_place(layer: nn.Linear | nn.Conv1d | nn.Conv2d, z: Tensor) -> Tensor:

@@ -56,10 +56,13 @@ def gauss_newton_operator(objective: Objective) -> SymmetricOperator:
     def change(direction: dict[str, Tensor], batch: Batch) -> Mapping[str, Tensor]:
         x, target = batch
         output = partial(objective.output, x=x)
-        y, along = jvp(output, (objective.values,), (direction,))
+        # Within vjp tensors ask for gradients. Where none does, a TransformerEncoderLayer in evaluation takes a fused
+        # path, which has no forward derivative.
+        moved = jvp(lambda values: vjp(output, values)[0], (objective.values,), (direction,))
         slope = grad(partial(objective.loss_of_output, target=target))
-        bent = jvp(slope, (y,), (along,))[1]
-        found: Mapping[str, Tensor] = vjp(output, objective.values)[1](bent)[0]
+        bent = jvp(slope, moved[:1], moved[1:])[1]
+        pull_back = vjp(output, objective.values)[1]
+        found: Mapping[str, Tensor] = pull_back(bent)[0]
         return found
 
     return _over_batches(objective, change)
@@ -76,7 +79,7 @@ def _over_batches(
             except NotImplementedError as error:
                 raise TypeError(
                     "every operation of the module and the loss needs a forward-mode derivative, and one has none: "
-                    f"{error} Of attention, torch.nn.attention.sdpa_kernel(SDPBackend.MATH) round the call has one."
+                    f"{str(error).splitlines()[0]} Of attention, torch.nn.attention.sdpa_kernel(SDPBackend.MATH) round the call has one."
                 ) from error
         return total * objective.scale
 

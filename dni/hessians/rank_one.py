@@ -29,8 +29,9 @@ def rank_one_energy(vectors: Tensor, shape: Sequence[int]) -> Tensor:
     Raises:
         ValueError: they are not of a weight of this shape.
     """
-    energies = torch.linalg.svdvals(_matrices(vectors, shape)).square()
-    return energies[:, 0] / energies.sum(1)
+    energies: Tensor = torch.linalg.svdvals(_matrices(vectors, shape)).square()
+    share: Tensor = energies[:, 0] / energies.sum(1)
+    return share
 
 
 def input_alignment(vectors: Tensor, shape: Sequence[int], mean_input: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ def input_alignment(vectors: Tensor, shape: Sequence[int], mean_input: Tensor) -
     matrices = _matrices(vectors, shape)
     if mean_input.shape != matrices.shape[2:]:
         raise ValueError(f"a mean input must have {matrices.shape[2]} entries, got {tuple(mean_input.shape)}.")
-    directions = torch.linalg.svd(matrices, full_matrices=False)[2][:, 0]
+    directions: Tensor = torch.linalg.svd(matrices, full_matrices=False)[2][:, 0]
     return (directions @ torch.nn.functional.normalize(mean_input.to(directions), dim=0)).abs()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dni import Objective, gauss_newton_operator, hessian_operator
 from tests.dni.hessians.networks import batches, convolutional, full_gauss_newton, full_hessian, perceptron
@@ -33,6 +34,28 @@ def test_products_are_those_of_the_full_matrices(
     assert float((gauss_newton_operator(objective).dense() - expected).abs().max()) < 1e-10 * float(
         expected.abs().max()
     )
+
+
+def test_attention_has_products_where_its_plain_kernel_is_asked_for() -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.last = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.last(self.layer(x).mean(1))
+            return y
+
+    net, data = Encoder().double().eval(), batches(3, 4)
+    objective, names = Objective(net, nn.CrossEntropyLoss(), data, parameters=["layer.linear1"]), ["layer.linear1.bias"]
+    with sdpa_kernel(SDPBackend.MATH):
+        hessian, gauss_newton = (make(objective).dense() for make in (hessian_operator, gauss_newton_operator))
+        expected = full_hessian(net, nn.CrossEntropyLoss(), data, names)
+        torch.testing.assert_close(hessian[-6:, -6:], expected, rtol=1e-10, atol=1e-14)
+        torch.testing.assert_close(gauss_newton[-6:, -6:], full_gauss_newton(net, data, names), rtol=1e-10, atol=1e-14)
+    whole = hessian_operator(Objective(net, nn.CrossEntropyLoss(), data, parameters=["layer.self_attn"]))
+    with pytest.raises(TypeError, match=r"needs a forward-mode derivative, and one has none.*sdpa_kernel"):
+        whole(torch.zeros(80))
 
 
 def test_a_scipy_operator_takes_vectors_and_matrices_and_float32_stays_near() -> None:
