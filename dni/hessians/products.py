@@ -22,7 +22,7 @@ def hessian_operator(objective: Objective) -> SymmetricOperator:
     """H, the second derivative of the loss by the chosen parameters: H v = d/dt ∇L(θ + t v) at t = 0.
 
     Forward over reverse: a derivative along v of the gradient, so no graph of a gradient is kept. A product costs about
-    as much as two to four gradients over all batches, and the memory of one batch. Source: Pearlmutter 1994.
+    as much as one and a half gradients (of one layer) to four (of all), in the memory of one batch. Source: Pearlmutter 1994.
 
     Args:
         objective: the loss, of P parameters.
@@ -79,7 +79,8 @@ def _over_batches(
             except NotImplementedError as error:
                 raise TypeError(
                     "every operation of the module and the loss needs a forward-mode derivative, and one has none: "
-                    f"{str(error).splitlines()[0]} Of attention, torch.nn.attention.sdpa_kernel(SDPBackend.MATH) round the call has one."
+                    f"{str(error).splitlines()[0]} For attention, call it within "
+                    "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)."
                 ) from error
         return total * objective.scale
 

@@ -167,7 +167,6 @@ def test_an_interrupted_probe_leaves_everything_as_it_was_and_can_be_begun_again
     assert torch.equal(run(lambda done, of: None), plain)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in net.parameters())
-    del plain
     torch.testing.assert_close(torch.default_generator.get_state(), _after_batches(state))
 
 
