@@ -21,8 +21,9 @@ __all__ = ["gauss_newton_operator", "hessian_operator"]
 def hessian_operator(objective: Objective) -> SymmetricOperator:
     """H, the second derivative of the loss by the chosen parameters: H v = d/dt ∇L(θ + t v) at t = 0.
 
-    Forward over reverse: a derivative along v of the gradient, so no graph of a gradient is kept. A product costs about
-    as much as one and a half gradients (of one layer) to four (of all), in the memory of one batch. Source: Pearlmutter 1994.
+    Forward over reverse: a derivative along v of the gradient, so no graph of a gradient is kept. A product costs as
+    much as one and a half gradients (of one layer) to four (of all), in the memory of one batch.
+    Source: Pearlmutter 1994.
 
     Args:
         objective: the loss, of P parameters.
