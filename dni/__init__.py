@@ -34,6 +34,16 @@ from dni.growth.kernel import extend_kernel_change, narrow_kernel_change, resamp
 from dni.growth.part import Component, Edit, Insertion, edits_from_json, edits_to_json
 from dni.growth.phase import Phase
 from dni.growth.widen import identity_convolution, identity_linear, random_units
+from dni.hessians.decoupling import Decoupling, estimate_decoupling, measure_decoupling
+from dni.hessians.density import SpectralDensity, estimate_density
+from dni.hessians.eigen import Eigenpairs, eigenpairs
+from dni.hessians.kronecker import KroneckerFactors, kronecker_factors
+from dni.hessians.objective import Objective
+from dni.hessians.operator import SymmetricOperator
+from dni.hessians.overlap import overlap_curve, random_overlap, subspace_overlap
+from dni.hessians.products import gauss_newton_operator, hessian_operator
+from dni.hessians.rank_one import input_alignment, rank_one_energy
+from dni.hessians.trace import DiagonalEstimate, TraceEstimate, estimate_diagonal, estimate_trace
 from dni.inputs.input_source import InputSource, ReceivedInput
 from dni.inputs.synthetic_input import InputMLP, InputNetwork, SyntheticInput
 from dni.landscape.direction import between, filter_normalized, optimizer_step, random_direction, scaled_to
@@ -201,13 +211,16 @@ __all__ = [
     "Coupling",
     "Critic",
     "CriticNetwork",
+    "Decoupling",
     "DenseSparseDense",
+    "DiagonalEstimate",
     "DirectFeedbackAlignment",
     "DiscrepancyCorrection",
     "Dormancy",
     "DormantUnits",
     "Draw",
     "Edit",
+    "Eigenpairs",
     "Electroshock",
     "EpochEnds",
     "Event",
@@ -237,6 +250,7 @@ __all__ = [
     "KernelNetwork",
     "Keyed",
     "Kickback",
+    "KroneckerFactors",
     "LabelContext",
     "Layer",
     "LayerMeasure",
@@ -272,6 +286,7 @@ __all__ = [
     "NewUnits",
     "NoGradient",
     "NoiseScale",
+    "Objective",
     "OnPlateau",
     "Only",
     "OptimizerFactory",
@@ -332,10 +347,12 @@ __all__ = [
     "SobolevCritic",
     "Span",
     "SparseTraining",
+    "SpectralDensity",
     "StageView",
     "Steps",
     "Sum",
     "SummedLoss",
+    "SymmetricOperator",
     "SyncPolicy",
     "Synthesizer",
     "SyntheticGradient",
@@ -344,6 +361,7 @@ __all__ = [
     "TensorPlan",
     "TensorRewiring",
     "TopOrAll",
+    "TraceEstimate",
     "TrueGradient",
     "UnitAxis",
     "UnitChange",
@@ -393,9 +411,14 @@ __all__ = [
     "edits_from_json",
     "edits_to_json",
     "effective_rank",
+    "eigenpairs",
     "erdos_renyi",
     "erdos_renyi_epsilon",
     "erdos_renyi_kernel",
+    "estimate_decoupling",
+    "estimate_density",
+    "estimate_diagonal",
+    "estimate_trace",
     "extend_kernel_change",
     "filter_normalized",
     "fit_",
@@ -409,13 +432,17 @@ __all__ = [
     "forget_",
     "fresh_values",
     "gate_",
+    "gauss_newton_operator",
     "grade",
     "grade_source",
     "gradmax_values",
     "group_of",
+    "hessian_operator",
     "identity_convolution",
     "identity_linear",
+    "input_alignment",
     "kept_after",
+    "kronecker_factors",
     "layer_of",
     "least_active",
     "like",
@@ -427,6 +454,7 @@ __all__ = [
     "map_tensor",
     "mean_over_positions",
     "mean_pairwise_cosine",
+    "measure_decoupling",
     "measure_update",
     "merge_mature",
     "most_active",
@@ -434,6 +462,7 @@ __all__ = [
     "num_samples",
     "optimizer_step",
     "outgoing_norm",
+    "overlap_curve",
     "overwrite_",
     "parameter_gradients_by_part",
     "pull_back",
@@ -442,8 +471,10 @@ __all__ = [
     "random_direction",
     "random_in_layers",
     "random_masks",
+    "random_overlap",
     "random_parameters",
     "random_units",
+    "rank_one_energy",
     "rate_factor",
     "relative_distance",
     "resample_kernel_change",
@@ -466,6 +497,7 @@ __all__ = [
     "split_error",
     "split_in_blocks",
     "stable_rank",
+    "subspace_overlap",
     "sum_by_unit",
     "sum_over_samples",
     "translate",

@@ -1,0 +1,1 @@
+"""What does the Hessian of one layer, or of several, look like?"""
