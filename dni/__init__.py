@@ -8,6 +8,13 @@ from dni.cadences.noise_scale import NoiseScale
 from dni.cadences.pace import Draw, Foreseen, Pace
 from dni.cadences.rate_rule import RateRule, rate_factor
 from dni.cadences.selectors import Channels, Columns, Heads, Layer, Parameter, Quadrants, Rows, Slice
+from dni.curvature.cubic import NoRatesError
+from dni.curvature.loss_parts import Loss, loss_parts
+from dni.curvature.partition import ParameterPartition
+from dni.curvature.rates import cubic_rates, diagonal_rates, newton_rates, pseudo_inverse_rates
+from dni.curvature.second_order import CurvatureRates, CurvatureSettings, Summarise
+from dni.curvature.summaries import Summary, derivatives_along, summarise, summary_tensor
+from dni.curvature.taylor import is_chain, summarise_chain
 from dni.events.action import Action
 from dni.events.attach import Attach
 from dni.events.event import Event
@@ -185,6 +192,8 @@ __all__ = [
     "Coupling",
     "Critic",
     "CriticNetwork",
+    "CurvatureRates",
+    "CurvatureSettings",
     "DenseSparseDense",
     "DirectFeedbackAlignment",
     "DiscrepancyCorrection",
@@ -229,6 +238,7 @@ __all__ = [
     "LinearRamp",
     "LocalLoss",
     "LogitSynthesizer",
+    "Loss",
     "LossGradient",
     "LossOfSteps",
     "LossRamp",
@@ -246,6 +256,7 @@ __all__ = [
     "Never",
     "NewUnits",
     "NoGradient",
+    "NoRatesError",
     "NoiseScale",
     "OnPlateau",
     "Only",
@@ -254,6 +265,7 @@ __all__ = [
     "OwnLabels",
     "Pace",
     "Parameter",
+    "ParameterPartition",
     "PartPlan",
     "Participation",
     "Periodic",
@@ -306,6 +318,8 @@ __all__ = [
     "StageView",
     "Steps",
     "Sum",
+    "Summarise",
+    "Summary",
     "SummedLoss",
     "SyncPolicy",
     "Synthesizer",
@@ -356,6 +370,9 @@ __all__ = [
     "component_ends",
     "convert_to_feedback_alignment",
     "correction_gap",
+    "cubic_rates",
+    "derivatives_along",
+    "diagonal_rates",
     "dissimilarity",
     "distance_in_deviations",
     "doubling_restarts",
@@ -381,6 +398,7 @@ __all__ = [
     "group_of",
     "identity_convolution",
     "identity_linear",
+    "is_chain",
     "kept_after",
     "layer_of",
     "least_active",
@@ -388,6 +406,7 @@ __all__ = [
     "linear_probe_accuracy",
     "local_parts",
     "locate_by_layer",
+    "loss_parts",
     "map_members",
     "map_tensor",
     "mean_pairwise_cosine",
@@ -395,10 +414,12 @@ __all__ = [
     "merge_mature",
     "most_active",
     "narrow_kernel_change",
+    "newton_rates",
     "num_samples",
     "outgoing_norm",
     "overwrite_",
     "parameter_gradients_by_part",
+    "pseudo_inverse_rates",
     "pull_back",
     "ramp_from_json",
     "ramp_to_json",
@@ -426,6 +447,9 @@ __all__ = [
     "split_in_blocks",
     "sum_by_unit",
     "sum_over_samples",
+    "summarise",
+    "summarise_chain",
+    "summary_tensor",
     "translate",
     "uniform_density",
     "units_of",
