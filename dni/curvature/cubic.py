@@ -19,7 +19,7 @@ __all__ = ["NoRatesError", "minimise_cubic"]
 
 _SMALLEST, _LARGEST, _FACTOR = 1e-100, 1e100, 8.0
 """Range of r, and how fast the search for a bracket goes through it."""
-_EXACT = 1e-12
+_EXACT = 1e-14
 """Relative distance from r at which ||D eta|| is r to rounding."""
 _UNDECIDED = 1e-8
 """Cosine below which neither side of the bottom eigenvector is better than the other."""
@@ -113,7 +113,7 @@ class _Model:
         """The hard case, or all but: eta + tau v with ||D(eta + tau v)|| = r, v of the eigenvalue that is 0."""
         # Not the diagonal of the matrix itself: where H and the rest all but cancel, that would hide what is small.
         size = (self.hessian.diagonal().abs() + self.c * r * self.scale.square()).sqrt()
-        v = torch.linalg.eigh(self.matrix(r) / size.outer(size))[1][:, 0] / size
+        v: Tensor = torch.linalg.eigh(self.matrix(r) / size.outer(size))[1][:, 0] / size
         moved = self.scale * v
         v, moved = (v, moved) if bool(moved[moved.abs().argmax()] > 0) else (-v, -moved)
         a, b = float(moved.square().sum()), float((self.scale * eta) @ moved)

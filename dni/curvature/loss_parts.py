@@ -162,7 +162,7 @@ def _tried(module: nn.Module, loss: Any, batches: Sequence[tuple[Members, Tensor
 
 
 def _generators_kept(inputs: Iterable[Members]) -> AbstractContextManager[None]:
-    devices = {member.device for x in inputs for member in as_tuple(x) if member.is_cuda}
+    devices = {member.device for x in inputs for member in as_tuple(x) if member is not None and member.is_cuda}
     return torch.random.fork_rng(devices=list(devices))
 
 

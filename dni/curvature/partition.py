@@ -119,7 +119,7 @@ class ParameterPartition:
     def pieces_of(self, parameter: str) -> list[tuple[int, Piece]]:
         """The subsets that hold part of a parameter, by index, and that part."""
         index = self._subset_of[parameter]
-        some = [index] if isinstance(index, int) else index.unique().tolist()
+        some = [index] if isinstance(index, int) else sorted(set(index.flatten().tolist()))
         return [(at, piece) for at in some for piece in self.blocks[at].pieces if piece.parameter == parameter]
 
     def still(self, direction: Mapping[str, Tensor]) -> list[int]:

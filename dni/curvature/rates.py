@@ -51,7 +51,8 @@ def newton_rates(summary: Summary, *, damping: float = 0.0) -> Tensor:
             f"{', whose direction may be zero' if still else ' together'}. Leave them out (`Summary.of`), or use "
             "pseudo_inverse_rates or cubic_rates."
         )
-    return torch.linalg.solve(scaled, summary.gradient / size) / size
+    rates: Tensor = torch.linalg.solve(scaled, summary.gradient / size) / size
+    return rates
 
 
 def pseudo_inverse_rates(summary: Summary, *, cutoff: float = 1e-8) -> Tensor:
@@ -69,7 +70,8 @@ def pseudo_inverse_rates(summary: Summary, *, cutoff: float = 1e-8) -> Tensor:
     values, vectors = torch.linalg.eigh(summary.hessian / size.outer(size))
     kept = values.abs() > cutoff * values.abs().max()
     inverse = torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)
-    return vectors @ (inverse * (vectors.T @ (summary.gradient / size))) / size
+    rates: Tensor = vectors @ (inverse * (vectors.T @ (summary.gradient / size))) / size
+    return rates
 
 
 def diagonal_rates(summary: Summary) -> Tensor:

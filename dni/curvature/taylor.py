@@ -16,12 +16,12 @@ and the loss itself, a function of the output, adds its own. Tensors of the subs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, vjp, vmap
+from torch.func import grad, vmap
 
 from dni.curvature.loss_parts import Share, check_repeatable, shares_of, twin_of
 from dni.curvature.partition import ParameterPartition
@@ -147,7 +147,7 @@ class _Walk:
                 elif series is None:
                     continue
                 elif (passed := linear_at(layer, enters)) is not None:
-                    series = passed(series.flatten(0, 2)).unflatten(0, series.shape[:3])
+                    series = _applied(passed, series)
                 else:
                     series = self._through_function(layer, enters, leaves, adjoint, series)
             if series is not None:
@@ -176,7 +176,7 @@ class _Walk:
         weight, _ = self._parameters_of(name)
         passed: Tensor | None = None
         if series is not None:
-            passed = weigh(layer, series.flatten(0, 2), weight, None).unflatten(0, series.shape[:3])
+            passed = _applied(lambda h: weigh(layer, h, weight, None), series)
         begun: list[Tensor] = []
         before = list(self.entered)
         for subset, change in self.changes[at].items():
@@ -211,8 +211,10 @@ class _Walk:
         """u h; and what u does to the series of the subsets that are on their way already."""
         if series is None or passed is None:
             return weigh(layer, enters, change, None)
-        first, pull = vjp(lambda h: weigh(layer, h, change, None), enters)
-        (pulled,) = pull(adjoint)
+        with torch.enable_grad():
+            at = enters.detach().requires_grad_()
+            first = weigh(layer, at, change, None)
+        (pulled,) = torch.autograd.grad(first, at, adjoint)
         before = self.entered[: series.shape[1]]
         met = _exact(series[0].flatten(1) @ pulled.flatten())
         self.hessian[before, subset] += met
@@ -221,8 +223,7 @@ class _Walk:
             place = before.index(subset)
             passed[1, place] += weigh(layer, series[0, place], change, None)
             self.third[subset] += 6 * float((pulled * series[1, place]).sum())
-        found: Tensor = first
-        return found
+        return first.detach()
 
     def _through_function(
         self, layer: nn.Module, enters: Tensor, leaves: Tensor, adjoint: Tensor, series: Tensor
@@ -232,7 +233,7 @@ class _Walk:
         passed = one * series
         if two is None or three is None:
             return passed
-        z1, z2 = series
+        z1, z2 = series[0], series[1]
         square = z1 * z1
         passed[1].addcmul_(square, two, value=0.5)
         at = torch.tensor(self.entered)
@@ -246,12 +247,13 @@ class _Walk:
         """What the loss adds, as a function of the output."""
 
         def bent(y1: Tensor) -> Tensor:
-            found: Tensor = grad(lambda at: (grad(of_output)(at) * y1).sum())(y)
+            slope: Any = lambda at: (grad(of_output)(at) * y1).sum()  # noqa: E731
+            found: Tensor = grad(slope)(y)
             return found
 
         def third_along(y1: Tensor, y2: Tensor) -> Tensor:
-            function: Any = grad(grad(grad(lambda e: of_output(y + e * y1 + e * e * y2))))
-            found: Tensor = function(y.new_zeros(()))
+            along: Any = lambda e: of_output(y + e * y1 + e * e * y2)  # noqa: E731
+            found: Tensor = grad(grad(grad(along)))(y.new_zeros(()))
             return found
 
         at = torch.tensor(self.entered)
@@ -271,7 +273,14 @@ class _Walk:
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:
     """Row by row, (A, M) -> (A,)."""
-    return torch.linalg.vecdot(one, other)
+    found: Tensor = torch.linalg.vecdot(one, other)
+    return found
+
+
+def _applied(layer: Callable[[Tensor], Tensor], series: Tensor) -> Tensor:
+    """A linear layer to all coefficients and subsets at once, (2, A, N, *F) -> (2, A, N, *G)."""
+    found = layer(series.flatten(0, 2))
+    return found.reshape(*series.shape[:3], *found.shape[1:])
 
 
 def _exact(found: Tensor) -> Tensor:

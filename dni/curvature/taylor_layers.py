@@ -41,7 +41,7 @@ def weigh(layer: nn.Module, h: Tensor, weight: Tensor, bias: Tensor | None) -> T
     if isinstance(layer, nn.Linear):
         return F.linear(h, weight, bias)
     assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    found: Tensor = layer._conv_forward(h, weight, bias)  # type: ignore[arg-type]
+    found: Tensor = layer._conv_forward(h, weight, bias)
     return found
 
 
@@ -61,7 +61,7 @@ def linear_at(layer: nn.Module, h: Tensor) -> Callable[[Tensor], Tensor] | None:
     def pick(change: Tensor) -> Tensor:
         copies = len(change) // len(h)
         places = index.flatten(-2).repeat(copies, 1, 1)
-        return change.flatten(-2).gather(-1, places).unflatten(-1, y.shape[-2:])
+        return change.flatten(-2).gather(-1, places).reshape(*change.shape[:-2], *y.shape[-2:])
 
     return pick
 

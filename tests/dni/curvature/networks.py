@@ -32,6 +32,12 @@ def mlp() -> tuple[nn.Sequential, Tensor, Tensor]:
     return module, torch.randn(6, 3, dtype=torch.float64), torch.randint(2, (6,))
 
 
+def tiny() -> tuple[nn.Sequential, Tensor, Tensor]:
+    """12 parameters, whose 1728 third derivatives are soon found; samples (4, 2), labels (4,)."""
+    module = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2), nn.SiLU()).double()
+    return module, torch.randn(4, 2, dtype=torch.float64), torch.randint(2, (4,))
+
+
 def convolutional() -> tuple[nn.Sequential, Tensor, Tensor]:
     """Stages within stages, with every kind of step between; samples (4, 1, 6, 6)."""
     lower = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ELU(), nn.MaxPool2d(2), nn.Dropout())

@@ -25,7 +25,7 @@ def _tensor(*values: object) -> Tensor:
 def _assert_minimum(h: Tensor, g: Tensor, d: Tensor, eta: Tensor, strength: float) -> None:
     r = torch.linalg.vector_norm(d * eta)
     matrix = h + strength / 2 * r * torch.diag(d**2)
-    size = 1 + matrix.abs().max() * eta.abs().max()
+    size = 1 + (h.abs().max() + strength / 2 * r * (d**2).max()) * eta.abs().max()
     assert float((matrix @ eta - g).abs().max() / size) < 1e-9
     assert float(torch.linalg.eigvalsh(matrix)[0] / (1 + matrix.abs().max())) > -1e-9
 

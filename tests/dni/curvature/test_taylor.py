@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -52,6 +53,32 @@ def test_every_activation_has_its_three_derivatives(activation: nn.Module) -> No
     expected = summarise(loss_parts(module, nn.MSELoss(), x, target), parameters_of(module), u, partition)
     torch.testing.assert_close(found.hessian, expected.hessian, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found.third, expected.third, rtol=1e-9, atol=1e-9)
+
+
+def test_training_is_the_same_to_the_bit_with_a_probe_and_without() -> None:
+    module, x, target = mlp()
+    module.insert(2, nn.Dropout(0.5))
+    twin = copy.deepcopy(module)
+    loss, partition = nn.CrossEntropyLoss(), ParameterPartition.by_layer(shapes_of(module))
+
+    def train(own: nn.Module, probe: Callable[[], None]) -> None:
+        torch.manual_seed(0)
+        optimizer = torch.optim.Adam(own.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss(own.train()(x), target).backward()
+            probe()
+            optimizer.step()
+
+    def look() -> None:
+        still = copy.deepcopy(module).eval()
+        u = {name: each.grad for name, each in module.named_parameters() if each.grad is not None}
+        summarise_chain(still, loss, x, target, u, partition, samples_at_once=4)
+        summarise(loss_parts(still, loss, x, target), parameters_of(still), u, partition)
+
+    train(module, look)
+    train(twin, lambda: None)
+    assert all(torch.equal(one, other) for one, other in zip(module.parameters(), twin.parameters(), strict=True))
 
 
 def test_parameters_outside_of_the_partition_stand_still() -> None:
