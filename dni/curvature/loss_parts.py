@@ -50,7 +50,8 @@ class _Part:
 
     def __call__(self, parameters: Mapping[str, Tensor]) -> Tensor:
         with _generators_kept([self.share.x]):
-            y = functional_call(self.module, dict(parameters), (self.share.x,))
+            x = map_members(torch.clone, self.share.x)  # a layer may work in place
+            y = functional_call(self.module, dict(parameters), (x,))
         return self.loss(y, self.share.target) * self.share.weight
 
 

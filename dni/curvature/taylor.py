@@ -76,6 +76,8 @@ def summarise_chain(
                 "without hooks, in evaluation if it is dropout, and in the chain once. Use summarise(loss_parts(...))."
             )
         seen.add(id(layer))
+        if hasattr(layer, "inplace"):
+            layer.inplace = False  # what enters it is used again
     own = {name: parameter.detach() for name, parameter in twin.named_parameters()}
     partition.check("the direction", direction)
     partition.check("the parameters", {name: own[name] for name in partition.shapes if name in own})

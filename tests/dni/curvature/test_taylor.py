@@ -55,6 +55,18 @@ def test_every_activation_has_its_three_derivatives(activation: nn.Module) -> No
     torch.testing.assert_close(found.third, expected.third, rtol=1e-9, atol=1e-9)
 
 
+def test_layers_that_work_in_place_change_nothing_that_is_used_again() -> None:
+    module = nn.Sequential(nn.ELU(inplace=True), nn.Linear(2, 3), nn.SiLU(inplace=True), nn.Linear(3, 2)).double()
+    x, target = torch.randn(5, 2).double(), torch.randint(2, (5,))
+    before, loss = x.clone(), nn.CrossEntropyLoss()
+    partition, u = ParameterPartition.by_tensor(shapes_of(module)), random_direction(module)
+    found = summarise_chain(module, loss, x, target, u, partition)
+    expected = summarise(loss_parts(module, loss, x, target), parameters_of(module), u, partition)
+    torch.testing.assert_close(found.third, expected.third, rtol=1e-9, atol=1e-9)
+    assert torch.equal(x, before)
+    assert module[2].inplace
+
+
 def test_training_is_the_same_to_the_bit_with_a_probe_and_without() -> None:
     module, x, target = mlp()
     module.insert(2, nn.Dropout(0.5))
