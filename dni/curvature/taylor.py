@@ -77,7 +77,7 @@ def summarise_chain(
             )
         seen.add(id(layer))
         if hasattr(layer, "inplace"):
-            layer.inplace = False  # what enters it is used again
+            vars(layer)["inplace"] = False  # what enters it is used again
     own = {name: parameter.detach() for name, parameter in twin.named_parameters()}
     partition.check("the direction", direction)
     partition.check("the parameters", {name: own[name] for name in partition.shapes if name in own})
