@@ -8,6 +8,13 @@ from dni.cadences.noise_scale import NoiseScale
 from dni.cadences.pace import Draw, Foreseen, Pace
 from dni.cadences.rate_rule import RateRule, rate_factor
 from dni.cadences.selectors import Channels, Columns, Heads, Layer, Parameter, Quadrants, Rows, Slice
+from dni.curvature.cubic import NoRatesError
+from dni.curvature.loss_parts import Loss, loss_parts
+from dni.curvature.partition import ParameterPartition
+from dni.curvature.rates import cubic_rates, diagonal_rates, newton_rates, pseudo_inverse_rates
+from dni.curvature.second_order import CurvatureRates, CurvatureSettings, Summarise
+from dni.curvature.summaries import Summary, derivatives_along, summarise, summary_tensor
+from dni.curvature.taylor import is_chain, summarise_chain
 from dni.events.action import Action
 from dni.events.attach import Attach
 from dni.events.event import Event
@@ -211,6 +218,8 @@ __all__ = [
     "Coupling",
     "Critic",
     "CriticNetwork",
+    "CurvatureRates",
+    "CurvatureSettings",
     "Decoupling",
     "DenseSparseDense",
     "DiagonalEstimate",
@@ -266,6 +275,7 @@ __all__ = [
     "LocalLoss",
     "LogisticProbes",
     "LogitSynthesizer",
+    "Loss",
     "LossGradient",
     "LossOfSteps",
     "LossRamp",
@@ -285,6 +295,7 @@ __all__ = [
     "Never",
     "NewUnits",
     "NoGradient",
+    "NoRatesError",
     "NoiseScale",
     "Objective",
     "OnPlateau",
@@ -294,6 +305,7 @@ __all__ = [
     "OwnLabels",
     "Pace",
     "Parameter",
+    "ParameterPartition",
     "PartPlan",
     "Participation",
     "Periodic",
@@ -351,6 +363,8 @@ __all__ = [
     "StageView",
     "Steps",
     "Sum",
+    "Summarise",
+    "Summary",
     "SummedLoss",
     "SymmetricOperator",
     "SyncPolicy",
@@ -405,6 +419,9 @@ __all__ = [
     "component_ends",
     "convert_to_feedback_alignment",
     "correction_gap",
+    "cubic_rates",
+    "derivatives_along",
+    "diagonal_rates",
     "dissimilarity",
     "distance_in_deviations",
     "doubling_restarts",
@@ -441,6 +458,7 @@ __all__ = [
     "identity_convolution",
     "identity_linear",
     "input_alignment",
+    "is_chain",
     "kept_after",
     "kronecker_factors",
     "layer_of",
@@ -450,6 +468,7 @@ __all__ = [
     "linear_probe_accuracy",
     "local_parts",
     "locate_by_layer",
+    "loss_parts",
     "map_members",
     "map_tensor",
     "mean_over_positions",
@@ -459,12 +478,14 @@ __all__ = [
     "merge_mature",
     "most_active",
     "narrow_kernel_change",
+    "newton_rates",
     "num_samples",
     "optimizer_step",
     "outgoing_norm",
     "overlap_curve",
     "overwrite_",
     "parameter_gradients_by_part",
+    "pseudo_inverse_rates",
     "pull_back",
     "ramp_from_json",
     "ramp_to_json",
@@ -500,6 +521,9 @@ __all__ = [
     "subspace_overlap",
     "sum_by_unit",
     "sum_over_samples",
+    "summarise",
+    "summarise_chain",
+    "summary_tensor",
     "translate",
     "unbiased_hsic",
     "uniform_density",
