@@ -115,13 +115,8 @@ def bare_copy(module: nn.Module) -> nn.Module:
         new: nn.Module = copy.deepcopy(module, memo)
     except Exception as error:
         raise TypeError(
-<<<<<<< HEAD
             f"{type(module).__name__} must be one that copy.deepcopy can copy, to be looked at without being changed, "
             f"which ended with: {error} Keep tensors of a forward pass out of its attributes."
-=======
-            f"{type(module).__name__} must be one that copy.deepcopy can copy, for it to be looked into and left as it "
-            f"is, which ended with: {error} Keep tensors of a forward pass out of its attributes."
->>>>>>> wt-hess
         ) from error
     for parameter in new.parameters():
         parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())

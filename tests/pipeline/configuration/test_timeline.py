@@ -158,7 +158,7 @@ def test_event_that_changes_no_shape_is_tried_out_once_and_one_that_does_each_ti
 
 
 def test_only_so_many_steps_with_events_are_tried_out() -> None:
-    with patch("pipeline.configuration.timeline._MOST_REHEARSED", 2):
+    with patch("pipeline.configuration.timeline.MOST_REHEARSED", 2):
         changes = prepare(config(Event(EverySteps(2), Grow(layers=("7",), amount=Count(1))))).changes
     assert [change.step for change in changes] == [1, 3]
 
