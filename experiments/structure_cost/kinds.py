@@ -32,10 +32,11 @@ from dni import (
 )
 from experiments.structure_cost.networks import Network
 
-__all__ = ["FIRST", "HALF", "SPACING", "events", "kind_at", "kinds", "last_step"]
+__all__ = ["FIRST", "HALF", "SPACING", "TENTH", "events", "kind_at", "kinds", "last_step"]
 
 FIRST, SPACING = 3, 2
 """The step of the first event, and steps from one to the next."""
+TENTH = "recycle a tenth, within a stage"
 HALF = "recycle about half, within a stage"
 """Far more than dormant units are: what is below the mean."""
 _SPARSITY = 0.9
@@ -56,9 +57,7 @@ def kinds(network: Network) -> dict[str, Action]:
         "grow behind a gate, within a stage": Grow(
             layers=within, amount=third, alpha=1.0, ramp=LinearRamp(num_steps=10**6)
         ),
-        "recycle a tenth, within a stage": Recycle(
-            layers=within, rule=ContinualBackprop(maturity=0, replacement_rate=0.1)
-        ),
+        TENTH: Recycle(layers=within, rule=ContinualBackprop(maturity=0, replacement_rate=0.1)),
         "attach a component": Attach(edit=Component(layer=network.within, units=128)),
         "reset a layer": ResetLayers(layers=within),
         "shock the weights of a stage": Shock(shock=Electroshock(size=0.1), layers=stage),
