@@ -21,33 +21,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.configuration.conditions import Conditions
 from pipeline.records.order import OrderFile
+from pipeline.records.tags import tag_of
 from pipeline.stages.stage import Stage
 from pipeline.stages.trace import Event
 
 __all__ = ["StageMonitor", "StageStatus"]
 
-_TAGS = {
-    "loss": "loss/train",
-    "test_loss": "loss/test",
-    "source_loss": "loss/source",
-    "input_loss": "loss/synthetic_input",
-    "test_accuracy": "accuracy/test",
-    "gradient_cosine": "cosine_at_sync/activations",
-    "parameter_cosine": "cosine_at_sync/parameters",
-    "gradient_norm_ratio": "norm_ratio_at_sync/activations",
-    "parameter_norm_ratio": "norm_ratio_at_sync/parameters",
-    "gradient_projection": "projection_at_sync/activations",
-    "parameter_projection": "projection_at_sync/parameters",
-    "gradient_relative_error": "relative_error_at_sync/activations",
-    "parameter_relative_error": "relative_error_at_sync/parameters",
-    "staleness": "pipeline/staleness",
-    "fresh_share": "pipeline/fresh",
-    "waiting_share": "pipeline/waiting",
-    "dropped_share": "pipeline/dropped",
-    "samples_per_s": "pipeline/samples_per_s",
-}
-"""Names in TensorBoard: charts are grouped by the word before the slash, and longer names are cut off there. At sync
-steps the synthetic gradient is set beside the true one."""
 _SINGLE = ("test_", "probe_", "width/", "density/", "structure/")
 """Scalars that stand for themselves, at their own step; others are averaged over an interval."""
 
@@ -278,15 +257,7 @@ class StageMonitor:
             self._metrics.flush()
         if self._writer is not None:
             for name, value in scalars.items():
-                self._writer.add_scalar(_tag(name), value, step)
-
-
-def _tag(name: str) -> str:
-    if name.startswith("probe_"):
-        return name.replace("_", "/", 1)
-    if name.startswith("block_"):
-        return name
-    return name if "/" in name else _TAGS.get(name, f"source/{name}")
+                self._writer.add_scalar(tag_of(name), value, step)
 
 
 def _open(path: Path, *, since: int) -> TextIO:
