@@ -109,10 +109,10 @@ class ParameterPartition:
         """S."""
         return len(self.blocks)
 
-    def spread(self, values: Tensor) -> dict[str, Tensor]:
-        """One value per subset, (S,), for each parameter: of no axes, or of its shape if it is divided."""
+    def spread(self, values: Tensor | Sequence[Tensor]) -> dict[str, Tensor]:
+        """One value per subset, (S,) or S scalars, for each parameter: of no axes, or of its shape if it is divided."""
         return {
-            name: values[index] if isinstance(index, int) else values[index.to(values.device)]
+            name: values[index] if isinstance(index, int) else _picked(values, index)
             for name, index in self._subset_of.items()
         }
 
@@ -164,6 +164,11 @@ def _named(shapes: Shapes, subset: str, names: Iterable[str]) -> tuple[Piece, ..
             )
         found += own
     return tuple(found)
+
+
+def _picked(values: Tensor | Sequence[Tensor], index: Tensor) -> Tensor:
+    whole = values if isinstance(values, Tensor) else torch.stack(list(values))
+    return whole[index.to(whole.device)]
 
 
 def _subset_of(

@@ -53,7 +53,7 @@ def test_chunks_of_subsets_and_of_samples_change_nothing() -> None:
     loss, parameters = nn.CrossEntropyLoss(), parameters_of(module)
     whole = summarise(loss_parts(module, loss, x, target), parameters, direction, partition)
     parts = loss_parts(module, loss, x, target, samples_at_once=4)
-    chunked = summarise(parts, parameters, direction, partition, subsets_at_once=4)
+    chunked = summarise(parts, parameters, direction, partition)
     torch.testing.assert_close(chunked.hessian, whole.hessian, **EXACT)
     torch.testing.assert_close(chunked.third, whole.third, **EXACT)
     along = derivatives_along(parts, parameters, direction, partition, order=2, subsets_at_once=1)
