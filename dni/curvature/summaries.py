@@ -105,7 +105,9 @@ def summarise(
     for loss in losses:
         value = _along(loss, parameters, direction, partition)
         with torch.enable_grad():
-            steps = [each.requires_grad_() for each in origin.unbind()]  # one leaf each: what it does not move is left out
+            steps = [
+                each.requires_grad_() for each in origin.unbind()
+            ]  # one leaf each: what it does not move is left out
             first = _slopes(value(steps), steps, further=True)
             gradient += _exact(torch.stack(first))
             for s in range(size):
@@ -188,10 +190,10 @@ def derivatives_along(
     return total
 
 
-def _slopes(value: Tensor, steps: Sequence[Tensor], *, further: bool) -> Sequence[Tensor]:
+def _slopes(value: Tensor, steps: Sequence[Tensor], *, further: bool) -> tuple[Tensor, ...]:
     """Derivatives, zero where nothing depends on a step; if `further`, they can be differentiated again."""
     if not value.requires_grad:
-        return [torch.zeros_like(step) for step in steps]
+        return tuple(map(torch.zeros_like, steps))
     return torch.autograd.grad(value, steps, retain_graph=True, create_graph=further, materialize_grads=True)
 
 

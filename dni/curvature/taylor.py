@@ -1,4 +1,4 @@
-"""What does a summary cost at least, for a chain of layers?
+"""What does a summary cost at least, for a chain of layers, or for layers with sums between them?
 
 One forward pass, one backward pass without the gradients of weights (the adjoint lambda_l = dL/dz_l, shared by all
 subsets), and for each subset a forward pass of two Taylor coefficients, from the first layer it changes on:
@@ -11,13 +11,14 @@ summed, so the coefficient of the highest order is never formed, and neither are
     a = f(z):         H_st += sum lambda f'' z1_s z1_t           D_sss += sum lambda (6 f'' z1_s z2_s + f''' z1_s^3)
     z = (W + e u) h:  H_st += <lambda, u_s h1_t + u_t h1_s>      D_sss += 6 <lambda, u_s h2_s>
 
-and the loss itself, a function of the output, adds its own. Tensors of the subsets on their way are (A, N, *F).
+and the loss itself, a function of the output, adds its own. A sum adds coefficients (`taylor_steps` has the steps a
+network consists of). Tensors of the subsets on their way are (A, N, *F).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +27,28 @@ from torch.func import grad, vmap
 from dni.curvature.loss_parts import Share, check_repeatable, shares_of, twin_of
 from dni.curvature.partition import ParameterPartition
 from dni.curvature.summaries import Summary
-from dni.curvature.taylor_layers import WEIGHTED, derivatives_at, is_known, linear_at, weigh
+from dni.curvature.taylor_layers import WEIGHTED, derivatives_at, linear_at, weigh
+from dni.curvature.taylor_steps import Step, steps_of
 
 __all__ = ["is_chain", "summarise_chain"]
 
+_NUM_WATCHED = 2
+"""Samples on which it is seen what a module does that is no `nn.Sequential`."""
 
-def is_chain(module: nn.Module) -> bool:
-    """Whether `summarise_chain` takes a module: an `nn.Sequential`, nested or not, of layers of the kinds it knows."""
-    layers = [layer for _, layer in _layers(module)]
-    return all(map(is_known, layers)) and len(set(map(id, layers))) == len(layers)
+
+def is_chain(module: nn.Module, x: Tensor | None = None) -> bool:
+    """Whether `summarise_chain` takes a module.
+
+    Args:
+        module: an `nn.Sequential`, nested or not, of layers of the kinds it knows, or one that only adds between them.
+        x: samples for the module, of which the second kind needs some: what it does is seen in its forward. Without
+            them only the first kind is found.
+    """
+    try:
+        steps_of(twin_of(module), None if x is None else x[:_NUM_WATCHED])
+    except TypeError:
+        return False
+    return True
 
 
 def summarise_chain(
@@ -47,14 +61,15 @@ def summarise_chain(
     *,
     samples_at_once: int | None = None,
 ) -> Summary:
-    """As `summarise` of `loss_parts`, for a chain of layers at the parameters it has.
+    """As `summarise` of `loss_parts`, for a chain of layers at the parameters it has, or one with sums (residuals).
 
     Kinds of layers: Linear, Conv, average pooling, MaxPool2d, Flatten, Identity, dropout in evaluation, and Tanh,
     Sigmoid, SiLU, GELU, Softplus, ELU, Mish, Softsign, ReLU, LeakyReLU. Any loss. Of a network cut into S subsets
     evenly along its depth it takes about (S + 2) / 3 times a forward and backward pass.
 
     Args:
-        module: an `nn.Sequential`; of stages in one process, `nn.Sequential(*stages)`. Not changed.
+        module: an `nn.Sequential`; of stages in one process, `nn.Sequential(*stages)`. Or any module whose forward
+            calls such layers, once each, and adds what they give. Not changed.
         loss: of (output, target), a mean or a sum over samples.
         x: (N, *F).
         target: (N, ...).
@@ -63,66 +78,53 @@ def summarise_chain(
         samples_at_once: memory grows with it; the time hardly depends on it.
 
     Raises:
-        TypeError: a layer is of another kind, has hooks, or is there twice.
+        TypeError: a layer is of another kind, has hooks, or is used twice; or between layers more is done than adding.
         ValueError: as `summarise` and `loss_parts`.
     """
     twin = twin_of(module)
-    layers = list(_layers(twin))
-    seen: set[int] = set()
-    for name, layer in layers:
-        if not is_known(layer) or id(layer) in seen:
-            raise TypeError(
-                f"layer {name!r}, a {type(layer).__name__}, must be of a kind that Taylor series are known for, "
-                "without hooks, in evaluation if it is dropout, and in the chain once. Use summarise(loss_parts(...))."
-            )
-        seen.add(id(layer))
-        if hasattr(layer, "inplace"):
-            vars(layer)["inplace"] = False  # what enters it is used again
+    steps = steps_of(twin, x[:_NUM_WATCHED])
     own = {name: parameter.detach() for name, parameter in twin.named_parameters()}
     partition.check("the direction", direction)
     partition.check("the parameters", {name: own[name] for name in partition.shapes if name in own})
     check_repeatable(twin, loss, x, target)
-    walk = _Walk(layers, own, {name: u.detach().to(own[name]) for name, u in direction.items()}, partition)
+    walk = _Walk(steps, own, {name: u.detach().to(own[name]) for name, u in direction.items()}, partition)
     for share in shares_of(twin, loss, x, target, samples_at_once=samples_at_once):
         walk.add(loss, share)
     return walk.summary()
 
 
-def _layers(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    if type(module) is not nn.Sequential or module._forward_hooks or module._forward_pre_hooks:
-        yield prefix, module
-        return
-    for name, child in module._modules.items():  # named_children leaves out what is there twice
-        assert child is not None
-        yield from _layers(child, f"{prefix}.{name}" if prefix else name)
+class _Series(NamedTuple):
+    """The Taylor coefficients of one value, along each subset that changes it."""
+
+    entered: tuple[int, ...]
+    """Those subsets."""
+    terms: Tensor
+    """Of first and second order, (2, A, N, *F)."""
 
 
 class _Walk:
-    """Sums over samples of what the layers of a chain add to the three orders."""
+    """Sums over samples of what the steps of a module add to the three orders."""
 
     def __init__(
         self,
-        layers: list[tuple[str, nn.Module]],
+        steps: Sequence[Step],
         own: Mapping[str, Tensor],
         direction: Mapping[str, Tensor],
         partition: ParameterPartition,
     ) -> None:
-        self.layers, self.own, self.partition = layers, own, partition
+        self.steps, self.own, self.partition = steps, own, partition
         size = partition.num_subsets
         self.gradient = torch.zeros(size, dtype=torch.float64)
         self.hessian = torch.zeros(size, size, dtype=torch.float64)
         self.third = torch.zeros(size, dtype=torch.float64)
-        self.changes = [self._changes_of(name, layer, direction) for name, layer in layers]
-        self.entered: list[int] = []
-        """Subsets on their way."""
+        self.changes = [self._changes_of(step, direction) for step in steps]
+        self.last_use = {value: at for at, step in enumerate(steps) for value in step.inputs}
 
-    def _changes_of(
-        self, layer: str, module: nn.Module, direction: Mapping[str, Tensor]
-    ) -> dict[int, dict[str, Tensor]]:
+    def _changes_of(self, step: Step, direction: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
         """For each subset that changes a layer: what is added to its weight and its bias."""
         changes: dict[int, dict[str, Tensor]] = {}
-        for own, _ in module.named_parameters(recurse=False):
-            name = f"{layer}.{own}" if layer else own
+        for own, _ in step.layer.named_parameters(recurse=False) if step.layer else ():
+            name = f"{step.name}.{own}" if step.name else own
             if name not in self.partition.shapes:
                 continue
             for subset, piece in self.partition.pieces_of(name):
@@ -139,48 +141,63 @@ class _Walk:
 
         assert isinstance(share.x, Tensor)
         values, adjoints = self._adjoints(of_output, share.x)
-        self.entered = []
+        found: list[_Series | None] = [None]
         with torch.no_grad():
-            series: Tensor | None = None
-            for at, (_, layer) in enumerate(self.layers):
-                enters, leaves, adjoint = values[at], values[at + 1], adjoints[at]
-                if isinstance(layer, WEIGHTED):
-                    series = self._through_weights(at, enters, adjoint, series)
-                elif series is None:
-                    continue
-                elif (passed := linear_at(layer, enters)) is not None:
-                    series = _applied(passed, series)
-                else:
-                    series = self._through_function(layer, enters, leaves, adjoint, series)
-            if series is not None:
-                self._through_loss(of_output, values[-1], series)
+            for at, step in enumerate(self.steps):
+                entering = [found[value] for value in step.inputs]
+                found.append(self._through(at, entering, values, adjoints[at]))
+                for value in step.inputs:
+                    if self.last_use[value] == at:
+                        found[value] = None
+            if found[-1] is not None:
+                self._through_loss(of_output, values[-1], found[-1])
+
+    def _through(
+        self, at: int, entering: Sequence[_Series | None], values: Sequence[Tensor], adjoint: Tensor
+    ) -> _Series | None:
+        """What leaves a step; None: what no subset changes."""
+        layer = self.steps[at].layer
+        if layer is None:
+            return _added(entering)
+        enters, series = values[self.steps[at].inputs[0]], entering[0]
+        if isinstance(layer, WEIGHTED):
+            return self._through_weights(at, enters, adjoint, series)
+        if series is None:
+            return None
+        if (passed := linear_at(layer, enters)) is not None:
+            return _Series(series.entered, _applied(passed, series.terms))
+        return self._through_function(layer, enters, values[at + 1], adjoint, series)
 
     def _adjoints(self, of_output: Any, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """What enters each layer, and the output; and dL/d of what leaves each layer."""
+        """What enters the module and what leaves each step; and dL/d of what leaves each step."""
         values = [x.detach()]
         with torch.enable_grad():
-            for at, (name, layer) in enumerate(self.layers):
-                if isinstance(layer, WEIGHTED):
-                    y = weigh(layer, values[-1], *self._parameters_of(name))
+            for step in self.steps:
+                inputs = [values[value] for value in step.inputs]
+                if step.layer is None:
+                    y = inputs[0] + inputs[1]
+                elif isinstance(step.layer, WEIGHTED):
+                    y = weigh(step.layer, inputs[0], *self._parameters_of(step.name))
                 else:
-                    y = layer(values[-1])
-                values.append(y.requires_grad_() if at == 0 else y)
-            adjoints = torch.autograd.grad(of_output(values[-1]), values[1:])
+                    y = step.layer(inputs[0])
+                values.append(y if y.requires_grad else y.detach().requires_grad_())
+            adjoints = torch.autograd.grad(of_output(values[-1]), values[1:], materialize_grads=True)
         return [value.detach() for value in values], [adjoint.detach() for adjoint in adjoints]
 
     def _parameters_of(self, layer: str) -> tuple[Tensor, Tensor | None]:
         path = f"{layer}." if layer else ""
         return self.own[f"{path}weight"], self.own.get(f"{path}bias")
 
-    def _through_weights(self, at: int, enters: Tensor, adjoint: Tensor, series: Tensor | None) -> Tensor | None:
+    def _through_weights(self, at: int, enters: Tensor, adjoint: Tensor, series: _Series | None) -> _Series | None:
         """Taylor coefficients (2, A, N, *F) -> (2, A', N, *G), with the subsets that begin here."""
-        name, layer = self.layers[at]
+        name, layer = self.steps[at].name, self.steps[at].layer
+        assert isinstance(layer, WEIGHTED)
         weight, _ = self._parameters_of(name)
+        entered = series.entered if series else ()
         passed: Tensor | None = None
         if series is not None:
-            passed = _applied(lambda h: weigh(layer, h, weight, None), series)
-        begun: list[Tensor] = []
-        before = list(self.entered)
+            passed = _applied(lambda h: weigh(layer, h, weight, None), series.terms)
+        begun: dict[int, Tensor] = {}
         for subset, change in self.changes[at].items():
             first = torch.zeros_like(adjoint)
             if "weight" in change:
@@ -189,16 +206,16 @@ class _Walk:
                 bias = change["bias"]
                 first = first + (bias if isinstance(layer, nn.Linear) else bias.reshape(-1, *[1] * (adjoint.dim() - 2)))
             self.gradient[subset] += float((adjoint * first).sum())
-            if subset in before:
+            if subset in entered:
                 assert passed is not None
-                passed[0, before.index(subset)] += first
+                passed[0, entered.index(subset)] += first
             else:
-                self.entered.append(subset)
-                begun.append(first)
+                begun[subset] = first
         if not begun:
-            return passed
-        new = torch.stack([torch.stack(begun), torch.zeros_like(adjoint).expand(len(begun), *adjoint.shape)])
-        return new if passed is None else torch.cat([passed, new], dim=1)
+            return None if passed is None else _Series(entered, passed)
+        firsts = torch.stack(list(begun.values()))
+        new = torch.stack([firsts, torch.zeros_like(firsts)])
+        return _Series((*entered, *begun), new if passed is None else torch.cat([passed, new], dim=1))
 
     def _change_weight(
         self,
@@ -207,7 +224,7 @@ class _Walk:
         change: Tensor,
         enters: Tensor,
         adjoint: Tensor,
-        series: Tensor | None,
+        series: _Series | None,
         passed: Tensor | None,
     ) -> Tensor:
         """u h; and what u does to the series of the subsets that are on their way already."""
@@ -217,35 +234,35 @@ class _Walk:
             at = enters.detach().requires_grad_()
             first = weigh(layer, at, change, None)
         (pulled,) = torch.autograd.grad(first, at, adjoint)
-        before = self.entered[: series.shape[1]]
-        met = _exact(series[0].flatten(1) @ pulled.flatten())
+        before = list(series.entered)
+        met = _exact(series.terms[0].flatten(1) @ pulled.flatten())
         self.hessian[before, subset] += met
         self.hessian[subset, before] += met
         if subset in before:
             place = before.index(subset)
-            passed[1, place] += weigh(layer, series[0, place], change, None)
-            self.third[subset] += 6 * float((pulled * series[1, place]).sum())
+            passed[1, place] += weigh(layer, series.terms[0, place], change, None)
+            self.third[subset] += 6 * float((pulled * series.terms[1, place]).sum())
         return first.detach()
 
     def _through_function(
-        self, layer: nn.Module, enters: Tensor, leaves: Tensor, adjoint: Tensor, series: Tensor
-    ) -> Tensor:
+        self, layer: nn.Module, enters: Tensor, leaves: Tensor, adjoint: Tensor, series: _Series
+    ) -> _Series:
         """Coefficients of f(z): f' z1, and f' z2 + f'' z1^2 / 2."""
         one, two, three = derivatives_at(layer, enters, leaves)
-        passed = one * series
+        passed = one * series.terms
         if two is None or three is None:
-            return passed
-        z1, z2 = series[0], series[1]
+            return _Series(series.entered, passed)
+        z1, z2 = series.terms[0], series.terms[1]
         square = z1 * z1
         passed[1].addcmul_(square, two, value=0.5)
-        at = torch.tensor(self.entered)
+        at = torch.tensor(series.entered)
         weighed = (z1 * (adjoint * two)).flatten(1)
         self.hessian[at[:, None], at] += _exact(weighed @ z1.flatten(1).T)
         cubes = square.mul_(adjoint * three).flatten(1)
         self.third[at] += _exact(6 * _dot(weighed, z2.flatten(1)) + _dot(cubes, z1.flatten(1)))
-        return passed
+        return _Series(series.entered, passed)
 
-    def _through_loss(self, of_output: Any, y: Tensor, series: Tensor) -> None:
+    def _through_loss(self, of_output: Any, y: Tensor, series: _Series) -> None:
         """What the loss adds, as a function of the output."""
 
         def bent(y1: Tensor) -> Tensor:
@@ -258,10 +275,9 @@ class _Walk:
             found: Tensor = grad(grad(grad(along)))(y.new_zeros(()))
             return found
 
-        at = torch.tensor(self.entered)
-        hessian = vmap(bent)(series[0]).flatten(1) @ series[0].flatten(1).T
-        self.hessian[at[:, None], at] += _exact(hessian)
-        self.third[at] += _exact(vmap(third_along)(series[0], series[1]))
+        at, (y1, y2) = torch.tensor(series.entered), series.terms
+        self.hessian[at[:, None], at] += _exact(vmap(bent)(y1).flatten(1) @ y1.flatten(1).T)
+        self.third[at] += _exact(vmap(third_along)(y1, y2))
 
     def summary(self) -> Summary:
         """Of all samples added."""
@@ -271,6 +287,20 @@ class _Walk:
             hessian=(self.hessian + self.hessian.T) / 2,
             third=self.third,
         )
+
+
+def _added(entering: Sequence[_Series | None]) -> _Series | None:
+    """The sum of series, each of the subsets that it has."""
+    some = [series for series in entering if series is not None]
+    if len(some) < 2:
+        return some[0] if some else None
+    if some[0].entered == some[1].entered:
+        return _Series(some[0].entered, some[0].terms + some[1].terms)
+    entered = tuple(dict.fromkeys(subset for series in some for subset in series.entered))
+    terms = some[0].terms.new_zeros(2, len(entered), *some[0].terms.shape[2:])
+    for series in some:
+        terms[:, [entered.index(subset) for subset in series.entered]] += series.terms
+    return _Series(entered, terms)
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:

@@ -20,15 +20,19 @@ from dni.curvature.taylor_layers import is_known
 
 __all__ = ["Step", "steps_of"]
 
-_SUMS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__)
-_FLATTEN = (torch.flatten, Tensor.flatten)
+_SUMS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__, Tensor.add_)
+_FLATTEN = (torch.flatten, Tensor.flatten, Tensor.view, Tensor.reshape, torch.reshape)
 _AS_LAYERS: Mapping[Any, Callable[[], nn.Module]] = {
     **dict.fromkeys((F.relu, torch.relu, Tensor.relu), nn.ReLU),
     **dict.fromkeys((torch.tanh, Tensor.tanh), nn.Tanh),
     **dict.fromkeys((torch.sigmoid, Tensor.sigmoid), nn.Sigmoid),
-    **{F.elu: nn.ELU, F.gelu: nn.GELU, F.silu: nn.SiLU, F.softplus: nn.Softplus},
+    F.silu: nn.SiLU,
+    F.elu: nn.ELU,
+    F.gelu: nn.GELU,
+    F.softplus: nn.Softplus,
 }
-"""Functions that are known by their layer, where they are given nothing but the input."""
+"""Functions that are known by their layer, where they are given nothing else than its defaults."""
+_DEFAULTS = {"inplace": False, "alpha": 1.0, "approximate": "none"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,28 +56,43 @@ def steps_of(module: nn.Module, few: Tensor | None) -> list[Step]:
     Raises:
         TypeError: a layer is of no known kind, is there twice, or something else is done than adding.
     """
+    for part in module.modules():
+        if is_known(part) and hasattr(part, "inplace"):
+            vars(part)["inplace"] = False  # what enters it is used again
     layers = list(_layers(module))
-    if few is None or all(is_known(layer) for _, layer in layers):
-        _check(layers)
-        return [Step(name=name, layer=layer, inputs=(at,)) for at, (name, layer) in enumerate(layers)]
-    watched = _Watched(few)
-    handles = []
-    for name, part in module.named_modules():
+    if few is None or all(is_known(layer) or not list(layer.children()) for _, layer in layers):
+        return _in_a_row(layers)
+    return _watched(module, few)
+
+
+def _in_a_row(layers: Sequence[tuple[str, nn.Module]]) -> list[Step]:
+    seen: set[int] = set()
+    for name, layer in layers:
+        if not is_known(layer) or id(layer) in seen:
+            raise _refused(f"layer {name!r}, a {type(layer).__name__},")
+        seen.add(id(layer))
+    return [Step(name=name, layer=layer, inputs=(at,)) for at, (name, layer) in enumerate(layers)]
+
+
+def _watched(module: nn.Module, few: Tensor) -> list[Step]:
+    watch, handles = _Watch(few), []
+    for name, part in list(module.named_modules()):
         if is_known(part):
-            vars(part)["inplace"] = False
-        if is_known(part) or not list(part.children()):
-            handles += [part.register_forward_pre_hook(watched.before(name))]
-            handles += [part.register_forward_hook(watched.after(name))]
+            handles += [part.register_forward_pre_hook(watch.enter), part.register_forward_hook(watch.leave(name))]
+        elif not list(part.children()):
+            handles += [part.register_forward_pre_hook(_refuse(name))]
     try:
-        with torch.no_grad(), watched:
+        with torch.no_grad(), watch:
             found = module(few)
+        steps = watch.steps[: watch.place_of(found, "the output")]
+    except _UnknownError as unknown:
+        raise _refused(str(unknown)) from unknown
     finally:
         for handle in handles:
             handle.remove()
-    steps = watched.steps_to(found)
     with torch.no_grad():
-        if not torch.equal(found, module(few)):
-            raise TypeError(f"{type(module).__name__} must not change in place what it uses again.")
+        if not torch.allclose(found, module(few), equal_nan=True):
+            raise _refused("what is added in place to something that is used again")
     return steps
 
 
@@ -86,44 +105,86 @@ def _layers(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Modul
         yield from _layers(child, f"{prefix}.{name}" if prefix else name)
 
 
-def _check(layers: Sequence[tuple[str, nn.Module]]) -> None:
-    seen: set[int] = set()
-    for name, layer in layers:
-        if not is_known(layer) or id(layer) in seen:
-            raise _refused(f"layer {name!r}, a {type(layer).__name__},")
-        seen.add(id(layer))
-        if hasattr(layer, "inplace"):
-            vars(layer)["inplace"] = False  # what enters it is used again
-
-
 def _refused(what: str) -> TypeError:
     return TypeError(
-        f"{what} must be of a kind that Taylor series are known for, without hooks, in evaluation if it is dropout, and "
-        "in the network once. Use summarise(loss_parts(...))."
+        f"{what} must be of a kind that Taylor series are known for, without hooks, in evaluation if it is dropout, "
+        "and there once. Use summarise(loss_parts(...))."
     )
 
 
-class _Watched(TorchFunctionMode):
+class _UnknownError(Exception):
+    """What is unknown. (No TypeError: an operator that raises one is tried the other way round.)"""
+
+
+def _refuse(name: str) -> Callable[[nn.Module, Any], None]:
+    def refuse(layer: nn.Module, _: Any) -> None:
+        raise _UnknownError(f"layer {name!r}, a {type(layer).__name__},")
+
+    return refuse
+
+
+class _Watch(TorchFunctionMode):
     """Writes down the steps of a forward pass."""
 
     def __init__(self, few: Tensor) -> None:
         super().__init__()
         self.steps: list[Step] = []
-        self.values = [few]
+        self._values = [few]
         """Kept alive, so that no two have the same id."""
-        self.place = {id(few): 0}
-        self.seen: set[int] = set()
-        self.within = False
+        self._places = {id(few): 0}
+        self._num_samples = len(few)
+        self._is_within = False
         """A layer is at work."""
 
-    def before(self, name: str) -> Callable[[nn.Module, Any], None]:
-        """A hook for a layer, or for what has no layers in it."""
+    def enter(self, layer: nn.Module, _: Any) -> None:
+        """A hook before a layer."""
+        if any(step.layer is layer for step in self.steps):
+            raise _UnknownError(f"a {type(layer).__name__} that is used twice")
+        self._is_within = True
 
-        def enter(layer: nn.Module, arguments: Any) -> None:
-            known = type(layer)(*()) if False else None  # noqa: F841
-            self.within = True
+    def leave(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        """A hook after a layer."""
 
-        return enter
+        def note(layer: nn.Module, entered: tuple[Tensor, ...], left: Tensor) -> None:
+            self._is_within = False
+            self._note(name, layer, entered, left)
 
-    def after(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        raise NotImplementedError
+        return note
+
+    def place_of(self, value: Any, what: str) -> int:
+        """Which value this is.
+
+        Raises:
+            _UnknownError: it is none that a step made.
+        """
+        if id(value) not in self._places:
+            raise _UnknownError(f"what enters {what} (a {type(value).__name__} that no known step made)")
+        return self._places[id(value)]
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Let a function be called, and note what it was; what is added in place is added elsewhere."""
+        kwargs = kwargs or {}
+        if self._is_within:
+            return func(*args, **kwargs)
+        if func in _SUMS and len(args) == 2 and not kwargs and all(isinstance(each, Tensor) for each in args):
+            found = args[0] + args[1] if args[0].shape == args[1].shape else None
+            return self._note("a sum", None, args, found)
+        found = func(*args, **kwargs)
+        if not isinstance(found, Tensor):
+            return found
+        if func in _FLATTEN and found.dim() == 2 and len(found) == self._num_samples:
+            return self._note(func.__name__, nn.Flatten(), args[:1], found)
+        if func in _AS_LAYERS and len(args) == 1 and all(_DEFAULTS.get(key) == own for key, own in kwargs.items()):
+            return self._note(func.__name__, _AS_LAYERS[func](), args, found)
+        raise _UnknownError(f"{getattr(func, '__name__', func)}, which is called between layers,")
+
+    def _note(self, name: str, layer: nn.Module | None, entered: tuple[Tensor, ...], left: Tensor | None) -> Tensor:
+        if left is None:
+            raise _UnknownError("a sum of tensors of different shapes")
+        inputs = tuple(self.place_of(each, name) for each in entered)
+        self.steps.append(Step(name=name, layer=layer, inputs=inputs))
+        self._values.append(left)
+        self._places[id(left)] = len(self.steps)
+        return left

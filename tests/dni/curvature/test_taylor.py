@@ -122,6 +122,81 @@ def test_deep_network_costs_what_was_promised() -> None:
     assert counted.total < 17 * plain.total
 
 
+class Residuals(nn.Module):
+    """Sums with and without layers on both ways, of equal and of different subsets; and functions between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ELU(inplace=True))
+        self.lower, self.upper = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+        self.left, self.right = nn.Conv2d(2, 3, 1), nn.Conv2d(2, 3, 1, bias=False)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        out = self.upper(torch.tanh(self.lower(h)))
+        out += h
+        h = nn.functional.silu(out)
+        h = torch.add(self.left(h), self.right(h))
+        y: Tensor = self.head(nn.functional.gelu(h).view(len(x), -1))
+        return y + y
+
+
+def test_layers_with_sums_between_them_are_summarised_as_by_the_reference() -> None:
+    module = Residuals().double()
+    x, target, loss = torch.randn(5, 1, 2, 2).double(), torch.randint(3, (5,)), nn.CrossEntropyLoss()
+    u = random_direction(module)
+    for kind in ("tensor", "one", "rows"):
+        partition = PARTITIONS[kind](shapes_of(module))
+        found = summarise_chain(module, loss, x, target, u, partition, samples_at_once=2)
+        expected = summarise(loss_parts(module, loss, x, target), parameters_of(module), u, partition)
+        torch.testing.assert_close(found.gradient, expected.gradient, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(found.hessian, expected.hessian, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(found.third, expected.third, rtol=1e-9, atol=1e-9)
+    assert is_chain(module, x) and not is_chain(module)
+    assert module.stem[1].inplace and not module.lower._forward_hooks
+
+
+class Multiplied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * x
+
+
+class Stale(Multiplied):
+    """What was added to in place is used under its old name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = h = self.layer(x)
+        y += y
+        return y + h
+
+
+class Twice(Multiplied):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(self.layer(x))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (Multiplied(), "mul, which is called between layers"),
+        (Stale(), "in place"),
+        (Twice(), "Linear that is used twice"),
+    ],
+)
+def test_module_that_does_more_than_adding_is_refused(module: nn.Module, reason: str) -> None:
+    partition, u = ParameterPartition.by_tensor(shapes_of(module)), random_direction(module)
+    x = torch.randn(4, 2)
+    assert not is_chain(module, x)
+    with pytest.raises(TypeError, match=reason):
+        summarise_chain(module, nn.MSELoss(), x, x, u, partition)
+
+
 def test_chain_with_a_layer_of_another_kind_is_refused_by_name() -> None:
     module, x, target = mlp()
     assert is_chain(module)
