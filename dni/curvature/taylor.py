@@ -28,7 +28,7 @@ from dni.curvature.loss_parts import Share, check_repeatable, shares_of, twin_of
 from dni.curvature.partition import ParameterPartition
 from dni.curvature.summaries import Summary
 from dni.curvature.taylor_layers import WEIGHTED, derivatives_at, linear_at, weigh
-from dni.curvature.taylor_steps import Step, steps_of
+from dni.curvature.taylor_steps import Step, steps_of, work_out_of_place
 
 __all__ = ["is_chain", "summarise_chain"]
 
@@ -44,11 +44,7 @@ def is_chain(module: nn.Module, x: Tensor | None = None) -> bool:
         x: samples for the module, of which the second kind needs some: what it does is seen in its forward. Without
             them only the first kind is found.
     """
-    try:
-        steps_of(twin_of(module), None if x is None else x[:_NUM_WATCHED])
-    except TypeError:
-        return False
-    return True
+    return _has_steps(module, None) or (x is not None and _has_steps(module, x[:_NUM_WATCHED]))
 
 
 def summarise_chain(
@@ -82,6 +78,7 @@ def summarise_chain(
         ValueError: as `summarise` and `loss_parts`.
     """
     twin = twin_of(module)
+    work_out_of_place(twin)
     steps = steps_of(twin, x[:_NUM_WATCHED])
     own = {name: parameter.detach() for name, parameter in twin.named_parameters()}
     partition.check("the direction", direction)
@@ -91,6 +88,14 @@ def summarise_chain(
     for share in shares_of(twin, loss, x, target, samples_at_once=samples_at_once):
         walk.add(loss, share)
     return walk.summary()
+
+
+def _has_steps(module: nn.Module, few: Tensor | None) -> bool:
+    try:
+        steps_of(module if few is None else twin_of(module), few)
+    except TypeError:
+        return False
+    return True
 
 
 class _Series(NamedTuple):

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dni.curvature.taylor_layers import is_known
+from dni.structure.dependencies import generators_kept
 
-__all__ = ["Step", "steps_of"]
+__all__ = ["Step", "steps_of", "work_out_of_place"]
 
 _SUMS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__, Tensor.add_)
 _FLATTEN = (torch.flatten, Tensor.flatten, Tensor.view, Tensor.reshape, torch.reshape)
@@ -50,19 +51,26 @@ def steps_of(module: nn.Module, few: Tensor | None) -> list[Step]:
     """The steps of a module, the last of which makes its output.
 
     Args:
-        module: a copy that may be run. Its layers no longer work in place.
+        module: one that is no chain is run, so it must be a copy (of which no layer works in place any more).
         few: samples on which one that is no chain is watched. None: it must be a chain.
 
     Raises:
-        TypeError: a layer is of no known kind, is there twice, or something else is done than adding.
+        TypeError: a layer is of no known kind, is there twice or shares a parameter, or something else is done than
+            adding.
     """
+    layers = list(_layers(module))
+    is_row = all(is_known(layer) or not list(layer.children()) for _, layer in layers)
+    steps = _in_a_row(layers) if few is None or is_row else _watched(module, few)
+    if len(list(module.parameters())) < len(list(module.named_parameters(remove_duplicate=False))):
+        raise _refused("a parameter that two layers share")
+    return steps
+
+
+def work_out_of_place(module: nn.Module) -> None:
+    """What enters a layer is used again."""
     for part in module.modules():
         if is_known(part) and hasattr(part, "inplace"):
-            vars(part)["inplace"] = False  # what enters it is used again
-    layers = list(_layers(module))
-    if few is None or all(is_known(layer) or not list(layer.children()) for _, layer in layers):
-        return _in_a_row(layers)
-    return _watched(module, few)
+            vars(part)["inplace"] = False
 
 
 def _in_a_row(layers: Sequence[tuple[str, nn.Module]]) -> list[Step]:
@@ -75,6 +83,7 @@ def _in_a_row(layers: Sequence[tuple[str, nn.Module]]) -> list[Step]:
 
 
 def _watched(module: nn.Module, few: Tensor) -> list[Step]:
+    work_out_of_place(module)
     watch, handles = _Watch(few), []
     for name, part in list(module.named_modules()):
         if is_known(part):
@@ -82,7 +91,7 @@ def _watched(module: nn.Module, few: Tensor) -> list[Step]:
         elif not list(part.children()):
             handles += [part.register_forward_pre_hook(_refuse(name))]
     try:
-        with torch.no_grad(), watch:
+        with generators_kept(module, few), torch.no_grad(), watch:
             found = module(few)
         steps = watch.steps[: watch.place_of(found, "the output")]
     except _UnknownError as unknown:
@@ -90,7 +99,7 @@ def _watched(module: nn.Module, few: Tensor) -> list[Step]:
     finally:
         for handle in handles:
             handle.remove()
-    with torch.no_grad():
+    with generators_kept(module, few), torch.no_grad():
         if not torch.allclose(found, module(few), equal_nan=True):
             raise _refused("what is added in place to something that is used again")
     return steps

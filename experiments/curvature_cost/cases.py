@@ -20,7 +20,9 @@ class Case:
     samples_at_once: int | None
     schemes: tuple[str, ...] = _ALL
     most_rounds: int = 100
-    """Of a case that takes long."""
+    """Fewer for a case that takes long."""
+    plain_passes: int = 3
+    """Before a scheme's turn, and as many after it."""
 
 
 COMPARED = (
@@ -32,15 +34,14 @@ COMPARED = (
 )
 """The paper's scheme takes 8 minutes a round for the whole batch of VGG-11' and 3 for that of the MLP, so there it is
 compared on some of the samples."""
-LARGE = (
-    Case(network="mlp", num_samples=BATCH, samples_at_once=50, schemes=("fast",), most_rounds=2),
-    Case(network="mlp", num_samples=BATCH, samples_at_once=250, schemes=("fast",), most_rounds=2),
-    Case(network="resnet", num_samples=BATCH, samples_at_once=50, schemes=("fast",), most_rounds=2),
-    Case(network="vgg", num_samples=BATCH, samples_at_once=50, schemes=("fast",), most_rounds=1),
+LARGE = tuple(
+    Case(network=network, num_samples=BATCH, samples_at_once=50, schemes=("fast",), most_rounds=rounds, plain_passes=1)
+    for network, rounds in (("mlp", 2), ("resnet", 2), ("vgg", 1))
 )
 """The fast path alone on the whole batch."""
 FULL = tuple(
-    Case(network=network, num_samples=BATCH, samples_at_once=50, most_rounds=3) for network in ("vgg", "mlp", "resnet")
+    Case(network=network, num_samples=BATCH, samples_at_once=50, most_rounds=3, plain_passes=1)
+    for network in ("vgg", "mlp", "resnet")
 )
 """All schemes on the whole batch."""
 MEMORY = (

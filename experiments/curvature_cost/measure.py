@@ -18,8 +18,6 @@ from experiments.datasets import cifar10_subset
 
 __all__ = ["difference", "peak_gib", "problem_of", "timed"]
 
-_PLAIN_PASSES = 3
-"""Before a scheme's turn, and as many after it."""
 _FEW = 2
 """Samples of the turn that is not counted."""
 
@@ -47,9 +45,9 @@ def timed(case: Case, *, rounds: int) -> list[dict[str, Any]]:
     plain_pass(problem)
     for number in range(min(rounds, case.most_rounds)):
         for scheme in sorted(case.schemes, reverse=number % 2 == 1):
-            before = [_seconds(lambda: plain_pass(problem))[0] for _ in range(_PLAIN_PASSES)]
+            before = [_seconds(lambda: plain_pass(problem))[0] for _ in range(case.plain_passes)]
             took_s, found[scheme] = _seconds(lambda own=scheme: SCHEMES[own](problem, case.samples_at_once))  # type: ignore[misc]
-            after = [_seconds(lambda: plain_pass(problem))[0] for _ in range(_PLAIN_PASSES)]
+            after = [_seconds(lambda: plain_pass(problem))[0] for _ in range(case.plain_passes)]
             plain_s += [*before, *after]
             ratios[scheme].append(took_s / median([*before, *after]))
     first = found[case.schemes[0]]

@@ -181,9 +181,28 @@ class Twice(Multiplied):
         return y
 
 
+class Drawn(Multiplied):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + torch.rand_like(x)
+
+
+class Tied(Multiplied):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(2, 2)
+        self.other.weight = self.layer.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.other(self.layer(x))
+        return y
+
+
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
+        (Drawn(), "rand_like, which is called between layers"),
+        (Tied(), "a parameter that two layers share"),
+        (nn.Sequential(Multiplied(), nn.Softmax(1)), "mul"),
         (Multiplied(), "mul, which is called between layers"),
         (Stale(), "in place"),
         (Twice(), "Linear that is used twice"),
@@ -191,8 +210,9 @@ class Twice(Multiplied):
 )
 def test_module_that_does_more_than_adding_is_refused(module: nn.Module, reason: str) -> None:
     partition, u = ParameterPartition.by_tensor(shapes_of(module)), random_direction(module)
-    x = torch.randn(4, 2)
+    x, before = torch.randn(4, 2), torch.random.get_rng_state()
     assert not is_chain(module, x)
+    assert torch.equal(torch.random.get_rng_state(), before)
     with pytest.raises(TypeError, match=reason):
         summarise_chain(module, nn.MSELoss(), x, x, u, partition)
 
