@@ -43,7 +43,7 @@ FULL = tuple(
     Case(network=network, num_samples=BATCH, samples_at_once=50, most_rounds=3, plain_passes=1)
     for network in ("vgg", "mlp", "resnet")
 )
-"""All schemes on the whole batch."""
+"""All schemes on the whole batch; what `LARGE` gives of the fast one stands in the same row of the table."""
 MEMORY = (
     *COMPARED,
     Case(network="vgg", num_samples=100, samples_at_once=None, schemes=("fast",)),

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import tyro
 
-from experiments.curvature_cost.cases import COMPARED, FULL, LARGE, MEMORY, Case
+from experiments.curvature_cost.cases import COMPARED, FULL, MEMORY, Case
 from experiments.curvature_cost.networks import NETWORKS
 from experiments.machine import described
 from experiments.readme import rebuild, report
@@ -53,7 +53,7 @@ def render(lines: Lines) -> dict[str, str]:
 
 def wrong_in(lines: Lines) -> Iterator[str]:
     """Targets that are missed."""
-    for case in (*COMPARED, *LARGE, *FULL):
+    for case in (*COMPARED, *FULL):
         found = _of(lines, "time", case)
         fast = _passes(found.get("fast"))
         title = f"{NETWORKS[case.network].title}, {case.num_samples} samples, {case.samples_at_once} at once"
@@ -105,7 +105,7 @@ def _times(lines: Lines) -> Iterator[str]:
         "plain pass, s | largest difference |"
     )
     yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
-    for case in (*COMPARED, *LARGE, *FULL):
+    for case in (*COMPARED, *FULL):
         found = _of(lines, "time", case)
         paper, fast = _passes(found.get("paper")), _passes(found.get("fast"))
         any_line = next(iter(found.values()), None)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.curvature_cost import measure, table
-from experiments.curvature_cost.cases import COMPARED, LARGE, Case
+from experiments.curvature_cost.cases import COMPARED, FULL, Case
 from experiments.curvature_cost.networks import NETWORKS, initialised
 from experiments.curvature_cost.schemes import SCHEMES, Problem
 from tests.experiments.checks import check
@@ -60,7 +60,7 @@ def test_check_names_targets_that_are_missed(tmp_path: Path, capsys: pytest.Capt
     assert table.main(folder=tmp_path) == 0
     text = (tmp_path / "README.md").read_text()
     assert "| 10.0 (9.0 to 11.0; 3) | not run | 8.0 (8.0 to 8.0; 1) | 1.25 | 0.200 | 2e-03 |" in text
-    assert text.count("not run |") > len(LARGE)
+    assert text.count("not run |") > len(FULL)
     assert check(table, tmp_path, capsys) == [
         "LeNet, tanh, 1000 samples, None at once: 8.0 plain passes, at most 6 are aimed at",
         "LeNet, tanh, 1000 samples, None at once: 1.25 times cheaper than the paper's scheme, at least 1.5 is aimed at",
