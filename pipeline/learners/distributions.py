@@ -23,7 +23,7 @@ class DistributionMeter:
     Args:
         module: the stage's module; all that learns in it is shown.
         names: global name of every entry of the module's state dict.
-        recorder: takes the histograms down, as `weights/NAME`, `gradients/NAME` and `outputs/h`.
+        recorder: takes the histograms down, as `weights/NAME`, `weight_gradients/NAME` and `outputs/h`.
         every: one in so many updates is shown; 0: none.
     """
 
@@ -54,7 +54,7 @@ class DistributionMeter:
             nonlocal heard
             heard = True
             for name, gradient in gradients.items():
-                self._recorder.distribution(f"gradients/{name}", at, gradient)
+                self._recorder.distribution(f"weight_gradients/{name}", at, gradient)
             if listener is not None:
                 listener(at, gradients)
 

@@ -6,12 +6,14 @@ TensorBoard's HParams tab has a row for each run: its settings from the beginnin
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
+from pipeline.configuration.config import Config
 from pipeline.configuration.prepared import Prepared
 
 __all__ = ["Ending", "Setting", "ended", "results_of", "settings_of", "started"]
@@ -25,6 +27,10 @@ _STATUS = {
     "failed": api_pb2.STATUS_FAILURE,
 }
 """TensorBoard knows no interruption; a run that goes on has a status of its own."""
+_WHERE_CHOSEN = (
+    *("stash", "correction", "blocks", "participation", "update_probability", "events", "weight_decay", "clip_norm"),
+    *("max_staleness", "queue", "send_every", "prefer", "rate_rule"),
+)
 _LONGEST = 60
 """Characters of a setting."""
 
@@ -32,44 +38,38 @@ _LONGEST = 60
 def settings_of(prepared: Prepared) -> dict[str, Setting]:
     """What distinguishes a run from others, flat: numbers where there is one, else a few words.
 
-    Settings that have no effect on this run are left out, such as a delay with arrival ready.
+    Some settings are always there, others where they are not the default; what has no effect is left out, such as a
+    delay with arrival ready.
     """
     config = prepared.config
-    one_per_stage = config.optimizer if isinstance(config.optimizer, tuple) else (config.optimizer,)
-    rates = [_rate_of(optimizer) for optimizer in one_per_stage]
+    optimizers = _tuple(config.optimizer)
     fixed = config.arrival == "fixed"
     found: dict[str, Any] = {
+        "executor": config.executor,
+        "stages": prepared.num_stages,
         "source": _listed([type(source).__name__ for source in prepared.sources[:-1]]),
         "sync": config.sync,
-        "optimizer": _listed([_name_of(optimizer) for optimizer in one_per_stage]),
-        "lr": None if None in rates else _listed(rates),
-        "schedule": _listed([type(each).__name__ for each in _tuple(config.schedule)]),
-        "stages": prepared.num_stages,
-        "delay" if fixed else "max_in_flight": _listed(config.delay if fixed else config.max_in_flight),
+        "optimizer": _listed([_name_of(optimizer) for optimizer in optimizers]),
+        "lr": _listed([_rate_of(optimizer) for optimizer in optimizers]),
         "arrival": config.arrival,
-        "executor": config.executor,
-        "stash": config.stash,
-        "correction": config.correction,
+        "delay" if fixed else "max_in_flight": _listed(config.delay if fixed else config.max_in_flight),
         "cadence": _listed(config.cadence),
-        "blocks": len(config.blocks),
-        "participation": config.participation,
-        "update_probability": _listed(config.update_probability),
-        "events": len(config.events),
-        "weight_decay": config.weight_decay,
-        "clip_norm": config.clip_norm,
         "steps": config.steps,
         "seed": config.seed,
     }
     if prepared.num_stages == 1:
-        for name in ("source", "delay", "max_in_flight"):
-            found.pop(name, None)
+        found = {name: found[name] for name in found.keys() - {"source", "sync", "arrival", "delay", "max_in_flight"}}
+    defaults = Config.__dataclass_fields__
+    for name in _WHERE_CHOSEN:
+        if repr(value := getattr(config, name)) != repr(defaults[name].default):
+            found[name] = len(value) if name in ("blocks", "events") else _listed(_tuple(value))
     return {name: _short(value) for name, value in found.items() if value is not None}
 
 
 def results_of(summary: Mapping[str, Any]) -> dict[str, float]:
     """The results of a run by tag, from the content of its summary.json; what has no number is left out."""
     staleness = [stage["staleness_mean"] for stage in summary["stages"] if stage["staleness_mean"] is not None]
-    found = {name: summary[name] for name in ("train_loss", "test_loss", "test_accuracy", "samples_per_s", "wall_s")}
+    found = {name: summary[name] for name in ("train_loss", "test_loss", "test_accuracy", "samples_per_s")}
     found["staleness"] = sum(staleness) / len(staleness) if staleness else None
     return {f"result/{name}": float(value) for name, value in found.items() if value is not None}
 
@@ -114,13 +114,18 @@ def _tuple(value: Any) -> tuple[Any, ...]:
 
 
 def _listed(values: Any) -> Any:
-    """The one value if all are alike, else all of them."""
+    """The one value if all are alike, else all of them in words; None for none."""
     values = list(values)
-    return values[0] if len(set(values)) == 1 else ", ".join(map(str, values))
+    return values[0] if len(set(map(repr, values))) == 1 else ", ".join(map(str, map(_short, values))) or None
 
 
 def _short(value: Any) -> Setting:
+    """A number as it is, a policy as its name and what is not its default: `Every 5`."""
     if isinstance(value, bool | int | float):
         return value
     text = str(value)
+    if is_dataclass(value):
+        chosen = [(each, getattr(value, each.name)) for each in fields(value)]
+        words = [str(own) for each, own in chosen if repr(own) != repr(each.default)]
+        text = " ".join([type(value).__name__, *words])
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

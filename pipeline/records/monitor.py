@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import torch
 
 from pipeline.configuration.conditions import Conditions
-from pipeline.records.board import Board
+from pipeline.records.board import Board, board_of
 from pipeline.records.order import OrderFile
 from pipeline.records.tags import tag_of
 from pipeline.stages.histogram import binned
@@ -111,7 +111,7 @@ class StageMonitor:
             self._recorder.write_order(self._order.add)
             self._metrics = _open(folder / "metrics" / f"stage-{stage.index}.jsonl", since=since)
             self._trace = _open(folder / "trace" / f"stage-{stage.index}.jsonl", since=since)
-            self._board = Board(folder, f"stage-{stage.index}", since=since)
+            self._board = Board(folder, board_of(stage.index), since=since)
 
     def look(self) -> bool:
         """Take down what there is if an interval is over; True if it was."""

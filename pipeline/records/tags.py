@@ -82,7 +82,7 @@ _MEANINGS = {
     "representation": "What the stage's output says of the input and the label, found by a probe of the checkpoints.",
     "landscape": "The loss around the weights, found by a probe of the run's checkpoints.",
     "weights": "The entries of a parameter after an update.",
-    "gradients": "The entries of a gradient as an update averages it, before it is clipped.",
+    "weight_gradients": "The entries of a gradient as an update averages it, before it is clipped.",
     "outputs": "What the stage sends to the next one, for the first microbatch after an update.",
     "result": "The run as it ended; the HParams tab compares runs by these.",
     "result/staleness": "Staleness of the average stage.",

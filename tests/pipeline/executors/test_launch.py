@@ -88,7 +88,7 @@ def test_train_runs_the_main_job_in_four_processes_and_leaves_a_whole_run_folder
     assert "tensorboard --logdir" in ended.stdout
     for index in range(4):
         assert (folder / "metrics" / f"stage-{index}.jsonl").read_text()
-        assert list((folder / "tensorboard" / f"stage-{index}").iterdir())
+        assert list((folder / "tensorboard" / f"stage-{index:02}").iterdir())
         lines = (folder / "trace" / f"stage-{index}.jsonl").read_text().splitlines()
         events = [json.loads(line)["event"] for line in lines]
         assert events[0] == f"{index}F0" and f"{index}B59" in events

@@ -49,7 +49,7 @@ def test_every_update_of_the_matrices_of_a_stage_is_measured(tmp_path: Path) -> 
         assert found.keys() == {f"{measure}/{name}" for measure in MEASURES}
         assert {len(values) for values in found.values()} == {STEPS // 2}, "an update every other step"
         assert all(0 < value < 10 for values in found.values() for value in values.values())
-        events = EventAccumulator(str(tmp_path / "tensorboard" / f"stage-{stage}")).Reload()
+        events = EventAccumulator(str(tmp_path / "tensorboard" / f"stage-{stage:02}")).Reload()
         assert set(found) <= set(events.Tags()["scalars"])
 
 
