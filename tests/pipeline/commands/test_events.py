@@ -155,7 +155,7 @@ def test_train_writes_down_what_happened_and_the_export_is_the_network_it_has_be
     assert [value for _, value in _scalars(middle, "density/3.weight")] == pytest.approx([0.75, 0.8, 0.6])
     assert _scalars(bottom, "structure/parameters") == [(0, 56.0), (4, 35.0)]
     assert _scalars(bottom, "structure/mflop_per_sample")[-1] == (4, pytest.approx(2 * 4 * 5 / 1e6))
-    assert "alpha/widen top" in top.Tags()["scalars"]
+    assert "structure/gate/widen top" in top.Tags()["scalars"]
     (texts,) = [tag for tag in middle.Tags()["tensors"] if "structure/changes" in tag]
     assert [each.step for each in middle.Tensors(texts)] == [4, 8, 9, 14]
     assert "2C16" in (run / "trace" / "stage-2.jsonl").read_text()

@@ -84,10 +84,10 @@ def test_tensorboard_has_every_scalar_under_a_readable_name(tmp_path: Path) -> N
         monitor.close()
     below, above = (_scalars(tmp_path / "tensorboard" / f"stage-{index:02}") for index in range(2))
     assert set(below) == {
-        *("loss/source", "cosine_at_sync/activations", "cosine_at_sync/parameters"),
-        *("norm_ratio_at_sync/activations", "norm_ratio_at_sync/parameters"),
-        *("projection_at_sync/activations", "projection_at_sync/parameters"),
-        *("relative_error_at_sync/activations", "relative_error_at_sync/parameters"),
+        *("source/loss", "sync/cosine/activations", "sync/cosine/parameters"),
+        *("sync/norm_ratio/activations", "sync/norm_ratio/parameters"),
+        *("sync/projection/activations", "sync/projection/parameters"),
+        *("sync/relative_error/activations", "sync/relative_error/parameters"),
         *("pipeline/staleness", "pipeline/samples_per_s"),
         *("pipeline/fresh", "pipeline/waiting", "pipeline/dropped"),
     }
