@@ -85,9 +85,10 @@ _MEANINGS = {
     "weight_gradients": "The entries of a gradient as an update averages it, before it is clipped.",
     "outputs": "What the stage sends to the next one, for the first microbatch after an update.",
     "result": "The run as it ended; the HParams tab compares runs by these.",
-    "result/staleness": "Staleness of the average stage.",
     "timeline": "What the stages did at the same time; trace.json has all of it.",
     "time": "Where the time of each stage went.",
+    "run/samples_per_s": "Training samples of the whole run per second.",
+    "run/staleness": "Mean staleness of a stage, averaged over the stages.",
     "run": "The run as a whole: its settings, its plan, and when it was started and stopped.",
 }
 """By family, or by family and quantity: a sentence."""

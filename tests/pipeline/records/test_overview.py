@@ -60,10 +60,10 @@ def test_a_run_is_one_row_of_settings_and_results(tmp_path: Path) -> None:
     assert "stash" not in settings, "the default"
     results = boards.scalars("run")
     assert set(results) == {
-        f"result/{name}" for name in ("train_loss", "test_loss", "test_accuracy", "samples_per_s", "staleness")
+        *("result/train_loss", "result/test_loss", "result/test_accuracy", "run/samples_per_s", "run/staleness")
     }
     assert results["result/test_loss"] == [(STEPS, pytest.approx(result.summary["test_loss"]))]
-    assert results["result/staleness"][0][1] == pytest.approx(result.summary["stages"][0]["staleness_mean"])
+    assert results["run/staleness"][0][1] == pytest.approx(result.summary["stages"][0]["staleness_mean"])
     (shown,) = boards.texts("run", "run/settings")
     assert "| sync | Every(" in shown[1] and "| seed | 0 |" in shown[1]
 
