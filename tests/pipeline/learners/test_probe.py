@@ -191,8 +191,8 @@ def test_every_evaluation_leaves_a_line_of_metrics_and_points_in_tensorboard(tmp
     probed = [line for line in lines if "probe_cosine" in line]
     assert [line["step"] for line in probed] == [5, 10, 14]
     assert all("probe_parameter_direction_bias" in line for line in probed)
-    events = EventAccumulator(str(tmp_path / "tensorboard" / "stage-1")).Reload()
-    assert [event.step for event in events.Scalars("probe/parameter_cosine")] == [5, 10, 14]
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "stage-01")).Reload()
+    assert [event.step for event in events.Scalars("probe/cosine/parameters")] == [5, 10, 14]
 
 
 def test_a_run_with_probes_is_replayed_bit_for_bit(ranks: Ranks, tmp_path: Path) -> None:
