@@ -29,6 +29,7 @@ from dni import (
     RateRule,
     ReceivedInput,
     Schedule,
+    StageCurvature,
     SyncPolicy,
     TrueGradient,
     UpdateProbability,
@@ -226,6 +227,10 @@ class Config:
     measure_updates_every: int = 0
     """One in this many updates of a stage also measures how far it moves each weight: for its norm, as an angle, and
     both norms, of gradient and weight; 0: never."""
+    curvature: tyro.conf.Suppress[StageCurvature | tuple[StageCurvature | None, ...] | None] = None
+    """How the loss that a stage sees, by its source, curves along its updates, subset by subset of its parameters, as
+    StageCurvature(by="tensor"): reported, or with acts=True the updates are scaled by the rates that follow. In
+    virtual time it takes none. One for all stages, or one per stage, None for none."""
 
     @property
     def syncs(self) -> bool:

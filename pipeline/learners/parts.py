@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dni import Masks, Pace, Piece
+from pipeline.learners.curvature import CurvatureMeter
 from pipeline.learners.idle import IdleLayers
 from pipeline.learners.late_weights import LateWeights
 from pipeline.learners.movement import MovementMeter
@@ -42,6 +43,8 @@ class Parts:
     """Leaves out what does not learn at a step."""
     movement: MovementMeter
     """Measures updates."""
+    curvature: CurvatureMeter
+    """Measures how the loss curves along updates, and scales them by that if it is to."""
 
 
 class MakeParts(Protocol):
