@@ -15,6 +15,7 @@ from dni import (
     Constant,
     GradientSource,
     LossGradient,
+    NoDerivativesError,
     Signal,
     StageBatch,
     StageCurvature,
@@ -28,6 +29,7 @@ from pipeline.data.feed import Batch
 from pipeline.errors import ConfigurationError
 from pipeline.learners.carrying import Carrying
 from pipeline.learners.curvature import subsets_of
+from pipeline.learners.naming import Naming
 from pipeline.randomness.keyed import generator, undisturbed
 
 __all__ = ["check_curvature", "describe_curvature"]
@@ -59,7 +61,7 @@ def check_curvature(config: Config, cut: Partition, sources: Sequence[GradientSo
         for index, (module, own) in enumerate(zip(cut.stages, chosen, strict=True)):
             stage = copy.deepcopy(module).cpu().train()
             if own is not None and any(p.requires_grad for p in stage.parameters()):
-                _check_smooth(stage, index)
+                _check_smooth(stage, index, Naming(cut.prefixes[index]))
             batch = StageBatch(x=h, signal=Signal(step=0, target=few))
             with torch.no_grad():
                 h = copy.deepcopy(stage)(map_members(torch.clone, h))
@@ -136,7 +138,7 @@ def _check_subsets(cut: Partition, chosen: Sequence[StageCurvature | None]) -> N
             raise ConfigurationError(f"curvature of stage {index}: {error}") from error
 
 
-def _check_smooth(stage: nn.Module, index: int) -> None:
+def _check_smooth(stage: nn.Module, index: int, naming: Naming) -> None:
     """Refuse layers of which a microbatch makes another function at each forward, or of other samples.
 
     Raises:
@@ -152,7 +154,7 @@ def _check_smooth(stage: nn.Module, index: int) -> None:
             why = "carries state from one microbatch to the next"
         if why is not None:
             raise ConfigurationError(
-                f"curvature of stage {index}: its layer {name or type(part).__name__}, a {type(part).__name__}, {why}, "
+                f"curvature of stage {index}: its layer {naming.full(name)}, a {type(part).__name__}, {why}, "
                 "so there is no one loss to be differentiated. Leave the stage out (curvature takes one entry per "
                 "stage, None for none), or use a layer that works on each sample by itself, as GroupNorm."
             )
@@ -177,6 +179,8 @@ def _try(
         raise ConfigurationError(f"curvature of stage {index}: {where}: {error}") from error
     try:
         summarise_stage(stage, source, [batch], direction, partition)
+    except NoDerivativesError:
+        pass  # at this point: elsewhere it may have some
     except Exception as error:
         raise ConfigurationError(
             f"curvature of stage {index}: its loss must have three derivatives, but a summary on {_NUM_TRIED} samples "
