@@ -9,10 +9,12 @@ from dni.cadences.pace import Draw, Foreseen, Pace
 from dni.cadences.rate_rule import RateRule, rate_factor
 from dni.cadences.selectors import Channels, Columns, Heads, Layer, Parameter, Quadrants, Rows, Slice
 from dni.curvature.cubic import NoRatesError
-from dni.curvature.loss_parts import Loss, loss_parts
+from dni.curvature.loss_parts import Loss, NoDerivativesError, loss_parts
 from dni.curvature.partition import ParameterPartition
+from dni.curvature.rate_memory import CurvatureSettings, RateMemory
 from dni.curvature.rates import cubic_rates, diagonal_rates, newton_rates, pseudo_inverse_rates
-from dni.curvature.second_order import CurvatureRates, CurvatureSettings, Summarise
+from dni.curvature.second_order import CurvatureRates, Summarise
+from dni.curvature.stage import StageBatch, StageCurvature, Subsets, summarise_stage
 from dni.curvature.summaries import Summary, derivatives_along, summarise, summary_tensor
 from dni.curvature.taylor import is_chain, summarise_chain
 from dni.events.action import Action
@@ -130,6 +132,7 @@ from dni.sources.direct_feedback import DirectFeedbackAlignment
 from dni.sources.exact import LossGradient, TrueGradient
 from dni.sources.feedback import FeedbackMode, convert_to_feedback_alignment
 from dni.sources.heads import ConvolutionalHead, Head, LinearHead, MLPHead
+from dni.sources.implied import ImpliesLoss, field_loss, implied_loss
 from dni.sources.kickback import Kickback
 from dni.sources.local_loss import LocalLoss
 from dni.sources.loss import SummedLoss, sum_over_samples
@@ -250,6 +253,7 @@ __all__ = [
     "Heads",
     "Hidden",
     "Implied",
+    "ImpliesLoss",
     "InCycles",
     "InTurn",
     "InputMLP",
@@ -294,6 +298,7 @@ __all__ = [
     "NetworkLoss",
     "Never",
     "NewUnits",
+    "NoDerivativesError",
     "NoGradient",
     "NoRatesError",
     "NoiseScale",
@@ -327,6 +332,7 @@ __all__ = [
     "RandomLayers",
     "Rank",
     "Ranks",
+    "RateMemory",
     "RateRule",
     "ReDo",
     "ReceivedInput",
@@ -360,8 +366,11 @@ __all__ = [
     "Span",
     "SparseTraining",
     "SpectralDensity",
+    "StageBatch",
+    "StageCurvature",
     "StageView",
     "Steps",
+    "Subsets",
     "Sum",
     "Summarise",
     "Summary",
@@ -437,6 +446,7 @@ __all__ = [
     "estimate_diagonal",
     "estimate_trace",
     "extend_kernel_change",
+    "field_loss",
     "filter_normalized",
     "fit_",
     "fit_gates_",
@@ -457,6 +467,7 @@ __all__ = [
     "hessian_operator",
     "identity_convolution",
     "identity_linear",
+    "implied_loss",
     "input_alignment",
     "is_chain",
     "kept_after",
@@ -523,6 +534,7 @@ __all__ = [
     "sum_over_samples",
     "summarise",
     "summarise_chain",
+    "summarise_stage",
     "summary_tensor",
     "translate",
     "unbiased_hsic",

@@ -24,13 +24,14 @@ FORBIDDEN_IN_DNI = (
 )
 FORBIDDEN_CALLS_IN_DNI = ("open", "print", "input", "torch.save", "torch.load", "torch.set_num_threads")
 USERS_OF_DNI = {
-    "configuration": ("blocks", "config", "methods", "plan", "prepared", "quickstart", "run", "timeline"),
+    "configuration": ("blocks", "config", "curvature", "methods", "plan", "prepared", "quickstart", "run", "timeline"),
     "learners": (
         *(
             "agenda",
             "body",
             "boundary",
             "carrying",
+            "curvature",
             "decay",
             "flops",
             "held_masks",

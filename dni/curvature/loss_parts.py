@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dni.members import Members, as_tuple, map_members, num_samples
 from dni.structure.dependencies import bare_copy
 
-__all__ = ["Loss", "Share", "check_repeatable", "loss_parts", "shares_of", "twin_of"]
+__all__ = ["Loss", "NoDerivativesError", "Share", "check_repeatable", "loss_parts", "shares_of", "twin_of"]
 
 Loss: TypeAlias = Callable[[Mapping[str, Tensor]], Tensor]
 """Parameters by name -> a scalar: the loss, or one of the parts that add up to it."""
@@ -29,6 +29,10 @@ _NUM_TRIED = 8
 """Samples on which it is tried whether a loss repeats itself, and how it is averaged."""
 _TOLERANCE = 1e-5
 """Relative; of sums in another order in float32."""
+
+
+class NoDerivativesError(ValueError):
+    """The loss or a derivative of it is not finite here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,7 @@ def check_repeatable(module: nn.Module, loss: Any, x: Members, target: Tensor | 
     if one.dim():
         raise ValueError(f"the loss must be a scalar, got {tuple(one.shape)}. Use one that is a mean or a sum.")
     if not bool(one.isfinite()):
-        raise ValueError(f"the loss must be finite to have derivatives, got {one.item()}.")
+        raise NoDerivativesError(f"the loss must be finite to have derivatives, got {one.item()}.")
     if bool((one - other).abs() > _TOLERANCE * one.abs()):
         raise ValueError(
             f"the loss must be the same at every evaluation, got {one.item()} and then {other.item()} for the same "

@@ -2,55 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dni.curvature.cubic import NoRatesError
 from dni.curvature.partition import ParameterPartition
-from dni.curvature.rates import cubic_rates
+from dni.curvature.rate_memory import CurvatureSettings, RateMemory
 from dni.curvature.summaries import Summary
 
-__all__ = ["CurvatureRates", "CurvatureSettings", "Summarise"]
+__all__ = ["CurvatureRates", "Summarise"]
 
 Summarise: TypeAlias = Callable[[Mapping[str, Tensor]], Summary]
 """A direction by name -> the loss along it, at the parameters as they are. Called only when new rates are due."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurvatureSettings:
-    """When rates are found anew, from what, and within which bounds they are used."""
-
-    rule: Callable[[Summary], Tensor] = cubic_rates
-    """Summary -> rates, (S,), as `partial(cubic_rates, strength=10.0)`."""
-    period: int = 10
-    """Steps from one summary to the next."""
-    factor: float = 0.3
-    """Of all rates; the paper's "damping", lambda_1."""
-    summary_memory: float = 0.0
-    """Share, in [0, 1), of the old average in that of the summaries."""
-    rate_memory: float = 0.5
-    """Share, in [0, 1), of the old average in that of the rates, before they are bounded."""
-    floor: float = 0.0
-    """Least rate used. At 0 no subset goes against what its optimiser proposes."""
-    ceiling: float = math.inf
-    """Greatest rate used."""
-
-    def __post_init__(self) -> None:
-        if self.period < 1:
-            raise ValueError(f"the period must be at least one step, got {self.period}.")
-        if not self.factor > 0:
-            raise ValueError(f"the factor of the rates must be above 0, got {self.factor}.")
-        for what, share in (("summary_memory", self.summary_memory), ("rate_memory", self.rate_memory)):
-            if not 0 <= share < 1:
-                raise ValueError(f"{what} is the share of the old average, in [0, 1), got {share}.")
-        if not self.floor <= self.ceiling:
-            raise ValueError(f"the floor of the rates must not be above the ceiling, got {self.floor}, {self.ceiling}.")
 
 
 class CurvatureRates:
@@ -92,10 +58,8 @@ class CurvatureRates:
         self.partition = partition
         self.settings = settings or CurvatureSettings()
         self._parameters = dict(parameters)
-        self._num_steps = self._num_summaries = self._num_unsolved = 0
-        self._summary: Summary | None = None
-        self._rates = torch.zeros(partition.num_subsets, dtype=torch.float64)
-        self._has_rates = torch.zeros(partition.num_subsets, dtype=torch.bool)
+        self._num_steps = 0
+        self._memory = RateMemory(partition.names, self.settings)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -105,7 +69,7 @@ class CurvatureRates:
     @property
     def rates(self) -> Tensor:
         """What scales the next step: bounded, and with the factor, (S,)."""
-        return self.settings.factor * self._rates.clamp(self.settings.floor, self.settings.ceiling)
+        return self._memory.rates
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As an optimiser's."""
@@ -115,8 +79,8 @@ class CurvatureRates:
         """Steps taken, summaries made, and how many of those gave no rates."""
         return {
             "num_steps": self._num_steps,
-            "num_summaries": self._num_summaries,
-            "num_unsolved": self._num_unsolved,
+            "num_summaries": self._memory.num_summaries,
+            "num_unsolved": self._memory.num_unsolved,
         }
 
     @torch.no_grad()
@@ -138,59 +102,27 @@ class CurvatureRates:
         if self._num_steps % self.settings.period == 0:
             with torch.enable_grad():
                 summary = summarise(direction)
-            self._learn(summary, still=self.partition.still(direction))
+            self._memory.learn(summary, still=self.partition.still(direction))
         self._num_steps += 1
         for name, rate in self.partition.spread(self.rates).items():
             own = self._parameters[name]
             own.sub_(rate.to(own) * direction[name])
 
-    def _learn(self, new: Summary, *, still: list[int]) -> None:
-        """Rates of the subsets that move. One that stands still keeps its own."""
-        settings = self.settings
-        self._num_summaries += 1
-        self._summary = new if self._summary is None else new.mixed(self._summary, settings.summary_memory)
-        moving = [index for index in range(len(new.names)) if index not in still]
-        if not moving:
-            return
-        try:
-            found = settings.rule(self._summary.of(moving))
-        except NoRatesError:  # of this step's curvature; the old rates go on
-            self._num_unsolved += 1
-            return
-        at = torch.tensor(moving)
-        old = torch.where(self._has_rates[at], self._rates[at], found)
-        self._rates[at] = torch.lerp(found, old, settings.rate_memory)
-        self._has_rates[at] = True
-
     def state_dict(self) -> dict[str, Any]:
         """All that a later step depends on, in tensors and plain values."""
-        summary = self._summary
-        return {
-            "inner": self.inner.state_dict(),
-            "rates": self._rates.clone(),
-            "has_rates": self._has_rates.clone(),
-            "num_steps": self._num_steps,
-            "num_summaries": self._num_summaries,
-            "num_unsolved": self._num_unsolved,
-            "summary": None if summary is None else (summary.gradient, summary.hessian, summary.third),
-        }
+        return {**self._memory.state_dict(), "inner": self.inner.state_dict(), "num_steps": self._num_steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state.
 
         Raises:
-            ValueError: it is of another number of subsets.
+            ValueError: it is of other subsets.
         """
-        if len(state["rates"]) != self.partition.num_subsets:
+        if tuple(state["names"]) != self.partition.names:
             raise ValueError(
-                f"the state must be of {self.partition.num_subsets} subsets, got {len(state['rates'])}. Load it with "
-                "the partition it was saved with."
+                f"the state must be of the {self.partition.num_subsets} subsets {', '.join(self.partition.names)}, got "
+                f"{', '.join(state['names'])}. Load it with the partition it was saved with."
             )
         self.inner.load_state_dict(state["inner"])
-        self._rates, self._has_rates = state["rates"].clone(), state["has_rates"].clone()
-        self._num_steps, self._num_summaries = state["num_steps"], state["num_summaries"]
-        self._num_unsolved = state["num_unsolved"]
-        self._summary = None
-        if state["summary"] is not None:
-            g, h, d = state["summary"]
-            self._summary = Summary(names=self.partition.names, gradient=g, hessian=h, third=d)
+        self._memory.load_state_dict(state)
+        self._num_steps = state["num_steps"]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jacrev, vmap
 
-from dni.curvature.loss_parts import Loss
+from dni.curvature.loss_parts import Loss, NoDerivativesError
 from dni.curvature.partition import ParameterPartition
 
 __all__ = ["Summary", "derivatives_along", "summarise", "summary_tensor"]
@@ -31,7 +31,7 @@ class Summary:
     """The loss along one direction, by subset, to third order. All in float64 on the CPU, where it is solved.
 
     Raises:
-        ValueError: something in it is not finite.
+        NoDerivativesError: something in it is not finite.
     """
 
     names: tuple[str, ...]
@@ -47,10 +47,15 @@ class Summary:
         for order, own in (("first", self.gradient), ("second", self.hessian), ("third", self.third)):
             if not bool(own.isfinite().all()):
                 bad = (~own.isfinite()).reshape(len(self.names), -1).any(1).nonzero().flatten().tolist()
-                raise ValueError(
+                raise NoDerivativesError(
                     f"the derivatives of {order} order must be finite, but are not in {_listed(self.names, bad)}. "
                     "Either a parameter or the direction is not finite, or the loss is not smooth here (a root at 0)."
                 )
+
+    @property
+    def flat(self) -> Tensor:
+        """Subsets along which the loss does not change at all, to third order, whatever the others do: bool, (S,)."""
+        return (self.gradient == 0) & (self.hessian == 0).all(1) & (self.third == 0)
 
     def of(self, subsets: Sequence[int]) -> Summary:
         """Of some subsets alone; the others stand still."""

@@ -67,7 +67,9 @@ class LabelContext(nn.Module):
             if self.embedding is not None:
                 return self.embedding(target)  # type: ignore[no-any-return]
             # F.one_hot would check the labels again and give integers.
-            return h.new_zeros((*target.shape, self.num_classes)).scatter_(-1, target.unsqueeze(-1), 1.0)
+            # Not h.new_zeros: where derivatives of many h are taken at once, that would make as many codes.
+            code = torch.zeros((*target.shape, self.num_classes), dtype=h.dtype, device=h.device)
+            return code.scatter_(-1, target.unsqueeze(-1), 1.0)
         except (IndexError, RuntimeError):
             _check_range(target, num_classes=self.num_classes)
             raise

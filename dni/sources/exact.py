@@ -69,6 +69,9 @@ class LossGradient(nn.Module):
         self.latest = total.item() / leaves[0].shape[0]
         return like(h, gradients)
 
+    def implied_loss(self, h: Members, signal: Signal) -> Tensor:
+        return self.summed(h, signal.target)
+
     def learn(self, h: Members, signal: Signal) -> float:
         return 0.0
 

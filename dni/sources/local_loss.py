@@ -74,6 +74,10 @@ class LocalLoss(nn.Module):
     def estimate(self, h: Members, signal: Signal) -> Members | None:
         return self.regression.estimate(h, target_of(signal, self))
 
+    def implied_loss(self, h: Members, signal: Signal) -> Tensor:
+        target = target_of(signal, self)
+        return self.regression.implied(h, lambda local, member: local.loss(member, target))
+
     def learn(self, h: Members, signal: Signal) -> float:
         target = target_of(signal, self)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dni.members import Members
+from dni.sources.implied import implied_loss
 from dni.sources.remapping import remap_together_
 from dni.sources.source import GradientSource, Signal
 from dni.structure.origin import Origin
@@ -40,6 +41,14 @@ class OwnLabels(nn.Module):
 
     def estimate(self, h: Members, signal: Signal) -> Members | None:
         return self.source.estimate(h, self._own(signal))
+
+    def implied_loss(self, h: Members, signal: Signal) -> Tensor:
+        """As `ImpliesLoss`.
+
+        Raises:
+            TypeError: the source implies none.
+        """
+        return implied_loss(self.source, h, self._own(signal))
 
     def learn(self, h: Members, signal: Signal) -> float:
         return self.source.learn(h, self._own(signal))

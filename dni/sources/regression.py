@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from dni.members import Members, carriers, like, num_samples
 from dni.schedules.schedule import Schedule
+from dni.sources.implied import field_loss
 from dni.sources.remapping import check_units, unit_axis
 from dni.sources.unit_changes import changes_of, follow_
 from dni.structure.optimizer_state import slots_of
@@ -54,6 +56,8 @@ class Regression(nn.Module):
         self._followed: Origin | None = None
         """How the units of h follow from those that the networks were made for; None: they are the same."""
         self._norms: list[_BatchNorm] = []
+        self._unsteady: list[str] = []
+        """Layers whose output for a sample is not a function of that sample."""
         self._learned: list[nn.Parameter] = []
 
     def build(self, h: Members, *context: Tensor, generator: torch.Generator) -> None:
@@ -138,8 +142,29 @@ class Regression(nn.Module):
         """`loss(network, member)` summed over members, a scalar."""
         return _sum([loss(network, member) for network, member in self._pairs(h)])
 
+    def implied(self, h: Members, loss: Callable[[Any, Tensor], Tensor]) -> Tensor:
+        """`loss(network, member)` summed over members, with its graph to the stage below.
+
+        Raises:
+            ValueError: a network has BatchNorm, which goes by the other samples, or dropout.
+        """
+        if self._unsteady:
+            raise ValueError(
+                f"the networks of a source that implies a loss must work on each sample by itself, got {self._unsteady}"
+                ". Use batch_norm=False (of MLP, Convolutional, MLPHead), and no dropout."
+            )
+        return _sum([loss(network, member) for network, member in self._matched(h)])
+
+    def implied_by_field(self, h: Members, *context: Tensor) -> Tensor:
+        """The loss that predictions imply, as `ImpliesLoss`."""
+        return self.implied(h, lambda network, member: field_loss(member, network(member, *context)))
+
     def _pairs(self, h: Members) -> Iterator[tuple[Any, Tensor]]:
-        """Each network with its member of h, cut off from the stage below.
+        """Each network with its member of h, cut off from the stage below."""
+        return ((network, member.detach()) for network, member in self._matched(h))
+
+    def _matched(self, h: Members) -> Iterator[tuple[Any, Tensor]]:
+        """Each network with its member of h.
 
         Raises:
             ValueError: the source was built for another number of members, or not at all.
@@ -150,7 +175,7 @@ class Regression(nn.Module):
                 f"h must have the {len(self.networks)} floating-point members that the source was built for, "
                 f"got {len(members)}. Call build(h, generator=...) first."
             )
-        return zip(self.networks, (member.detach() for member in members), strict=True)
+        return zip(self.networks, members, strict=True)
 
     def get_extra_state(self) -> dict[str, Any]:
         return {
@@ -188,6 +213,7 @@ class Regression(nn.Module):
             for module in self.networks.modules()
             if isinstance(module, _BatchNorm) and module.track_running_stats
         ]
+        self._unsteady = sorted({type(each).__name__ for each in self.networks.modules() if _is_unsteady(each)})
         self._learned = [parameter for parameter in self.networks.parameters() if parameter.requires_grad]
         self.optimizer = self._make_optimizer(self.networks.parameters()) if members else None
         for group in self.optimizer.param_groups if self.optimizer else ():
@@ -226,6 +252,10 @@ class Regression(nn.Module):
         finally:
             for norm in self._norms:
                 norm.track_running_stats = True
+
+
+def _is_unsteady(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm) or (isinstance(module, _DropoutNd) and module.p > 0)
 
 
 def _resized(template: Tensor, origin: Origin) -> Tensor:

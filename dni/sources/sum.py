@@ -7,9 +7,10 @@ from operator import or_
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dni.members import Members, carriers, like
+from dni.sources.implied import implied_loss
 from dni.sources.remapping import remap_together_
 from dni.sources.source import GradientSource, Need, Signal, gradient_of
 from dni.structure.origin import Origin
@@ -59,8 +60,15 @@ class Sum(nn.Module):
         remap_together_(self._parts(), origin, generator=generator, axis=axis)
 
     def estimate(self, h: Members, signal: Signal) -> Members | None:
-        parts = self._parts() if signal.goes_on else self.local_parts()
-        return _added(h, [part.estimate(h, signal) for part in parts if _has_come(part.needs, signal)])
+        return _added(h, [part.estimate(h, signal) for part in self._acting(signal) if _has_come(part.needs, signal)])
+
+    def implied_loss(self, h: Members, signal: Signal) -> Tensor:
+        """As `ImpliesLoss`.
+
+        Raises:
+            TypeError: a source implies none.
+        """
+        return torch.stack([implied_loss(part, h, signal) for part in self._acting(signal)]).sum()
 
     def with_true(self, h: Members, signal: Signal) -> Members:
         """The gradient from above in the place of the sources that ask for something from there, and what others say.
@@ -75,13 +83,15 @@ class Sum(nn.Module):
 
     def learn(self, h: Members, signal: Signal) -> float:
         """Let each learn that can; the sum of their losses."""
-        parts = self._parts() if signal.goes_on else self.local_parts()
-        learning = [part for part in parts if part.learns_from and _has_come(part.learns_from, signal)]
+        learning = [part for part in self._acting(signal) if part.learns_from and _has_come(part.learns_from, signal)]
         return sum((part.learn(h, signal) for part in learning), 0.0)
 
     def local_parts(self) -> tuple[GradientSource, ...]:
         """Those that never ask for anything from above."""
         return tuple(source for source in self._parts() if _is_local(source))
+
+    def _acting(self, signal: Signal) -> tuple[GradientSource, ...]:
+        return self._parts() if signal.goes_on else self.local_parts()
 
     def _parts(self) -> tuple[GradientSource, ...]:
         return tuple(self.sources)  # type: ignore[arg-type]

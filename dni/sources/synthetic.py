@@ -64,6 +64,9 @@ class SyntheticGradient(nn.Module):
     def estimate(self, h: Members, signal: Signal) -> Members | None:
         return self.regression.estimate(h)
 
+    def implied_loss(self, h: Members, signal: Signal) -> Tensor:
+        return self.regression.implied_by_field(h)
+
     def learn(self, h: Members, signal: Signal) -> float:
         return self.regression.learn(h, gradient_of(signal, self), step=signal.step)
 
@@ -114,6 +117,9 @@ class ConditionalSyntheticGradient(nn.Module):
 
     def estimate(self, h: Members, signal: Signal) -> Members | None:
         return self.regression.estimate(h, target_of(signal, self))
+
+    def implied_loss(self, h: Members, signal: Signal) -> Tensor:
+        return self.regression.implied_by_field(h, target_of(signal, self))
 
     def learn(self, h: Members, signal: Signal) -> float:
         return self.regression.learn(h, gradient_of(signal, self), target_of(signal, self), step=signal.step)

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.configuration.config import Config, per_stage
+from pipeline.configuration.curvature import describe_curvature
 from pipeline.configuration.prepared import Prepared
 from pipeline.configuration.timeline import MOST_REHEARSED, foreseen_steps
 from pipeline.learners.idle import normalisations
@@ -137,7 +138,7 @@ def plan_tables(prepared: Prepared, placement: Sequence[int]) -> RenderableType:
         lines.append(f"clocks: of so many steps a stage takes the last: {_listed(prepared.takes_every)}")
     if config.rate_rule != "none":
         lines.append(f"learning rate of an update that holds k microbatches: {_RULES[config.rate_rule]}")
-    lines += _participation_lines(prepared) + _event_lines(prepared)
+    lines += _participation_lines(prepared) + _event_lines(prepared) + describe_curvature(config, prepared.cut)
     tables = [_block_table(prepared)] if config.blocks or config.participation else []
     tables += [_event_table(prepared)] if config.events else []
     choices = planned(config, placement)

@@ -29,6 +29,7 @@ from dni import (
     RateRule,
     ReceivedInput,
     Schedule,
+    StageCurvature,
     SyncPolicy,
     TrueGradient,
     UpdateProbability,
@@ -229,6 +230,10 @@ class Config:
     histograms_every: int = 0
     """One in this many updates of a stage is also shown in TensorBoard as histograms: of its weights, of the averaged
     gradients, and of the output that it sends on; 0: never."""
+    curvature: tyro.conf.Suppress[StageCurvature | tuple[StageCurvature | None, ...] | None] = None
+    """How the loss that a stage sees, by its source, curves along its updates, subset by subset of its parameters, as
+    StageCurvature(by="tensor"): reported, or with acts=True the updates are scaled by the rates that follow. In
+    virtual time it takes none. One for all stages, or one per stage, None for none."""
 
     @property
     def syncs(self) -> bool:

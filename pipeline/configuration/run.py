@@ -30,6 +30,7 @@ from pipeline.clock import Clock
 from pipeline.configuration.blocks import blocks_of, check_blocks, check_optimizer, check_participation, with_attached
 from pipeline.configuration.checks import check_evaluation, check_settings
 from pipeline.configuration.config import Config, per_stage
+from pipeline.configuration.curvature import check_curvature
 from pipeline.configuration.partition import Partition, partition
 from pipeline.configuration.plan import source_seconds, survey
 from pipeline.configuration.prepared import Outline, Prepared, bounds_of, imagines_of, takes_every_of, waits_of
@@ -37,6 +38,7 @@ from pipeline.configuration.timeline import check_events, rehearse_events
 from pipeline.data.feed import Batch, Feed, FeedSettings, batches
 from pipeline.errors import ConfigurationError
 from pipeline.learners.agenda import Agenda
+from pipeline.learners.curvature import CurvatureMeter
 from pipeline.learners.decay import Decay, check_no_decay
 from pipeline.learners.distributions import DistributionMeter
 from pipeline.learners.idle import IdleLayers
@@ -104,6 +106,7 @@ def prepare(config: Config, *, num_ranks: int | None = None) -> Prepared:
     _check_labels(sources, data.train)
     _check_blocks(config, cut)
     plans = survey(cut, sources, inputs, first, seed=config.seed)
+    check_curvature(config, cut, sources, first)
     outline = Outline(
         starts=None if isinstance(model, Partition) else cut.starts,
         modifies_input=tuple(plan.modifies_input for plan in plans),
@@ -215,6 +218,12 @@ def _make_parts(prepared: Prepared, index: int, module: nn.Module, recorder: Rec
         ),
         movement=MovementMeter(module, names=names, recorder=recorder, every=config.measure_updates_every),
         distributions=DistributionMeter(module, names=names, recorder=recorder, every=config.histograms_every),
+        curvature=CurvatureMeter(
+            module,
+            names=names,
+            recorder=recorder,
+            chosen=per_stage(config.curvature, prepared.num_stages, name="curvature")[index],
+        ),
     )
 
 

@@ -117,6 +117,7 @@ class Body:
         made = self._make(Remembered(ages=ages, masks=masks, history=self.history, pace=parts.updater.pace))
         made.updater.load_state_dict(state)
         made.weights.load_state_dict(velocity)
+        made.curvature.load_state_dict(parts.curvature.followed())
         self.parts, self.initial = made, initial
         self.history.append(axes)
 
@@ -136,6 +137,7 @@ class Body:
         made = self._make(Remembered(ages=ages, masks=masks, history=self.history, pace=parts.updater.pace))
         made.updater.load_state_dict(state)
         made.weights.load_state_dict(parts.weights.state_dict())
+        made.curvature.load_state_dict(parts.curvature.followed())
         self.parts, self.edits = made, [*self.edits, edit]
         self.history.append({})
         if self._keeps_initial:
@@ -166,6 +168,7 @@ class Body:
         return {
             "module": self.named_tensors(),
             "updater": parts.updater.state_dict(),
+            "curvature": parts.curvature.state_dict(),
             "velocity": {names[name]: value for name, value in parts.weights.state_dict().items()},
             "ages": {name: [list(map(list, piece.box)) for piece in own] for name, own in parts.updater.ages.items()},
             "masks": parts.updater.masks,
@@ -204,6 +207,7 @@ class Body:
         self.parts.updater.load_state_dict(state["updater"])
         velocity = state.get("velocity", {})  # not in the oldest checkpoints
         self.parts.weights.load_state_dict({name: velocity[full] for name, full in names if full in velocity})
+        self.parts.curvature.load_state_dict(state.get("curvature", {}))  # nor is this
 
     def _known_initial(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = state.get("initial", {})  # not in the oldest checkpoints

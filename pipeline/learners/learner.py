@@ -406,17 +406,18 @@ class Learner:
 
     def _update(self, step: int, apply: Callable[[int], list[Applied]]) -> None:
         self.phase = "update"
-        before = self._body.parts.movement.before(self.version, num_samples=self.updater.num_samples)
-        self._recorder.begin()
-        with (
-            self._generators.at("update", step),
-            self._body.parts.distributions.update(self.updater, step, version=self.version),
-        ):
-            applied = self._body.parts.weights.update(lambda: apply(step))
-        if applied:
-            self.version += 1
-            self._recorder.end("U", step, version=self.version)
-            self._body.parts.movement.after(before, step)
+        parts = self._body.parts
+        before = parts.movement.before(self.version, num_samples=self.updater.num_samples)
+        unscaled = parts.curvature.before()
+        with parts.distributions.update(self.updater, step, version=self.version):
+            self._recorder.begin()
+            with self._generators.at("update", step):
+                applied = parts.weights.update(lambda: apply(step))
+            if applied:
+                self.version += 1
+                self._recorder.end("U", step, version=self.version)
+                parts.curvature.after(unscaled, step, source=self.source, generators=self._generators)
+                parts.movement.after(before, step)
         divided = self.updater.pace.is_divided
         for update in (each for each in applied if divided and each.num_microbatches):
             self._recorder.block_updated(
@@ -483,6 +484,8 @@ class Learner:
             ):
                 torch.autograd.backward([h for h, _ in pairs], [value for _, value in pairs])
         self.updater.accumulate(num_samples(entry.h), step=entry.step)
+        if entry.structure == len(self._body.history):  # else the module of today does not take its input
+            self._body.parts.curvature.keep(entry)
         x, wanted = entry.x, entry.wanted
         entry.let_go()
         self._recorder.end("B", entry.step, version=self.version)

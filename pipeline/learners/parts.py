@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dni import Masks, Pace, Piece
+from pipeline.learners.curvature import CurvatureMeter
 from pipeline.learners.distributions import DistributionMeter
 from pipeline.learners.idle import IdleLayers
 from pipeline.learners.late_weights import LateWeights
@@ -45,6 +46,8 @@ class Parts:
     """Measures updates."""
     distributions: DistributionMeter
     """Shows them."""
+    curvature: CurvatureMeter
+    """Measures how the loss curves along updates, and scales them by that if it is to."""
 
 
 class MakeParts(Protocol):

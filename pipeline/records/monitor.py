@@ -28,7 +28,7 @@ from pipeline.stages.trace import Event
 
 __all__ = ["StageMonitor", "StageStatus"]
 
-_SINGLE = ("test_", "probe_", "width/", "density/", "structure/")
+_SINGLE = ("test_", "probe_", "width/", "density/", "structure/", "curvature/")
 """Scalars that stand for themselves, at their own step; others are averaged over an interval."""
 
 
@@ -187,6 +187,7 @@ class StageMonitor:
                 for name, updates in totals.block_updates.items()
             },
             "changes": dict(totals.changes),
+            "curvature_s": totals.seconds.get("curvature", 0.0),
             "source_loss": self._means["source_loss"].latest,
             "gradient_cosine": self._means["gradient_cosine"].latest,
             "probe": {

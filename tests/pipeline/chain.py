@@ -32,6 +32,7 @@ from dni import (
     UpdateProbability,
 )
 from pipeline.clock import VirtualClock, WallClock
+from pipeline.learners.curvature import CurvatureMeter
 from pipeline.learners.distributions import DistributionMeter
 from pipeline.learners.idle import IdleLayers
 from pipeline.learners.late_weights import LateWeights
@@ -120,6 +121,7 @@ def make_stage(
             idle=IdleLayers(module),
             movement=MovementMeter(module, names=own, recorder=recorder, every=0),
             distributions=DistributionMeter(module, names=own, recorder=recorder, every=0),
+            curvature=CurvatureMeter(module, names=own, recorder=recorder, chosen=None),
         )
 
     learner = Learner(

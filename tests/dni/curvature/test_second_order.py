@@ -161,7 +161,7 @@ def test_optimiser_of_other_parameters_and_a_state_of_another_partition_are_refu
     one = CurvatureRates(
         SGD(own.values(), lr=1.0), own, ParameterPartition.as_one(dict.fromkeys(own, (1,))), CurvatureSettings()
     )
-    with pytest.raises(ValueError, match="of 2 subsets, got 1"):
+    with pytest.raises(ValueError, match="of the 2 subsets a, b, got all"):
         _wrapped(own, SGD(own.values(), lr=1.0)).load_state_dict(one.state_dict())
     assert one.param_groups[0]["lr"] == 1.0
 
