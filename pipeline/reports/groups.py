@@ -105,29 +105,22 @@ def _said(value: Any) -> str:
 
 
 def _labels(settings: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[str]:
-    """Of as few settings as tell the groups apart, the configuration's name first."""
-    chosen = ["config"] if "config" in names else []
-    while len(set(_joined(settings, chosen))) < len(settings):
-        rest = [name for name in names if name not in chosen]
-        if not rest:
-            break
-        chosen.append(max(rest, key=lambda name: len(set(_joined(settings, [*chosen, name])))))
-    labels = [_shortened(label) or "all runs" for label in _joined(settings, chosen)]
+    """Of as few settings as tell the groups apart: the configuration's name, and what else those of one name need."""
+    brief = len({found["config"].rsplit(":", 1)[0] for found in settings}) == 1
+    parts: list[list[str]] = [[_config_name(found, brief=brief)] if "config" in names else [] for found in settings]
+    rest = [name for name in names if name != "config"]
+    while rest and (alike := [i for i, part in enumerate(parts) if parts.count(part) > 1]):
+        telling = max(rest, key=lambda name: len({(*parts[i], settings[i].get(name)) for i in alike}))
+        rest.remove(telling)
+        for i in alike:
+            parts[i] = [*parts[i], f"{telling} {settings[i].get(telling, '–')}"]
+    labels = [_shortened(", ".join(part)) or "all runs" for part in parts]
     again = len(set(labels)) < len(labels)
     return [f"{number}: {label}" for number, label in enumerate(labels, 1)] if again else labels
 
 
-def _joined(settings: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[str]:
-    files = {found["config"].rsplit(":", 1)[0] for found in settings}
-    parts = [[_part(found, name, brief=len(files) == 1) for name in names] for found in settings]
-    return [", ".join(part) for part in parts]
-
-
-def _part(settings: Mapping[str, str], name: str, *, brief: bool) -> str:
-    value = settings.get(name, "-")
-    if name != "config":
-        return f"{name} {value}"
-    return value.rsplit(":", 1)[-1] if brief else value.rsplit("/", 1)[-1]
+def _config_name(settings: Mapping[str, str], *, brief: bool) -> str:
+    return settings["config"].rsplit(":" if brief else "/", 1)[-1]
 
 
 def _shortened(label: str) -> str:

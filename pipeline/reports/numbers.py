@@ -39,10 +39,10 @@ def spread(values: Sequence[Number]) -> str:
     if not math.isfinite(deviation):
         return _plain(mean) + of
     if deviation == 0.0:
-        return f"{_plain(mean)} ± 0{of}"
+        return _plain(mean) + of
     digits = 1 - math.floor(math.log10(deviation))
     if digits > 6:
-        return f"{mean:.4g} ± {deviation:.1e}{of}"
+        return f"{_plain(mean)} ± {deviation:.0e}{of}"
     digits = max(digits, 0)
     return f"{mean:,.{digits}f} ± {deviation:,.{digits}f}{of}"
 

@@ -26,7 +26,7 @@ body { margin: 0 auto; max-width: 1200px; padding: 28px 24px 64px; background: v
 h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; }
 h2 { font-size: 20px; margin: 44px 0 8px; padding-top: 12px; border-top: 1px solid var(--rule); }
 h3 { font-size: 15px; margin: 22px 0 6px; }
-p { margin: 6px 0 10px; max-width: 76ch; }
+p { margin: 6px 0 10px; max-width: 100ch; }
 .soft, figcaption { color: var(--soft); }
 nav { margin: 14px 0 0; line-height: 2; }
 nav a { color: var(--mark); text-decoration: none; margin-right: 16px; white-space: nowrap; }
@@ -37,7 +37,7 @@ th { font-weight: 600; text-align: right; overflow-wrap: break-word; }
 th:first-child, td:first-child, table.words th, table.words td { text-align: left; }
 td:first-child { color: var(--ink); min-width: 5em; }
 table.words td { font-variant-numeric: normal; }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(340px, 100%), 1fr)); gap: 10px 18px;
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); gap: 10px 18px;
   align-items: start; justify-items: start; }
 figure { margin: 4px 0 8px; min-width: 0; width: 100%; break-inside: avoid; }
 figure svg, figure img { display: block; width: 100%; height: auto; fill: currentColor; }
@@ -50,6 +50,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12px; backgroun
   border-radius: 6px; }
 .note { background: var(--card); border-left: 3px solid var(--mark); padding: 6px 12px; margin: 8px 0; max-width: 90ch; }
 .key { display: inline-block; width: 22px; height: 0; border-top: 3px solid; vertical-align: middle; margin-right: 7px; }
+.keys { max-width: none; } .keys span:not(.key) { display: inline-block; margin-right: 22px; }
 li { max-width: 100ch; overflow-wrap: anywhere; }
 @media (max-width: 640px) { body { padding: 16px 12px 40px; } th, td { padding: 4px 5px; } }
 @media print { body { max-width: none; padding: 0; font-size: 11pt; } nav { display: none; }

@@ -200,6 +200,8 @@ def _read_series(path: Path, notes: list[str]) -> dict[str, Series]:
     for line in _lines(path, notes):
         time_s = line.get("time", float("nan"))
         for name, value in line.items():
+            if name == "version" and "fresh_share" not in line:
+                continue  # tests and probes are written down under their own step, but later
             if name not in _NOT_VALUES and isinstance(value, int | float):
                 steps, times_s, values = found.setdefault(name, ([], [], []))
                 steps.append(line["step"])

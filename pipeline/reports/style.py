@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PANEL", "group_style", "inline_png", "inline_svg", "new_panel", "put_legend", "stage_color", "styled", "write_png"]
+__all__ = ["PANEL", "group_style", "inline_png", "inline_svg", "legend_height", "new_panel", "plain", "put_legend", "stage_color", "styled", "write_png"]
 
 PANEL = (3.75, 2.6)
 """Inches of a picture of which three stand side by side on a wide screen."""
@@ -29,14 +29,13 @@ PANEL = (3.75, 2.6)
 _GROUPS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a8a")
 """Of Okabe and Ito 2008, which the colour-blind can tell apart."""
 _DASHES = ("-", "--", ":", "-.")
-_FIRST_STAGE, _MIDDLE_STAGE, _LAST_STAGE = (0x1F, 0x77, 0xC9), (0x9A, 0x8F, 0x97), (0xE0, 0x7B, 0x00)
-"""Blue by grey to orange: none is too dark on black or too light on white."""
-_MOST_IN_LEGEND = 8
+_STAGES = ((0x3B, 0x5B, 0xDB), (0x10, 0x98, 0xAD), (0xC4, 0x9A, 0x00), (0xD6, 0x50, 0x14))
+"""The first stage is blue, the last orange: none is too dark on black or too light on white."""
 _PNG_DPI = 140
+_LONGEST_TITLE = 52
 _SETTINGS = {
     "font.size": 9.0,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
+    "axes.formatter.limits": (-3, 5),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.7,
@@ -62,36 +61,96 @@ def styled() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def plain() -> Iterator[None]:
+    """Inside the block, matplotlib draws as it does by itself; for pictures that others draw."""
+    import matplotlib
+
+    with matplotlib.rc_context(matplotlib.rcParamsDefault):
+        yield
+
+
 def group_style(index: int) -> dict[str, str]:
     """Colour and line of a group, by its place on the page."""
     return {"color": _GROUPS[index % len(_GROUPS)], "linestyle": _DASHES[index // len(_GROUPS) % len(_DASHES)]}
 
 
 def stage_color(stage: int, num_stages: int) -> str:
-    """From blue, the first stage, to orange, the last."""
-    place = stage / (num_stages - 1) if num_stages > 1 else 0.0
-    below, above = (_FIRST_STAGE, _MIDDLE_STAGE) if place < 0.5 else (_MIDDLE_STAGE, _LAST_STAGE)
-    share = 2.0 * place if place < 0.5 else 2.0 * place - 1.0
-    red, green, blue = (round((1.0 - share) * b + share * a) for b, a in zip(below, above, strict=True))
-    return f"#{red:02x}{green:02x}{blue:02x}"
+    """From blue, the first stage, by way of green and yellow to orange, the last."""
+    place = stage / (num_stages - 1) * (len(_STAGES) - 1) if num_stages > 1 else 0.0
+    below = min(int(place), len(_STAGES) - 2)
+    share = place - below
+    mixed = [round((1.0 - share) * b + share * a) for b, a in zip(_STAGES[below], _STAGES[below + 1], strict=True)]
+    return "#" + "".join(f"{part:02x}" for part in mixed)
 
 
-def new_panel(*, title: str, x_label: str, y_label: str = "", size: tuple[float, float] = PANEL) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes."""
+def new_panel(
+    *,
+    title: str,
+    x_label: str,
+    y_label: str = "",
+    size: tuple[float, float] = PANEL,
+    left: float = 0.62,
+    right: float = 0.12,
+    below: float = 0.0,
+) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes. Its margins are fixed: working them out takes as long as drawing, twice.
+
+    Args:
+        title: above it.
+        x_label: below it.
+        y_label: beside it.
+        size: inches.
+        left: inches for the numbers or names beside the axes.
+        right: inches for what stands to the right.
+        below: inches by which the figure is higher, for what stands below the axes.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.add_subplot()
+    width, height = size[0], size[1] + below
+    figure = Figure(figsize=(width, height))
+    box = (left / width, (0.46 + below) / height, 1.0 - (left + right) / width, 1.0 - (0.76 + below) / height)
+    axes = figure.add_axes(box)
     axes.set(xlabel=x_label, ylabel=y_label)
-    axes.set_title(title, loc="left")
+    figure.text(0.06 / width, 1.0 - 0.06 / height, _fitting(title), va="top", weight="bold", fontsize=9.5)
     return figure, axes
 
 
-def put_legend(axes: Axes) -> None:
-    """Name the lines, if there are several and not too many; otherwise the text beside the picture does."""
+def legend_height(labels: Sequence[str]) -> float:
+    """Inches that a legend of these lines takes below the axes; one line needs none."""
+    return 0.08 + 0.17 * -(-len(labels) // _columns(labels)) if len(labels) > 1 else 0.0
+
+
+def put_legend(figure: Figure, axes: Axes, *, title: str = "") -> None:
+    """Name the lines below the axes, where they hide nothing."""
     handles, labels = axes.get_legend_handles_labels()
-    if 1 < len(labels) <= _MOST_IN_LEGEND:
-        axes.legend(handles, labels, loc="best", handlelength=1.6, labelspacing=0.25, borderaxespad=0.2)
+    if len(labels) < 2:
+        return
+    width, height = figure.get_size_inches()
+    shift = 0.0
+    if title:
+        figure.text(0.08 / width, 0.075 / height, title, fontsize=8.0, va="bottom")
+        shift = 0.08 * len(title)
+    figure.legend(
+        handles,
+        labels,
+        loc="lower left",
+        bbox_to_anchor=((0.02 + shift) / width, 0.0),
+        borderaxespad=0.1,
+        ncols=_columns(labels),
+        handlelength=1.4,
+        columnspacing=1.0,
+        labelspacing=0.2,
+    )
+
+
+def _columns(labels: Sequence[str]) -> int:
+    """As many as there is room for."""
+    return max(1, min(len(labels), 46 // (max(map(len, labels)) + 5)))
+
+
+def _fitting(title: str) -> str:
+    return title if len(title) <= _LONGEST_TITLE else title[: _LONGEST_TITLE - 1] + "…"
 
 
 def inline_svg(figure: Figure, *, alt: str) -> Html:
@@ -105,7 +164,7 @@ def inline_svg(figure: Figure, *, alt: str) -> Html:
     text = re.sub(r"#000000|#222222", "currentColor", text)
     text = re.sub(r"font: ([\d.]+px) '[^;\"]*?sans-serif", r"font: \1 sans-serif", text)
     width_px = float(figure.get_figwidth()) * 96.0
-    head = f'<svg role="img" aria-label="{escape(alt)}" style="max-width:{max(width_px * 1.5, 420):.0f}px"'
+    head = f'<svg role="img" aria-label="{escape(alt)}" style="max-width:{width_px * 1.27:.0f}px"'
     text = re.sub(r'^<svg([^>]*?)\swidth="[^"]*"', r"<svg\1", text)
     text = re.sub(r'^<svg([^>]*?)\sheight="[^"]*"', r"<svg\1", text)
     return Html(head + text[len("<svg") :])

@@ -1,0 +1,69 @@
+"""When did the stages do what, at the beginning, at a sync and at a change of structure?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pipeline.records.picture import timeline_figure
+from pipeline.reports.gallery import Gallery
+from pipeline.reports.groups import Group
+from pipeline.reports.page import Html, grid, join, text
+from pipeline.reports.reading import Run
+from pipeline.reports.windows import find_first, read_window
+from pipeline.stages.trace import Event
+
+__all__ = ["timelines"]
+
+_WIDTH = 7.8  # inches; 750 pixels
+_AROUND = 3
+"""Steps shown before and after."""
+_SETTLED = 20
+"""Steps after which a sync is looked for."""
+
+
+def timelines(groups: list[Group], gallery: Gallery) -> Html:
+    """Windows of the trace of one run of each group."""
+    parts = []
+    for group in groups:
+        pictures = [
+            gallery.hang(figure, "timeline", where, group.label)
+            for where, first, last in _windows(group.shown)
+            if (figure := _draw(group, where, read_window(group.shown, first=first, last=last), groups)) is not None
+        ]
+        parts += pictures
+    about = (
+        "Windows of the trace of one run of each group: the first that finished. A row is a stage; white is waiting, or what "
+        "leaves no trace (evaluation, saving)."
+    )
+    return join(text(about, soft=True), *parts) if parts else Html("")
+
+
+def _windows(run: Run) -> list[tuple[str, int, int]]:
+    """What to show, and the steps."""
+    windows = [("the beginning", 0, min(max(6, 2 * run.num_stages), 24) - 1)]
+    sync = find_first(run, "S", stage=max(run.num_stages - 2, 0), after=_SETTLED)
+    if sync is not None:
+        windows.append((f"around the sync at step {sync:,}", max(sync - _AROUND, 0), sync + _AROUND))
+    change = next((change for change in run.changes if change.step > 0), None)
+    if change is not None:
+        where = f"around the change of structure at step {change.step:,}"
+        windows.append((where, max(change.step - _AROUND, 0), change.step + _AROUND))
+    return windows
+
+
+def _draw(group: Group, where: str, events: Mapping[int, Sequence[Event]], groups: list[Group]):  # type: ignore[no-untyped-def]
+    all_events = [event for found in events.values() for event in found]
+    if not all_events:
+        return None
+    start_s = min(event.start_s for event in all_events)
+    end_s = max(event.end_s for event in all_events)
+    virtual = group.shown.in_virtual_time
+    scale, unit = (1.0, "virtual seconds") if virtual else (1e3, "ms from the first operation shown")
+    shifted = {
+        stage: [e._replace(start_s=(e.start_s - start_s * (not virtual)) * scale, end_s=(e.end_s - start_s * (not virtual)) * scale) for e in found]
+        for stage, found in events.items()
+    }
+    title = where if len(groups) == 1 else f"{group.label}: {where}"
+    begin = start_s * scale if virtual else 0.0
+    until = end_s * scale if virtual else (end_s - start_s) * scale
+    return timeline_figure(shifted, from_s=begin, until_s=until, title=title, x_label=unit, width=_WIDTH)
