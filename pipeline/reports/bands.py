@@ -28,7 +28,8 @@ def axis_of(run: Run, series: Series, axis: str) -> Floats | None:
 def network_band(group: Group, name: str, axis: str = "step") -> Band | None:
     """A quantity of the whole network, which its last stage measures.
 
-    Runs are averaged step by step; over another axis, a point stands where the runs were, in the mean, at that step.
+    Runs are averaged step by step. Over another axis, a point stands where the runs were, in the mean, at that step,
+    and the curve ends with the shortest run.
     """
     curves, places = [], []
     for run in group.runs:
@@ -39,7 +40,11 @@ def network_band(group: Group, name: str, axis: str = "step") -> Band | None:
             curves.append((found[-1].steps[known], found[-1].values[known]))
             places.append((found[-1].steps[known], x[known]))
     band, at = combine(curves), combine(places)
-    return band if band is None or at is None or axis == "step" else replace(band, x=at.mean)
+    if band is None or at is None or axis == "step":
+        return band
+    whole = band.counts == band.counts.max()
+    parts = {name: getattr(band, name)[whole] for name in ("mean", "deviation", "counts")}
+    return replace(band, x=at.mean[whole], **parts)
 
 
 def stage_bands(group: Group, name: str) -> dict[int, Band]:
@@ -61,7 +66,9 @@ def names_in(groups: list[Group]) -> list[str]:
 def limits_of(bands: list[Band]) -> tuple[float, float]:
     """Common limits of an axis or a colour for several pictures; of a few wild values the last hundredth is cut off."""
     shifts = [np.nan_to_num(band.deviation) for band in bands]
-    values = np.concatenate([band.mean + sign * shift for band, shift in zip(bands, shifts, strict=True) for sign in (-1, 1)])
+    values = np.concatenate(
+        [band.mean + sign * shift for band, shift in zip(bands, shifts, strict=True) for sign in (-1, 1)]
+    )
     low, high = float(values.min()), float(values.max())
     if len(values) >= 100:
         inner_low, inner_high = np.percentile(values, [1, 99])

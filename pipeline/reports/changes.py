@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from pipeline.reports.bands import limits_of, names_in, stage_bands
-from pipeline.reports.by_stage import stage_panels
-from pipeline.reports.figures import MOST_LINES, Line, lines_figure, map_figure
+from pipeline.reports.figures import Line, group_line, lines_or_map
 from pipeline.reports.gallery import Gallery
 from pipeline.reports.groups import Group
 from pipeline.reports.page import Html, folded, grid, join, table, text
-from pipeline.reports.style import group_style
+from pipeline.reports.panels import stage_figure
+from pipeline.reports.series import Band
 
 __all__ = ["structure_over_time"]
 
@@ -41,10 +45,12 @@ def _marks(group: Group) -> list[float]:
 def _stage_panels(group: Group, gallery: Gallery) -> list[Html]:
     panels = []
     for name, heading in _BY_STAGE.items():
-        bands = stage_bands(group, name)
-        if any(len(band.x) > 1 for band in bands.values()):
+        bands = {stage: _until_end(band, group) for stage, band in stage_bands(group, name).items()}
+        if any(len(band.x) > 2 for band in bands.values()):
             limits = limits_of(list(bands.values()))
-            figure = stage_panels(bands, title=heading, limits=limits, num_stages=group.num_stages, marks=_marks(group))
+            figure = stage_figure(
+                bands, title=heading, limits=limits, num_stages=group.num_stages, marks=_marks(group), are_levels=True
+            )
             panels.append(gallery.hang(figure, heading, group.label))
     return panels
 
@@ -52,16 +58,26 @@ def _stage_panels(group: Group, gallery: Gallery) -> list[Html]:
 def _layer_panels(group: Group, names: list[str], gallery: Gallery) -> list[Html]:
     panels = []
     for prefix, heading in _BY_LAYER.items():
-        lines = []
+        lines: list[Line] = []
         for name in (name for name in names if name.startswith(prefix)):
             for band in stage_bands(group, name).values():
-                lines.append(Line(label=name.removeprefix(prefix), band=band, **group_style(len(lines))))
-        if len(lines) > MOST_LINES:
-            panels.append(gallery.hang(map_figure(lines, title=heading, x_label="step", marks=_marks(group)), heading, group.label))
-        elif lines:
-            figure = lines_figure(lines, title=heading, x_label="step", marks=_marks(group), legend="layer")
+                layer = name.removeprefix(prefix)
+                lines.append(group_line(len(lines), layer, _until_end(band, group), is_level=True))
+        if lines:
+            figure = lines_or_map(lines, title=heading, legend="layer", marks=_marks(group))
             panels.append(gallery.hang(figure, heading, group.label))
     return panels
+
+
+def _until_end(band: Band, group: Group) -> Band:
+    """With its last value carried to the end of the run: structure is written down only when it changes."""
+    end = max(
+        (float(s.steps[-1]) for run in group.runs for found in run.series.values() for s in found.values()), default=0.0
+    )
+    if end <= band.x[-1]:
+        return band
+    grown = {name: np.append(getattr(band, name), getattr(band, name)[-1]) for name in ("mean", "deviation", "counts")}
+    return replace(band, x=np.append(band.x, end), **grown)
 
 
 def _event_table(group: Group) -> Html:

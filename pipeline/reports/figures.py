@@ -9,17 +9,39 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.reports.series import Band
-from pipeline.reports.style import PANEL, legend_height, new_panel, put_legend, stage_color
+from pipeline.reports.style import (
+    PANEL,
+    group_color,
+    group_dash,
+    legend_height,
+    new_panel,
+    put_legend,
+    put_numbers,
+    stage_color,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Line", "depth_figure", "dots_figure", "lines_figure", "map_figure", "shares_figure", "stage_lines", "staleness_figure", "MOST_LINES"]
+__all__ = [
+    "Line",
+    "depth_figure",
+    "dots_figure",
+    "group_line",
+    "lines_figure",
+    "lines_or_map",
+    "map_figure",
+    "shares_figure",
+    "stage_lines",
+    "staleness_figure",
+]
 
-MOST_LINES = 6
+_MOST_LINES = 6
 """Of more stages (or layers) a map is drawn, a row each: lines could not be told apart."""
 _MAP_COLUMNS = 60
+_MOST_DOTS = 12
+"""A curve of more points has none drawn."""
 _NAME_LENGTH = 18
 _MOST_STALENESS = 16
 _LOG_FROM = 30.0
@@ -35,6 +57,8 @@ class Line:
     band: Band
     color: str
     linestyle: str = "-"
+    is_level: bool = False
+    """Whether each value holds until the next, instead of moving towards it."""
 
 
 def lines_figure(
@@ -64,8 +88,16 @@ def lines_figure(
     figure, axes = new_panel(title=title, x_label=x_label, y_label=y_label, below=legend_height(labels))
     for line in lines:
         band = line.band
-        dot = "o" if len(band.x) <= 12 else ""
-        axes.plot(band.x, band.mean, color=line.color, ls=line.linestyle, marker=dot, markersize=3.5, label=line.label)
+        axes.plot(
+            band.x,
+            band.mean,
+            color=line.color,
+            linestyle=line.linestyle,
+            drawstyle="steps-post" if line.is_level else "default",
+            marker="o" if len(band.x) <= _MOST_DOTS and not line.is_level else "",
+            markersize=3.5,
+            label=line.label,
+        )
         low, high = band.mean - band.deviation, band.mean + band.deviation
         if np.isfinite(band.deviation).any():
             axes.fill_between(band.x, low, high, color=line.color, alpha=0.2, linewidth=0)
@@ -76,7 +108,7 @@ def lines_figure(
     if limits is not None:
         margin = 0.05 * (limits[1] - limits[0]) or 0.05 * abs(limits[1]) or 0.5
         axes.set_ylim(limits[0] - margin, limits[1] + margin)
-    axes.xaxis.get_major_locator().set_params(nbins=6)
+    put_numbers(axes)
     if legend is not None:
         put_legend(figure, axes, title=legend)
     return figure
@@ -92,41 +124,57 @@ def map_figure(
     marks: Sequence[float] = (),
 ) -> Figure:
     """A row per line, time to the right, the value as a colour; what was not measured stays blank."""
-    from matplotlib.colors import LogNorm
+    from matplotlib.colors import LogNorm, Normalize
 
     start = min(float(line.band.x[0]) for line in lines)
     end = max(float(line.band.x[-1]) for line in lines)
     columns = max(min(_MAP_COLUMNS, max(len(line.band.x) for line in lines)), 2)
     places = np.linspace(start, end, columns)
-    rows = np.stack([np.interp(places, l.band.x, l.band.mean, left=np.nan, right=np.nan) for l in lines])
+    rows = np.stack([np.interp(places, line.band.x, line.band.mean, left=np.nan, right=np.nan) for line in lines])
     size = (PANEL[0], _map_height(len(rows)))
     longest = max(len(line.label) for line in lines)
     left = 0.5 if longest <= 3 else 0.35 + 0.068 * min(longest, _NAME_LENGTH)
     figure, axes = new_panel(title=title, x_label=x_label, y_label=y_label, size=size, left=left, right=0.66)
     low, high = limits or (float(np.nanmin(rows)), float(np.nanmax(rows)))
     high = high if high > low else low + 1.0
-    scale: dict[str, object] = {"vmin": low, "vmax": high}
-    if low > 0 and high / low > _LOG_FROM:
-        scale = {"norm": LogNorm(low, high)}
+    norm = LogNorm(low, high) if low > 0 and high / low > _LOG_FROM else Normalize(low, high)
     half = (end - start) / (columns - 1) / 2 or 0.5
     image = axes.imshow(
         rows,
         aspect="auto",
         interpolation="nearest",
         cmap="cividis",
-        **scale,
+        norm=norm,
         extent=(start - half, end + half, len(rows) - 0.5, -0.5),
     )
     axes.grid(False)
     every = -(-len(lines) // 24)
     axes.set_yticks(range(0, len(lines), every), [line.label[-_NAME_LENGTH:] for line in lines[::every]], fontsize=7.5)
-    axes.xaxis.get_major_locator().set_params(nbins=6)
+    put_numbers(axes)
     for mark in marks:
         axes.axvline(mark, color="#ffffff", linewidth=0.9, linestyle=(0, (2, 2)))
     box = axes.get_position()
     bar = figure.add_axes((box.x1 + 0.08 / PANEL[0], box.y0, 0.1 / PANEL[0], box.height))
     figure.colorbar(image, cax=bar).outline.set_visible(False)
+    put_numbers(bar)
     return figure
+
+
+def lines_or_map(
+    lines: Sequence[Line],
+    *,
+    title: str,
+    legend: str,
+    limits: tuple[float, float] | None = None,
+    marks: Sequence[float] = (),
+    may_be_log: bool = False,
+) -> Figure:
+    """Over steps: lines, or of many a map; `legend` says what the lines, or rows, are."""
+    if len(lines) > _MOST_LINES:
+        return map_figure(lines, title=title, x_label="step", y_label=legend, limits=limits, marks=marks)
+    return lines_figure(
+        lines, title=title, x_label="step", limits=limits, marks=marks, may_be_log=may_be_log, legend=legend
+    )
 
 
 def depth_figure(lines: Sequence[Line], *, title: str, y_label: str = "") -> Figure:
@@ -136,7 +184,14 @@ def depth_figure(lines: Sequence[Line], *, title: str, y_label: str = "") -> Fig
         band = line.band
         shift = np.nan_to_num(band.deviation)
         axes.errorbar(
-            band.x, band.mean, yerr=shift, color=line.color, ls=line.linestyle, marker="o", markersize=4, capsize=2,
+            band.x,
+            band.mean,
+            yerr=shift,
+            color=line.color,
+            ls=line.linestyle,
+            marker="o",
+            markersize=4,
+            capsize=2,
             label=line.label,
         )
     stages = sorted({int(stage) for line in lines for stage in line.band.x})
@@ -146,7 +201,9 @@ def depth_figure(lines: Sequence[Line], *, title: str, y_label: str = "") -> Fig
 
 def dots_figure(names: Sequence[str], values: Sequence[float], colors: Sequence[str], *, title: str) -> Figure:
     """One number for each name."""
-    figure, axes = new_panel(title=title, x_label="", size=(PANEL[0], 0.9 + 0.2 * len(names)), left=0.3 + 0.075 * max(map(len, names)))
+    figure, axes = new_panel(
+        title=title, x_label="", size=(PANEL[0], 0.9 + 0.2 * len(names)), left=0.3 + 0.075 * max(map(len, names))
+    )
     rows = range(len(names))
     axes.scatter(values, rows, c=list(colors), s=28, zorder=2)
     axes.set_yticks(rows, names, fontsize=8)
@@ -154,12 +211,20 @@ def dots_figure(names: Sequence[str], values: Sequence[float], colors: Sequence[
     known = [value for value in values if np.isfinite(value)]
     if known and min(known) > 0 and max(known) / min(known) > _LOG_FROM:
         axes.set_xscale("log")
+    put_numbers(axes)
     return figure
 
 
 def shares_figure(shares: Sequence[Mapping[str, float]], *, title: str) -> Figure:
     """How each stage spent its time: a bar per stage of busy, waiting and dropped, which add up to 1."""
-    figure, axes = new_panel(title=title, x_label="share of the stage's time", y_label="stage", size=(PANEL[0], _map_height(len(shares))), left=0.5, below=0.25)
+    figure, axes = new_panel(
+        title=title,
+        x_label="share of the stage's time",
+        y_label="stage",
+        size=(PANEL[0], _map_height(len(shares))),
+        left=0.5,
+        below=0.25,
+    )
     left = np.zeros(len(shares))
     for name, color in _SHARES:
         widths = np.array([share[name] for share in shares])
@@ -184,7 +249,13 @@ def staleness_figure(counts: Sequence[Mapping[int, float]], *, title: str) -> Fi
         for value, count in found.items():
             column = min(value, columns - 1)
             cells[stage, column] = np.nan_to_num(cells[stage, column]) + count / total
-    figure, axes = new_panel(title=title, x_label="versions from forward to update", y_label="stage", size=(PANEL[0], _map_height(len(counts))), left=0.5)
+    figure, axes = new_panel(
+        title=title,
+        x_label="versions from forward to update",
+        y_label="stage",
+        size=(PANEL[0], _map_height(len(counts))),
+        left=0.5,
+    )
     axes.imshow(cells, aspect="auto", interpolation="nearest", cmap="Blues", vmin=0.0, vmax=1.3)
     axes.grid(False)
     names = [str(value) for value in range(columns)]
@@ -197,14 +268,27 @@ def staleness_figure(counts: Sequence[Mapping[int, float]], *, title: str) -> Fi
         for (stage, column), value in np.ndenumerate(cells):
             if np.isfinite(value):
                 words = f"{value:.0%}" if value >= 0.01 else "<1%"
-                axes.text(column, stage, words, ha="center", va="center", fontsize=7.5, color="#fefefe" if value > 0.75 else "#101010")
+                axes.text(
+                    column,
+                    stage,
+                    words,
+                    ha="center",
+                    va="center",
+                    fontsize=7.5,
+                    color="#fefefe" if value > 0.75 else "#101010",
+                )
     return figure
 
 
-def stage_lines(bands: Mapping[int, Band], *, num_stages: int) -> list[Line]:
+def group_line(index: int, label: str, band: Band, *, is_level: bool = False) -> Line:
+    """In the look of the group, or layer, of this place."""
+    return Line(label=label, band=band, color=group_color(index), linestyle=group_dash(index), is_level=is_level)
+
+
+def stage_lines(bands: Mapping[int, Band], *, num_stages: int, are_levels: bool = False) -> list[Line]:
     """A line per stage, in its colour."""
     return [
-        Line(label=str(stage), band=band, color=stage_color(stage, num_stages))
+        Line(label=str(stage), band=band, color=stage_color(stage, num_stages), is_level=are_levels)
         for stage, band in sorted(bands.items())
     ]
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.records.drawings import draw
 from pipeline.records.findings import Curves, Matrix, Scalar, Surface
-from pipeline.reports.figures import MOST_LINES, Line, dots_figure, lines_figure, map_figure
+from pipeline.reports.figures import Line, dots_figure, lines_or_map
 from pipeline.reports.gallery import Gallery
 from pipeline.reports.groups import Group
-from pipeline.reports.overview import group_key
 from pipeline.reports.page import Html, folded, grid, join, text
 from pipeline.reports.series import combine
-from pipeline.reports.style import group_style, plain, stage_color
+from pipeline.reports.style import group_color, plain, stage_color
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["probe_findings"]
 
@@ -24,7 +27,15 @@ _MOST_OPEN = 6
 
 def probe_findings(groups: list[Group], gallery: Gallery) -> Html:
     """Scalars as curves over steps, by stage; everything else as the picture it is."""
-    quantities = sorted({_quantity(found) for group in groups for run in group.runs for found in run.findings if isinstance(found, Scalar)})
+    quantities = sorted(
+        {
+            _quantity(found)
+            for group in groups
+            for run in group.runs
+            for found in run.findings
+            if isinstance(found, Scalar)
+        }
+    )
     scalars = [
         gallery.hang(figure, quantity, group.label)
         for quantity in quantities
@@ -40,7 +51,7 @@ def _quantity(found: Scalar) -> str:
     return "/".join(found.tag.split("/")[:2])
 
 
-def _draw_scalars(group: Group, quantity: str, groups: list[Group]):  # type: ignore[no-untyped-def]
+def _draw_scalars(group: Group, quantity: str, groups: list[Group]) -> Figure | None:
     """Lines over steps by stage and layer; with one step only, dots."""
     values: dict[tuple[int, str], list[list[Scalar]]] = {}
     for run in group.runs:
@@ -56,18 +67,23 @@ def _draw_scalars(group: Group, quantity: str, groups: list[Group]):  # type: ig
     title = quantity if len(groups) == 1 else f"{quantity}: {group.label}"
     lines = []
     for number, ((stage, of_what), runs) in enumerate(sorted(values.items())):
-        band = combine([(np.array([s.step for s in scalars], dtype=float), np.array([s.value for s in scalars])) for scalars in runs])
+        band = combine(
+            [
+                (np.array([s.step for s in scalars], dtype=float), np.array([s.value for s in scalars]))
+                for scalars in runs
+            ]
+        )
         if band is not None:
-            color = stage_color(stage, group.num_stages) if not of_what and stage >= 0 else group_style(number)["color"]
+            color = stage_color(stage, group.num_stages) if not of_what and stage >= 0 else group_color(number)
             lines.append(Line(label=_called(stage, of_what), band=band, color=color))
     if not lines:
         return None
     if all(len(line.band.x) == 1 for line in lines):
         names = [line.label for line in lines]
-        return dots_figure(names, [float(line.band.mean[0]) for line in lines], [line.color for line in lines], title=title)
-    if len(lines) > MOST_LINES:
-        return map_figure(lines, title=title, x_label="step")
-    return lines_figure(lines, title=title, x_label="step", may_be_log=True, legend="")
+        return dots_figure(
+            names, [float(line.band.mean[0]) for line in lines], [line.color for line in lines], title=title
+        )
+    return lines_or_map(lines, title=title, legend="", may_be_log=True)
 
 
 def _called(stage: int, of_what: str) -> str:

@@ -80,7 +80,9 @@ def flat_settings(run: Run) -> dict[str, str]:
     flat = {
         "config": record.config,
         "config file (sha256)": record.sha256[:12],
-        "layers at which stages begin": "as the model comes" if record.at is None else ", ".join(record.at) or "one stage",
+        "layers at which stages begin": "as the model comes"
+        if record.at is None
+        else ", ".join(record.at) or "one stage",
     }
     for name, value in record.settings.items():
         if name not in (*_NOT_COMPARED, "at"):
@@ -113,7 +115,7 @@ def _labels(settings: Sequence[Mapping[str, str]], names: Sequence[str]) -> list
         telling = max(rest, key=lambda name: len({(*parts[i], settings[i].get(name)) for i in alike}))
         rest.remove(telling)
         for i in alike:
-            parts[i] = [*parts[i], f"{telling} {settings[i].get(telling, '–')}"]
+            parts[i] = [*parts[i], f"{telling} {settings[i].get(telling, '-')}"]
     labels = [_shortened(", ".join(part)) or "all runs" for part in parts]
     again = len(set(labels)) < len(labels)
     return [f"{number}: {label}" for number, label in enumerate(labels, 1)] if again else labels

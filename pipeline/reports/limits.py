@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.reports.groups import Group
+from pipeline.reports.groups import Group, flat_settings
 from pipeline.reports.page import Html, bullets, join, text
+from pipeline.reports.reading import Run
 from pipeline.reports.series import MOST_POINTS
 
 __all__ = ["what_is_missing"]
@@ -13,7 +14,10 @@ def what_is_missing(groups: list[Group], *, notes: list[str]) -> Html:
     """What was left out or could not be read, in sentences."""
     lines = [*notes, *(f"{run.name}: {said}." for group in groups for run in group.runs for said in run.notes)]
     lines += [line for group in groups for line in _uneven(group)]
-    longest = max((len(s.values) for g in groups for r in g.runs for found in r.series.values() for s in found.values()), default=0)
+    longest = max(
+        (len(s.values) for g in groups for r in g.runs for found in r.series.values() for s in found.values()),
+        default=0,
+    )
     if longest > MOST_POINTS:
         lines.append(
             f"The longest series has {longest:,} points; curves show at most {MOST_POINTS}, each the mean of as many "
@@ -29,7 +33,12 @@ def _uneven(group: Group) -> list[str]:
     lines = []
     steps = {run.summary.get("steps") for run in group.runs if run.summary}
     if len(steps) > 1:
-        lines.append(f"{group.label}: the runs took {', '.join(f'{s:,}' for s in sorted(filter(None, steps)))} steps; where fewer runs reach, the mean is of those.")
+        taken = ", ".join(f"{number:,}" for number in sorted(filter(None, steps)))
+        lines.append(f"{group.label}: the runs took {taken} steps; where fewer reach, the mean is of those.")
+    seeds = [run.seed for run in group.runs]
+    again = sorted({str(seed) for seed in seeds if seeds.count(seed) > 1})
+    if again:
+        lines.append(f"{group.label}: several runs have seed {', '.join(again)}; each counts as one more run.")
     for what in ("commit", "versions", "machine"):
         if len({str(run.about.get(what)) for run in group.runs}) > 1:
             lines.append(f"{group.label}: the runs differ in {what}, as config.json says.")
@@ -39,8 +48,6 @@ def _uneven(group: Group) -> list[str]:
     return lines
 
 
-def _other_settings(group: Group, run: object) -> list[str]:
-    from pipeline.reports.groups import flat_settings
-
-    own = flat_settings(run)  # type: ignore[arg-type]
+def _other_settings(group: Group, run: Run) -> list[str]:
+    own = flat_settings(run)
     return [name for name in {*own, *group.settings} if own.get(name) != group.settings.get(name)]

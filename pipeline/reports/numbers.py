@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from pipeline.reports.reading import Run
 
-__all__ = ["FINAL", "Number", "Quantity", "STAGE", "spread", "values_of"]
+__all__ = ["FINAL", "STAGE", "Number", "Quantity", "spread", "values_of"]
 
 Number: TypeAlias = float | None
 
@@ -31,7 +31,7 @@ def spread(values: Sequence[Number]) -> str:
     """
     known = [value for value in values if value is not None and not math.isnan(value)]
     if not known:
-        return "–"
+        return "-"
     of = "" if len(known) == len(values) else f" ({len(known)} of {len(values)})"
     if len(known) == 1:
         return _plain(known[0]) + of
@@ -92,8 +92,15 @@ def _probe_cosine(run: Run) -> Number:
     return fmean(found) if found else None
 
 
+def _steps(run: Run) -> Number:
+    if "steps" in run.summary:
+        return float(run.summary["steps"])
+    seen = [float(series.steps.max()) for found in run.series.values() for series in found.values()]
+    return max(seen) + 1 if seen else None
+
+
 FINAL = (
-    Quantity(name="steps", of=_summary("steps", measured="")),
+    Quantity(name="steps", of=_steps),
     Quantity(name="train loss", of=_summary("train_loss", measured="loss")),
     Quantity(name="test loss", of=_summary("test_loss", measured="test_loss")),
     Quantity(name="test accuracy", of=_summary("test_accuracy", measured="test_accuracy")),
@@ -114,11 +121,11 @@ FINAL = (
 @dataclass(frozen=True, kw_only=True)
 class _OfStage:
     name: str
-    of: Callable[[dict[str, object]], Number]
+    of: Callable[[Mapping[str, Any]], Number]
 
 
-def _entry(name: str) -> Callable[[dict[str, object]], Number]:
-    def of(stage: dict[str, object]) -> Number:
+def _entry(name: str) -> Callable[[Mapping[str, Any]], Number]:
+    def of(stage: Mapping[str, Any]) -> Number:
         value = stage.get(name)
         return float(value) if isinstance(value, int | float) else None
 

@@ -6,6 +6,7 @@ No scripts, no fonts, no files beside it: it can be mailed. It follows the reade
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NewType
@@ -15,6 +16,7 @@ __all__ = ["Html", "bullets", "folded", "grid", "join", "note", "page", "picture
 Html = NewType("Html", str)
 """Text that is markup already; everything else is escaped."""
 
+_LONG_WORD = 14
 _CSS = """
 :root { color-scheme: light dark; --ink: #1d2329; --soft: #59636e; --rule: #d5dbe1; --paper: #ffffff; --card: #f6f8fa;
   --mark: #0072b2; }
@@ -32,7 +34,7 @@ nav { margin: 14px 0 0; line-height: 2; }
 nav a { color: var(--mark); text-decoration: none; margin-right: 16px; white-space: nowrap; }
 table { border-collapse: collapse; margin: 8px 0 14px; max-width: 100%; font-size: 13.5px; }
 th, td { text-align: right; padding: 4px 10px; border-bottom: 1px solid var(--rule); vertical-align: top;
-  font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+  font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
 th { font-weight: 600; text-align: right; overflow-wrap: break-word; }
 th:first-child, td:first-child, table.words th, table.words td { text-align: left; }
 td:first-child { color: var(--ink); min-width: 5em; }
@@ -48,8 +50,9 @@ details { margin: 8px 0; border: 1px solid var(--rule); border-radius: 6px; padd
 details > summary { cursor: pointer; font-weight: 600; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12px; background: var(--card); padding: 10px;
   border-radius: 6px; }
-.note { background: var(--card); border-left: 3px solid var(--mark); padding: 6px 12px; margin: 8px 0; max-width: 90ch; }
-.key { display: inline-block; width: 22px; height: 0; border-top: 3px solid; vertical-align: middle; margin-right: 7px; }
+.note { background: var(--card); border-left: 3px solid var(--mark); padding: 6px 12px; margin: 8px 0;
+  max-width: 90ch; }
+.key { display: inline-block; width: 22px; height: 0; vertical-align: middle; margin-right: 7px; }
 .keys { max-width: none; } .keys span:not(.key) { display: inline-block; margin-right: 22px; }
 li { max-width: 100ch; overflow-wrap: anywhere; }
 @media (max-width: 640px) { body { padding: 16px 12px 40px; } th, td { padding: 4px 5px; } }
@@ -92,7 +95,9 @@ def bullets(lines: Iterable[str]) -> Html:
     return Html(f"<ul>{items}</ul>" if items else "")
 
 
-def table(head: Sequence[str | Html], rows: Sequence[Sequence[str]], *, words: bool = False, keys: Sequence[Html] = ()) -> Html:
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool = False, keys: Sequence[Html] = ()
+) -> Html:
     """A table of text; numbers stand to the right unless it is one of words.
 
     Args:
@@ -102,10 +107,21 @@ def table(head: Sequence[str | Html], rows: Sequence[Sequence[str]], *, words: b
         keys: markup before the text of each column after the first: its colour.
     """
     marks = ["", *keys] if keys else [""] * len(head)
-    top = "".join(f"<th>{mark}{escape(cell)}</th>" for mark, cell in zip(marks, head, strict=True))
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
+    top = "".join(f"<th>{mark}{_breakable(cell)}</th>" for mark, cell in zip(marks, head, strict=True))
+    body = "".join("<tr>" + "".join(f"<td>{_breakable(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
     kind = ' class="words"' if words else ""
     return Html(f"<table{kind}><thead><tr>{top}</tr></thead>\n<tbody>{body}</tbody></table>")
+
+
+def _breakable(cell: str) -> str:
+    """Text that may be broken after a separator, and anywhere in a word too long for a column."""
+    marked = (
+        re.sub(r"(?<=[/:,_.=])(?=[^\s\d])", "\0", cell)
+        if any(len(word) > _LONG_WORD for word in cell.split())
+        else cell
+    )
+    marked = re.sub(rf"([^\s\0]{{{2 * _LONG_WORD}}})(?=[^\s\0])", "\\1\0", marked)
+    return escape(marked).replace("\0", "<wbr>")
 
 
 def picture(image: Html, *, caption: str = "") -> Html:
@@ -122,7 +138,11 @@ def grid(pictures: Iterable[Html]) -> Html:
 
 def folded(heading: str, content: Html, *, is_open: bool = False) -> Html:
     """Content behind its heading; nothing if there is none."""
-    return Html(f"<details{' open' if is_open else ''}><summary>{escape(heading)}</summary>{content}</details>") if content else Html("")
+    return (
+        Html(f"<details{' open' if is_open else ''}><summary>{escape(heading)}</summary>{content}</details>")
+        if content
+        else Html("")
+    )
 
 
 def join(*parts: Html) -> Html:

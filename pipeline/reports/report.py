@@ -8,16 +8,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.errors import ConfigurationError
-from pipeline.reports.by_stage import gradient_quality, other_measurements, stages_at_work
 from pipeline.reports.changes import structure_over_time
 from pipeline.reports.edges import edge_tables
 from pipeline.reports.found import probe_findings
 from pipeline.reports.gallery import Gallery
+from pipeline.reports.gradients import gradient_quality
 from pipeline.reports.groups import Group, group_runs
 from pipeline.reports.limits import what_is_missing
+from pipeline.reports.measurements import other_measurements
 from pipeline.reports.overview import final_numbers, learning_curves, what_was_run
 from pipeline.reports.page import Html, page, text
 from pipeline.reports.reading import Run, read_run
+from pipeline.reports.stages import stages_at_work
 from pipeline.reports.style import styled
 from pipeline.reports.timelines import timelines
 
@@ -35,7 +37,9 @@ class Report:
     """What the runs' folders did not say."""
 
 
-def read_runs(folders: Sequence[Path], *, on_run: Callable[[Path], object] = lambda folder: None) -> tuple[list[Run], list[str]]:
+def read_runs(
+    folders: Sequence[Path], *, on_run: Callable[[Path], object] = lambda folder: None
+) -> tuple[list[Run], list[str]]:
     """All runs, each once, and a note for each that was named again.
 
     Raises:
@@ -106,7 +110,9 @@ def write_report(
     whole = page(title or _title(groups), intro=_intro(groups), sections=sections)
     (out / "report.html").write_text(whole, encoding="utf-8")
     missing = tuple(f"{run.name}: {said}" for run in runs for said in run.notes)
-    return Report(html=out / "report.html", pictures=tuple(gallery.written), groups=tuple(groups), notes=(*notes, *missing))
+    return Report(
+        html=out / "report.html", pictures=tuple(gallery.written), groups=tuple(groups), notes=(*notes, *missing)
+    )
 
 
 def _title(groups: list[Group]) -> str:
@@ -120,5 +126,7 @@ def _intro(groups: list[Group]) -> Html:
     count = sum(len(group.runs) for group in groups)
     stages = sorted({group.num_stages for group in groups})
     said = f"{count} run{'s' * (count > 1)} in {len(groups)} group{'s' * (len(groups) > 1)}, "
-    said += f"{', '.join(map(str, stages))} stage{'s' * (stages != [1])}; written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."
+    said += (
+        f"{', '.join(map(str, stages))} stage{'s' * (stages != [1])}; written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."
+    )
     return text(said, soft=True)

@@ -45,8 +45,8 @@ class Band:
     """(T,)"""
     deviation: Floats
     """(T,), standard deviation (n - 1); NaN where only one curve has a value."""
-    count: int
-    """Curves that went in."""
+    counts: Floats
+    """(T,), curves that have a value there."""
 
 
 def thin(x: Floats, y: Floats, *, most: int = MOST_POINTS) -> tuple[Floats, Floats]:
@@ -89,7 +89,7 @@ def combine(curves: Sequence[tuple[Floats, Floats]], *, most: int = MOST_POINTS)
     squares = np.where(known, (rows - mean) ** 2, 0.0).sum(axis=0)
     deviation = np.where(count > 1, np.sqrt(squares / np.maximum(count - 1, 1)), np.nan)
     some = count > 0
-    return Band(x=places[some], mean=mean[some], deviation=deviation[some], count=len(thinned))
+    return Band(x=places[some], mean=mean[some], deviation=deviation[some], counts=count[some].astype(float))
 
 
 def _ascending(x: Floats, y: Floats) -> tuple[Floats, Floats]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.reports.page import Html
 
@@ -21,7 +21,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PANEL", "group_style", "inline_png", "inline_svg", "legend_height", "new_panel", "plain", "put_legend", "stage_color", "styled", "write_png"]
+__all__ = [
+    "PANEL",
+    "group_color",
+    "group_dash",
+    "inline_png",
+    "inline_svg",
+    "legend_height",
+    "new_panel",
+    "plain",
+    "put_legend",
+    "put_numbers",
+    "stage_color",
+    "styled",
+    "write_png",
+]
 
 PANEL = (3.75, 2.6)
 """Inches of a picture of which three stand side by side on a wide screen."""
@@ -32,10 +46,12 @@ _DASHES = ("-", "--", ":", "-.")
 _STAGES = ((0x3B, 0x5B, 0xDB), (0x10, 0x98, 0xAD), (0xC4, 0x9A, 0x00), (0xD6, 0x50, 0x14))
 """The first stage is blue, the last orange: none is too dark on black or too light on white."""
 _PNG_DPI = 140
+_THOUSANDS, _TINY = 20_000.0, 0.005
 _LONGEST_TITLE = 52
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "font.size": 9.0,
-    "axes.formatter.limits": (-3, 5),
+    "axes.formatter.limits": (-9, 9),
+    "axes.formatter.useoffset": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.7,
@@ -70,9 +86,14 @@ def plain() -> Iterator[None]:
         yield
 
 
-def group_style(index: int) -> dict[str, str]:
-    """Colour and line of a group, by its place on the page."""
-    return {"color": _GROUPS[index % len(_GROUPS)], "linestyle": _DASHES[index // len(_GROUPS) % len(_DASHES)]}
+def group_color(index: int) -> str:
+    """Of a group by its place on the page, or of a layer by its place in a picture."""
+    return _GROUPS[index % len(_GROUPS)]
+
+
+def group_dash(index: int) -> str:
+    """The kind of line; past the colours another."""
+    return _DASHES[index // len(_GROUPS) % len(_DASHES)]
 
 
 def stage_color(stage: int, num_stages: int) -> str:
@@ -142,6 +163,27 @@ def put_legend(figure: Figure, axes: Axes, *, title: str = "") -> None:
         columnspacing=1.0,
         labelspacing=0.2,
     )
+
+
+def put_numbers(axes: Axes) -> None:
+    """Write large numbers as 20k or 3M and very small ones with an exponent each, so that none stands over the axes."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
+
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = axis.get_view_interval()
+        largest = max(abs(low), abs(high))
+        if isinstance(axis.get_major_formatter(), ScalarFormatter) and not _TINY <= largest < _THOUSANDS:
+            axis.set_major_formatter(FuncFormatter(lambda value, place: brief_number(value)))
+    if isinstance(axes.xaxis.get_major_locator(), MaxNLocator):
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+
+
+def brief_number(value: float) -> str:
+    """20k for 20000."""
+    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g}{sign}"
+    return f"{value:.4g}"
 
 
 def _columns(labels: Sequence[str]) -> int:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pipeline.records.picture import timeline_figure
 from pipeline.reports.gallery import Gallery
 from pipeline.reports.groups import Group
-from pipeline.reports.page import Html, grid, join, text
+from pipeline.reports.page import Html, join, text
 from pipeline.reports.reading import Run
 from pipeline.reports.windows import find_first, read_window
 from pipeline.stages.trace import Event
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["timelines"]
 
@@ -32,8 +36,8 @@ def timelines(groups: list[Group], gallery: Gallery) -> Html:
         ]
         parts += pictures
     about = (
-        "Windows of the trace of one run of each group: the first that finished. A row is a stage; white is waiting, or what "
-        "leaves no trace (evaluation, saving)."
+        "Windows of the trace of one run of each group, the first that finished. A row is a stage; between operations it "
+        "waits, or does what leaves no trace (evaluation, saving)."
     )
     return join(text(about, soft=True), *parts) if parts else Html("")
 
@@ -51,19 +55,24 @@ def _windows(run: Run) -> list[tuple[str, int, int]]:
     return windows
 
 
-def _draw(group: Group, where: str, events: Mapping[int, Sequence[Event]], groups: list[Group]):  # type: ignore[no-untyped-def]
+def _draw(group: Group, where: str, events: Mapping[int, Sequence[Event]], groups: list[Group]) -> Figure | None:
     all_events = [event for found in events.values() for event in found]
     if not all_events:
         return None
-    start_s = min(event.start_s for event in all_events)
-    end_s = max(event.end_s for event in all_events)
-    virtual = group.shown.in_virtual_time
-    scale, unit = (1.0, "virtual seconds") if virtual else (1e3, "ms from the first operation shown")
-    shifted = {
-        stage: [e._replace(start_s=(e.start_s - start_s * (not virtual)) * scale, end_s=(e.end_s - start_s * (not virtual)) * scale) for e in found]
+    start_s, end_s = min(event.start_s for event in all_events), max(event.end_s for event in all_events)
+    if group.shown.in_virtual_time:
+        origin_s, scale, unit = 0.0, 1.0, "virtual seconds"
+    else:
+        origin_s, scale, unit = start_s, 1e3, "ms from the first operation shown"
+    moved = {
+        stage: [e._replace(start_s=(e.start_s - origin_s) * scale, end_s=(e.end_s - origin_s) * scale) for e in found]
         for stage, found in events.items()
     }
-    title = where if len(groups) == 1 else f"{group.label}: {where}"
-    begin = start_s * scale if virtual else 0.0
-    until = end_s * scale if virtual else (end_s - start_s) * scale
-    return timeline_figure(shifted, from_s=begin, until_s=until, title=title, x_label=unit, width=_WIDTH)
+    return timeline_figure(
+        moved,
+        from_s=(start_s - origin_s) * scale,
+        until_s=(end_s - origin_s) * scale,
+        title=where if len(groups) == 1 else f"{group.label}: {where}",
+        x_label=unit,
+        width=_WIDTH,
+    )
