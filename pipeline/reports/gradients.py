@@ -35,9 +35,10 @@ def gradient_quality(groups: list[Group], gallery: Gallery) -> Html:
     if not names:
         return Html("")
     about = (
-        "Cosine 1 is the true direction, norm ratio 1 the true length, projection 1 both along the true gradient. At "
-        "syncs the synthetic gradient is set beside the true one of the same microbatch; probes grade every source on the "
-        f"same samples. By depth: the mean of the last {_TAIL:.0%} of each run, bars are one standard deviation over runs."
+        "Cosine 1 is the true direction, norm ratio 1 the true length, projection 1 both along the true gradient. "
+        "At syncs the synthetic gradient is set beside the true one of the same microbatch; probes grade every source "
+        f"on the same samples. By depth: the mean of the last {_TAIL:.0%} of each run, bars are one standard deviation "
+        "over runs."
     )
     first = [_by_depth(groups, name, gallery) for name in _FIRST if name in names]
     panels = {name: over_time(groups, name, _heading(name), gallery) for name in _OVER_TIME if name in names}

@@ -41,8 +41,8 @@ def stages_at_work(groups: list[Group], gallery: Gallery) -> Html:
     if not (times or late or any(panels.values())):
         return Html("")
     about = text(
-        "How each stage spent its time, and how many versions its weights had moved on when a gradient came (a row adds "
-        "up to 1); means over the runs of a group.",
+        "How each stage spent its time, and how many versions its weights had moved on when a gradient came (a row "
+        "adds up to 1); means over the runs of a group.",
         soft=True,
     )
     tables = [

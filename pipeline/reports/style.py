@@ -45,7 +45,7 @@ _GROUPS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8
 _DASHES = ("-", "--", ":", "-.")
 _STAGES = ((0x3B, 0x5B, 0xDB), (0x10, 0x98, 0xAD), (0xC4, 0x9A, 0x00), (0xD6, 0x50, 0x14))
 """The first stage is blue, the last orange: none is too dark on black or too light on white."""
-_PNG_DPI = 140
+_PNG_DPI = 120
 _THOUSANDS, _TINY = 20_000.0, 0.005
 _LONGEST_TITLE = 52
 _SETTINGS: dict[Any, Any] = {

@@ -36,8 +36,8 @@ def timelines(groups: list[Group], gallery: Gallery) -> Html:
         ]
         parts += pictures
     about = (
-        "Windows of the trace of one run of each group, the first that finished. A row is a stage; between operations it "
-        "waits, or does what leaves no trace (evaluation, saving)."
+        "Windows of the trace of one run of each group, the first that finished. A row is a stage; between operations "
+        "it waits, or does what leaves no trace (evaluation, saving)."
     )
     return join(text(about, soft=True), *parts) if parts else Html("")
 
