@@ -42,12 +42,17 @@ def report_command(words: list[str]) -> int:
     options = tyro.cli(_ReportOptions, args=words, prog="dni report", description=report_command.__doc__)
     by = [name for part in options.by.split(",") if (name := part.strip())]
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[pictures]} pictures"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        reading = progress.add_task("reading", total=len(options.runs))
+        reading = progress.add_task("reading", total=len(options.runs), pictures=0)
         runs, notes = read_runs(options.runs, on_run=lambda folder: progress.advance(reading))
         progress.remove_task(reading)
-        drawing = progress.add_task("drawing", total=None)
+        drawing = progress.add_task("drawing", total=None, pictures=0)
         report = write_report(
             runs,
             _folder(options),
@@ -57,6 +62,7 @@ def report_command(words: list[str]) -> int:
             on_section=lambda heading, done, total: progress.update(
                 drawing, description=heading, completed=done, total=total
             ),
+            on_picture=lambda count: progress.update(drawing, pictures=count),
         )
     _say(console, report)
     return 0

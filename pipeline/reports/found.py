@@ -64,7 +64,7 @@ def _draw_scalars(group: Group, quantity: str, groups: list[Group]) -> Figure | 
             values.setdefault(key, []).append(scalars)
     if not values:
         return None
-    title = quantity if len(groups) == 1 else f"{quantity}: {group.label}"
+    title = quantity.replace("_", " ") + ("" if len(groups) == 1 else f": {group.label}")
     lines = []
     for number, ((stage, of_what), runs) in enumerate(sorted(values.items())):
         band = combine(
@@ -106,9 +106,12 @@ def _hung(findings: Sequence[Curves | Matrix | Surface], gallery: Gallery, *, wh
     first = list(newest.values())
     some, more = first[:_MOST_OPEN], first[_MOST_OPEN:] + rest
     left_out = max(len(more) - _MOST_PICTURES, 0)
-    parts = [text(f"{where}the newest of each") if where else Html(""), grid(_hang(found, gallery) for found in some)]
+    parts = [
+        text(f"{where}the newest of each") if where else Html(""),
+        grid((_hang(found, gallery) for found in some), kind="wide"),
+    ]
     if more:
-        behind = [grid(_hang(found, gallery) for found in more[:_MOST_PICTURES])]
+        behind = [grid((_hang(found, gallery) for found in more[:_MOST_PICTURES]), kind="wide")]
         if left_out:
             behind.append(text(f"{left_out} more are not drawn; TensorBoard has them."))
         parts.append(folded(f"{where}{min(len(more), _MOST_PICTURES)} more pictures", join(*behind)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import NewType
+from typing import Literal, NewType
 
 __all__ = ["Html", "bullets", "folded", "grid", "join", "note", "page", "picture", "section", "table", "text"]
 
@@ -41,6 +41,7 @@ td:first-child { color: var(--ink); min-width: 5em; }
 table.words td { font-variant-numeric: normal; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); gap: 10px 18px;
   align-items: start; justify-items: start; }
+.wide { grid-template-columns: repeat(auto-fill, minmax(min(520px, 100%), 1fr)); }
 figure { margin: 4px 0 8px; min-width: 0; width: 100%; break-inside: avoid; }
 figure svg, figure img { display: block; width: 100%; height: auto; fill: currentColor; }
 figure svg text { font-family: system-ui, "Segoe UI", Roboto, Arial, "DejaVu Sans", sans-serif !important; }
@@ -130,10 +131,10 @@ def picture(image: Html, *, caption: str = "") -> Html:
     return Html(f"<figure>{image}{said}</figure>")
 
 
-def grid(pictures: Iterable[Html]) -> Html:
-    """Pictures side by side, as many as the screen has room for."""
+def grid(pictures: Iterable[Html], *, kind: Literal["narrow", "wide"] = "narrow") -> Html:
+    """Pictures side by side, as many as the screen has room for: three narrow ones, or two wide ones."""
     inside = "\n".join(pictures)
-    return Html(f'<div class="grid">{inside}</div>' if inside else "")
+    return Html(f'<div class="grid {kind}">{inside}</div>' if inside else "")
 
 
 def folded(heading: str, content: Html, *, is_open: bool = False) -> Html:

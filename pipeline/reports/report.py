@@ -73,7 +73,7 @@ def write_report(
 
     Args:
         runs: at least one.
-        out: folder; it is made, and files of an earlier report in it are replaced.
+        out: folder; it is made, and files of the same names in it are replaced.
         title: of the page; empty: made from the groups.
         by: settings by which runs are told apart; empty: all.
         notes: more to say among the limits.

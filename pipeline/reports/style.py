@@ -188,7 +188,7 @@ def brief_number(value: float) -> str:
 
 def _columns(labels: Sequence[str]) -> int:
     """As many as there is room for."""
-    return max(1, min(len(labels), 46 // (max(map(len, labels)) + 5)))
+    return max(1, min(len(labels), 58 // (max(map(len, labels)) + 5)))
 
 
 def _fitting(title: str) -> str:
