@@ -45,7 +45,7 @@ table.words td { font-variant-numeric: normal; }
 figure { margin: 4px 0 8px; min-width: 0; width: 100%; break-inside: avoid; }
 figure svg, figure img { display: block; width: 100%; height: auto; fill: currentColor; }
 figure svg text { font-family: system-ui, "Segoe UI", Roboto, Arial, "DejaVu Sans", sans-serif !important; }
-figure img { background: #ffffff; border-radius: 4px; max-width: 760px; }
+figure img { background: #ffffff; border-radius: 4px; max-width: 950px; }
 figcaption { font-size: 13px; max-width: 84ch; }
 details { margin: 8px 0; border: 1px solid var(--rule); border-radius: 6px; padding: 6px 12px; }
 details > summary { cursor: pointer; font-weight: 600; }

@@ -166,12 +166,19 @@ def put_legend(figure: Figure, axes: Axes, *, title: str = "") -> None:
 
 
 def put_numbers(axes: Axes) -> None:
-    """Write large numbers as 20k or 3M and very small ones with an exponent each, so that none stands over the axes."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
+    """Write large numbers as 20k or 3M and very small ones with an exponent each, so that none stands over the axes.
+
+    A logarithmic axis has numbers at 1, 10, 100, and of less than three decades also at 3, 30.
+    """
+    from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
     for axis in (axes.xaxis, axes.yaxis):
         low, high = axis.get_view_interval()
         largest = max(abs(low), abs(high))
+        if isinstance(axis.get_major_formatter(), LogFormatter):
+            axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high < 1e3 * low else (1.0,)))
+            axis.set_major_formatter(FuncFormatter(lambda value, place: brief_number(value)))
+            axis.set_minor_formatter(NullFormatter())
         if isinstance(axis.get_major_formatter(), ScalarFormatter) and not _TINY <= largest < _THOUSANDS:
             axis.set_major_formatter(FuncFormatter(lambda value, place: brief_number(value)))
     if isinstance(axes.xaxis.get_major_locator(), MaxNLocator):

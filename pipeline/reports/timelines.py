@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["timelines"]
 
 _WIDTH = 7.8  # inches; 750 pixels
+_MOST_AS_SVG = 600
+"""Operations; a picture of more is smaller as PNG."""
 _AROUND = 3
 """Steps shown before and after."""
 _SETTLED = 20
@@ -27,14 +29,14 @@ _SETTLED = 20
 
 def timelines(groups: list[Group], gallery: Gallery) -> Html:
     """Windows of the trace of one run of each group."""
-    parts = []
+    parts: list[Html] = []
     for group in groups:
-        pictures = [
-            gallery.hang(figure, "timeline", where, group.label)
-            for where, first, last in _windows(group.shown)
-            if (figure := _draw(group, where, read_window(group.shown, first=first, last=last), groups)) is not None
-        ]
-        parts += pictures
+        for where, first, last in _windows(group.shown):
+            events = read_window(group.shown, first=first, last=last)
+            figure = _draw(group, where, events, groups)
+            if figure is not None:
+                has_many = sum(map(len, events.values())) > _MOST_AS_SVG
+                parts.append(gallery.hang(figure, "timeline", where, group.label, has_map=has_many))
     about = (
         "Windows of the trace of one run of each group, the first that finished. A row is a stage; between operations "
         "it waits, or does what leaves no trace (evaluation, saving)."
