@@ -64,7 +64,10 @@ def names_in(groups: list[Group]) -> list[str]:
 
 
 def limits_of(bands: list[Band]) -> tuple[float, float]:
-    """Common limits of an axis or a colour for several pictures; of a few wild values the last hundredth is cut off."""
+    """Common limits of an axis or a colour for several pictures; of a few wild values the last hundredth is cut off.
+
+    What is positive has a positive lower limit, whatever its spread.
+    """
     shifts = [np.nan_to_num(band.deviation) for band in bands]
     values = np.concatenate(
         [band.mean + sign * shift for band, shift in zip(bands, shifts, strict=True) for sign in (-1, 1)]
@@ -74,4 +77,5 @@ def limits_of(bands: list[Band]) -> tuple[float, float]:
         inner_low, inner_high = np.percentile(values, [1, 99])
         if high - low > 5.0 * (inner_high - inner_low) > 0:
             low, high = float(inner_low), float(inner_high)
-    return low, high
+    least = min(float(band.mean.min()) for band in bands)
+    return least if low <= 0 < least else low, high
