@@ -39,6 +39,7 @@ th { font-weight: 600; text-align: right; overflow-wrap: break-word; }
 th:first-child, td:first-child, table.words th, table.words td { text-align: left; }
 td:first-child { color: var(--ink); min-width: 5em; }
 table.words td { font-variant-numeric: normal; }
+table:not(.words) td:not(:first-child) { white-space: nowrap; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); gap: 10px 18px;
   align-items: start; justify-items: start; }
 .wide { grid-template-columns: repeat(auto-fill, minmax(min(520px, 100%), 1fr)); }
