@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigurationError
 from pipeline.stages.trace import Event
@@ -24,6 +24,7 @@ _LOOKS = {
     "U": ("update", "#222222"),
     "C": ("change of structure", "#228833"),
 }
+_SYNC: dict[str, Any] = {"color": "#228833", "marker": "v", "linestyle": "none", "markersize": 5}
 _MOST_ROWS = 48
 _ENTRY_INCHES = 1.5
 """Of the legend."""
@@ -57,28 +58,30 @@ def timeline_figure(
     clock: str,
     width_inches: float = 12.0,
 ) -> Figure:
-    """A drawing of the operations that lie in a span of time; where it begins is 0.
+    """A drawing of the operations that lie in a span of time, and syncs as marks; where it begins is 0.
 
     Args:
         events: of each stage to be drawn, in order.
         span_s: from when to when.
         title: of the drawing.
-        clock: what time is measured in.
+        clock: what time is measured in: seconds of some kind, or ms.
         width_inches: of the drawing.
     """
     from matplotlib.figure import Figure  # slow to load
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     stages = sorted(events)
     since_s, until_s = span_s
+    unit = 1e3 if clock == "ms" else 1.0
     figure = Figure(figsize=(width_inches, 1.6 + 0.22 * len(stages)), layout="constrained")
     axes = figure.add_subplot()
     seen = set()
     for row, stage in enumerate(stages):
-        within = [event for event in events[stage] if event.start_s < until_s and event.end_s > since_s]
+        within = [event for event in events[stage] if event.start_s < until_s and event.end_s >= since_s]
         for operation, (_, color) in _LOOKS.items():
             spans = [
-                (start_s - since_s, min(event.end_s, until_s) - start_s)
+                ((start_s - since_s) * unit, (min(event.end_s, until_s) - start_s) * unit)
                 for event in within
                 if event.operation == operation
                 for start_s in (max(event.start_s, since_s),)
@@ -86,11 +89,19 @@ def timeline_figure(
             if spans:
                 seen.add(operation)
                 axes.broken_barh(spans, (row - 0.42, 0.84), facecolors=color, edgecolors="white", linewidth=0.2)
-    axes.set(title=title, xlabel=clock, ylabel="stage", xlim=(0.0, until_s - since_s))
+        syncs = [(event.start_s - since_s) * unit for event in within if event.operation == "S"]
+        if syncs:
+            seen.add("S")
+            axes.plot(syncs, [row - 0.42] * len(syncs), **_SYNC)
+    axes.set(title=title, xlabel=clock, ylabel="stage", xlim=(0.0, (until_s - since_s) * unit))
     axes.set_yticks(range(len(stages)), [str(stage) for stage in stages], fontsize=7)
     axes.set_ylim(len(stages) - 0.5, -0.5)
-    patches = [Patch(color=color, label=name) for operation, (name, color) in _LOOKS.items() if operation in seen]
+    handles: list[Patch | Line2D] = [
+        Patch(color=color, label=name) for operation, (name, color) in _LOOKS.items() if operation in seen
+    ]
+    if "S" in seen:
+        handles.append(Line2D([], [], label="sync", **_SYNC))
     columns = int(width_inches // _ENTRY_INCHES)
-    if patches:
-        figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), columns), frameon=False)
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns), frameon=False)
     return figure

@@ -1,0 +1,1 @@
+"""What do finished runs say when they are laid side by side? One page, and its pictures."""
