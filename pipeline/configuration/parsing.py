@@ -12,6 +12,7 @@ import tyro
 from pipeline.configuration.config import Config
 from pipeline.configuration.loading import BUILT_IN, find_config, fingerprint
 from pipeline.configuration.prepared import Prepared
+from pipeline.configuration.written import written
 from pipeline.errors import ConfigurationError
 from pipeline.records.folder import RunRecord, read_record
 
@@ -57,7 +58,5 @@ def record_of(reference: str, options: list[str], prepared: Prepared) -> RunReco
         sha256=fingerprint(reference),
         num_threads=config.num_threads,
         at=None if starts is None else list(starts),
-        settings={
-            name: value for name, value in vars(config).items() if name not in ("model", "data", "loss", "source")
-        },
+        settings={name: written(value) for name, value in vars(config).items() if name not in ("model", "data")},
     )

@@ -50,6 +50,12 @@ _UPDATES = {
     "angle of updates": "update/angle/",
     "norm of each weight": "update/weight_norm/",
 }
+_CURVATURE = {
+    "rate that each subset would have": "curvature/rate/",
+    "rate used": "curvature/used_rate/",
+    "curvature along the update": "curvature/hessian/",
+    "decrease that the rates promise": "curvature/decrease$",
+}
 
 
 def charts_of(prepared: Prepared) -> Charts:
@@ -72,6 +78,7 @@ def charts_of(prepared: Prepared) -> Charts:
         "pipeline": _TIME if below else {"samples per second": _TIME["samples per second"]},
         "structure": _STRUCTURE if config.events else {},
         "updates": _UPDATES if config.measure_updates_every else {},
+        "curvature": _CURVATURE if config.curvature else {},
     }
     return {category: own for category, own in charts.items() if own}
 

@@ -92,7 +92,8 @@ def flat_settings(run: Run) -> dict[str, str]:
 
 def _flatten(name: str, value: Any) -> dict[str, str]:
     if isinstance(value, Mapping) and value:
-        return {k: v for key, part in value.items() for k, v in _flatten(f"{name}.{key}", part).items()}
+        own = {k: v for key, part in value.items() if key != "kind" for k, v in _flatten(f"{name}.{key}", part).items()}
+        return ({name: str(value["kind"])} if "kind" in value else {}) | own
     return {name: _said(value)}
 
 
@@ -100,7 +101,8 @@ def _said(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_said, value)) if value else "none"
     if isinstance(value, Mapping):
-        return json.dumps(value, sort_keys=True) if value else "default"
+        own = ", ".join(f"{name}={_said(part)}" for name, part in value.items() if name != "kind")
+        return f"{value['kind']}({own})" if "kind" in value else own or "default"
     if isinstance(value, float):
         return f"{value:g}"
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))  # an address is another one in each process

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PANEL",
+    "brief_number",
     "group_color",
     "group_dash",
     "inline_png",

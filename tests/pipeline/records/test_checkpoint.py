@@ -333,7 +333,7 @@ def test_everything_that_is_saved_can_be_read_with_weights_only(tmp_path: Path) 
     _save(tmp_path, stages, 3)
     state = torch.load(tmp_path / "step-000000003" / "stage-0.pt", weights_only=True)
     names = {"module", "source", "input", "carried", "updater", "version", "num_syncs", "velocity", "quality"}
-    names |= {"quality_above", "structure", "original", "ages", "masks", "edits", "initial"}
+    names |= {"quality_above", "structure", "original", "ages", "masks", "edits", "initial", "curvature"}
     assert set(state) == names
     assert set(state["module"]) == {"0.weight", "0.bias"} and state["source"] is not None
     assert set(state["updater"]["optimizer"]["0.weight"]) == {"step", "exp_avg", "exp_avg_sq"}
