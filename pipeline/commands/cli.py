@@ -18,6 +18,7 @@ from rich.console import Console
 
 from pipeline.commands.display import plan_tables
 from pipeline.commands.export_command import export_command
+from pipeline.commands.probe_command import probe_command
 from pipeline.commands.replay_command import replay_command
 from pipeline.commands.simulate_command import simulate_command
 from pipeline.commands.train_command import resume_command, train_command
@@ -43,6 +44,7 @@ Train a network as stages that do not wait for each other.
   dni simulate CONFIG [--options]    virtual time: throughput beside the method's bound, utilisation, staleness
   dni export RUN --out FILE [--best] write the whole network's state dict, loadable into the unsplit model:
                                      of the last checkpoint, or of the one with the lowest test loss
+  dni probe RUN... [--what ...]      curvature, representations, Hessians and landscape at a run's checkpoints
 
 examples:
   dni train quickstart
@@ -140,6 +142,7 @@ _COMMANDS: dict[str, Callable[[list[str], Control | None], int]] = {
     "plan": lambda words, control: _plan(words),
     "simulate": lambda words, control: simulate_command(words),
     "export": lambda words, control: export_command(words),
+    "probe": lambda words, control: probe_command(words),
 }
 _CONFIGURED = ("train", "plan", "simulate")
 """Commands of which a configuration says what the options are."""

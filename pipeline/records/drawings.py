@@ -35,16 +35,17 @@ def draw(finding: Curves | Matrix | Surface) -> Figure:
     Values that are not finite are left blank. Save it with `figure.savefig(path, dpi=...)`.
     """
     from matplotlib.figure import Figure  # slow to load
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     match finding:
         case Curves():
-            figure = Figure(figsize=(_WIDTH, 4.3), layout="constrained")
+            figure = Figure(figsize=(_WIDTH, 4.3), layout=ConstrainedLayoutEngine(h_pad=0.1))
             _draw_curves(figure.add_subplot(), finding)
         case Matrix():
-            figure = Figure(figsize=_matrix_size(finding), layout="constrained")
+            figure = Figure(figsize=_matrix_size(finding), layout=ConstrainedLayoutEngine(h_pad=0.1))
             _draw_matrix(figure, finding)
         case Surface():
-            figure = Figure(figsize=(_WIDTH, 5.4), layout="constrained")
+            figure = Figure(figsize=(_WIDTH, 5.4), layout=ConstrainedLayoutEngine(h_pad=0.1))
             _draw_surface(figure, finding)
     figure.suptitle(_title(finding), fontsize=13)
     return figure
@@ -80,14 +81,14 @@ def _draw_curves(axes: Axes, finding: Curves) -> None:
     count = len(finding.curves)
     if 1 < count <= _MOST_IN_LEGEND:
         if count > 6:
-            axes.legend(fontsize=10, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=4)
+            axes.legend(fontsize=10, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
         else:
             axes.legend(fontsize=10, frameon=False)
     elif count > _MOST_IN_LEGEND:
         names = list(finding.curves)
         axes.set_title(f"{count} curves, {names[0]} to {names[-1]}", fontsize=10)
-    elif count:
-        axes.set_title(next(iter(finding.curves)), fontsize=11)
+    elif count and (name := next(iter(finding.curves))) not in f"{finding.tag} {finding.y_label}":
+        axes.set_title(name, fontsize=11)
 
 
 def _scale(wanted: str, values: Sequence[Sequence[float]]) -> str:
