@@ -100,7 +100,7 @@ def rates_over_time(findings: Iterable[Finding], /) -> Iterator[Curves]:
                 x_label="step",
                 y_label="rate",
                 curves={name: [own.get(step, math.nan) for step in steps] for name, own in rates.items()},
-                y_scale="log" if min(values) > 0 else "linear",
+                y_scale="log" if min(values) > 0 else "symlog",
             )
 
 

@@ -111,14 +111,16 @@ def compare_hessians(
         k = min(frame.shape[1] for frame in frames)
         overlaps = overlap_curve(*(frame[:, :k] for frame in frames)).tolist()
         name, size = layers[0].name, layers[0].operator.size
-        yield from finite_scalars([(f"hessian/overlap/{name}", layers[0].stage, overlaps[-1])], step=network.step)
+        yield from finite_scalars(
+            [(f"hessian/overlap_with_{reference.run}/{name}", layers[0].stage, overlaps[-1])], step=network.step
+        )
         yield Curves(
-            tag=f"hessian/overlap_curve/{name}",
+            tag=f"hessian/overlap_curve_with_{reference.run}/{name}",
             step=network.step,
             stage=layers[0].stage,
             x=list(range(1, k + 1)),
             x_label="eigenvectors, from the largest eigenvalue",
-            y_label="overlap with the reference",
+            y_label=f"overlap with {reference.run}",
             curves={"found": overlaps, "of random spaces": [random_overlap(count, size) for count in range(1, k + 1)]},
         )
 

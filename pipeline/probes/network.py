@@ -33,6 +33,8 @@ Samples: TypeAlias = Sequence[Batch]
 class Network:
     """The stages of a run at one of its checkpoints, in evaluation mode, in one process. Letters: as in `dni`."""
 
+    run: str
+    """The name of its folder."""
     step: int
     """Of the checkpoint."""
     stages: tuple[nn.Module, ...]

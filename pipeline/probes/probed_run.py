@@ -130,6 +130,7 @@ class ProbedRun:
             states = [stage.state_dict() for stage in stages]
             naming = tuple(map(Naming, prepared.cut.prefixes))
             network = Network(
+                run=self.name,
                 step=step,
                 stages=tuple(stage.module.eval() for stage in stages),
                 naming=naming,

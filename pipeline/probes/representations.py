@@ -82,11 +82,13 @@ def compare_representations(
 ) -> Iterator[Finding]:
     """How alike each output of one run is to each of another, on the same samples. Widths need not agree.
 
+    Rows of a matrix are outputs of the run, columns of its reference.
+
     Raises:
         ValueError: an output is not finite, or there are too few samples.
     """
     for quantity, comparison in _compared(network, reference, samples, settings, on_progress).items():
-        yield _matrix(f"representations/{quantity}_with_reference", comparison, step=network.step)
+        yield _matrix(f"representations/{quantity}_with_{reference.run}", comparison, step=network.step)
 
 
 def representations_over_time(

@@ -130,6 +130,8 @@ class ProbeWork:
                     yield Task(words=f"{what} of {run.name} at step {step:,}", run=probe)
         for what in ("curvature", "representations"):
             path = run.folder / "findings" / f"{what}-over-time.jsonl"
+            if self._again and what in self._what:
+                path.unlink(missing_ok=True)
             if what in self._what and len(digests) > 1 and (missing[what] or not path.exists()):
                 overview = partial(self._over_time, run, what, kept[what], path)
                 yield Task(words=f"{what} of {run.name} over time", run=overview)
@@ -218,12 +220,13 @@ class ProbeWork:
         return kept
 
     def _check_comparable(self) -> None:
+        """Before anything is measured, whether the networks at the end are alike enough."""
         reference = self._runs[0]
         for run in self._runs[1:] if "hessian" in self._what else ():
             samples = self._samples[reference.folder, "hessian"]
-            for step, other in self._pairs(run, reference).items():
-                with self._blamed(f"hessian beside {reference.folder}", run, step):
-                    check_same_layers(run.network(step, samples), reference.network(other, samples), self._settings)
+            step, other = list(self._pairs(run, reference).items())[-1]
+            with self._blamed(f"hessian beside {reference.folder}", run, step):
+                check_same_layers(run.network(step, samples), reference.network(other, samples), self._settings)
 
     @contextmanager
     def _blamed(self, what: str, run: ProbedRun, step: int) -> Iterator[None]:

@@ -7,7 +7,7 @@ is wider.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.records.findings import Curves, Matrix, Surface
@@ -72,7 +72,8 @@ def _draw_curves(axes: Axes, finding: Curves) -> None:
             label=name,
         )
     axes.set(xlabel=finding.x_label, ylabel=finding.y_label)
-    axes.set(xscale=_scale(finding.x_scale, [finding.x]), yscale=_scale(finding.y_scale, list(finding.curves.values())))
+    _set_scale(axes.set_xscale, finding.x_scale, finding.x)
+    _set_scale(axes.set_yscale, finding.y_scale, [value for row in finding.curves.values() for value in row])
     _cut_depths(axes, finding)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.tick_params(labelsize=11)
@@ -91,10 +92,13 @@ def _draw_curves(axes: Axes, finding: Curves) -> None:
         axes.set_title(name, fontsize=11)
 
 
-def _scale(wanted: str, values: Sequence[Sequence[float]]) -> str:
+def _set_scale(set_scale: Callable[..., None], wanted: str, values: Sequence[float]) -> None:
     """As asked for, but linear where there is nothing that a logarithm could show."""
-    shown = any(math.isfinite(value) and value > 0 for row in values for value in row)
-    return "linear" if wanted == "log" and not shown else wanted
+    sizes = sorted(abs(value) for value in values if math.isfinite(value) and value != 0)
+    if wanted == "log" and any(math.isfinite(value) and value > 0 for value in values):
+        set_scale("log")
+    elif wanted == "symlog" and sizes:
+        set_scale("symlog", linthresh=sizes[len(sizes) // 10])  # nearer to 0 it is linear
 
 
 def _cut_depths(axes: Axes, finding: Curves) -> None:
