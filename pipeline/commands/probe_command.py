@@ -27,6 +27,8 @@ class _Options:
     """At which checkpoints: all that are kept, last, or their steps."""
     again: bool = False
     """Begin anew, instead of going on with the checkpoints that are missing."""
+    tensorboard: bool = True
+    """Draw what is found for TensorBoard, too, at the end: about a quarter of a second a picture."""
     settings: Annotated[ProbeSettings, tyro.conf.arg(name="")] = field(default_factory=ProbeSettings)
 
 
@@ -57,14 +59,15 @@ def probe_command(words: list[str]) -> int:
     work = ProbeWork(options.runs, options.what, options.at, options.settings, again=options.again)
     for note in work.notes():
         console.print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True)
+    tasks = [*work.tasks, *(work.publishing() if options.tensorboard else ())]
     try:
         with _bars(console) as bars:
-            overall, detail = bars.add_task("checkpoints", total=work.num_tasks), bars.add_task("", total=None)
+            overall, detail = bars.add_task("checkpoints", total=len(tasks)), bars.add_task("", total=None)
 
             def told(what: str, done: int, total: int) -> None:
                 bars.update(detail, description=what, completed=min(done, total), total=total)
 
-            for task in work.tasks():
+            for task in tasks:
                 bars.update(overall, description=task.words)
                 task.run(told)
                 bars.advance(overall)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipeline.commands.bench import show_plan, show_times
 from pipeline.commands.display import LiveDisplay, summary_table
 from pipeline.configuration.config import Config
 from pipeline.configuration.parsing import record_of, recorded_config
@@ -33,8 +34,8 @@ from pipeline.executors.attempt import (
 from pipeline.executors.distributed import run_rank
 from pipeline.records import checkpoint
 from pipeline.records.folder import choose_folder, make_folder
-from pipeline.records.timeline import write_timeline
 from pipeline.transports.control import Control
+from pipeline.transports.placement import place
 
 __all__ = ["resume_as_rank", "train_as_rank"]
 
@@ -79,6 +80,8 @@ def _run_as_rank(prepared: Prepared, control: Control, start: Start) -> int:
     world, folder = control.world, start.folder
     console = Console(quiet=world.rank != 0)
     keep_freed_memory()
+    if world.rank == 0:
+        show_plan(folder, prepared, place(prepared.num_stages, world.world_size))
     if world.attempt:
         console.print(_attempt_line(world.attempt, start), highlight=False, soft_wrap=True)
 
@@ -101,7 +104,7 @@ def _run_as_rank(prepared: Prepared, control: Control, start: Start) -> int:
         return 1
     code = 0 if summary["status"] == "finished" else 1
     if world.rank == 0:
-        write_timeline(folder)
+        show_times(folder)
         console.print(summary_table(summary, folder))
     with contextlib.suppress(LostStore):
         if world.rank == 0:

@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 
 from pipeline.clock import WallClock
+from pipeline.commands.bench import show_plan, show_times
 from pipeline.commands.display import LiveDisplay, summary_table
 from pipeline.commands.rank_command import resume_as_rank, train_as_rank
 from pipeline.configuration.config import Executor
@@ -27,7 +28,6 @@ from pipeline.executors.launch import launch, warm_up
 from pipeline.executors.training import find_executor
 from pipeline.records import checkpoint
 from pipeline.records.folder import choose_folder, make_folder
-from pipeline.records.timeline import write_timeline
 from pipeline.transports.control import Control
 
 __all__ = ["BeRank", "resume_command", "train_command"]
@@ -104,6 +104,7 @@ def _check_resumable(prepared: Prepared, run: Path) -> None:
 def _run_here(prepared: Prepared, folder: Path, *, resume: bool) -> int:
     console = Console()
     keep_freed_memory()
+    show_plan(folder, prepared, [0] * prepared.num_stages)
     try:
         with LiveDisplay(console, steps=prepared.config.steps) as display:
             execute = find_executor(prepared.config.executor)
@@ -112,7 +113,7 @@ def _run_here(prepared: Prepared, folder: Path, *, resume: bool) -> int:
         print(f"dni: {error}", file=sys.stderr)
         _say_how_to_go_on(folder)
         return 1
-    write_timeline(folder)
+    show_times(folder)
     console.print(summary_table(result.summary, folder))
     return 0 if result.summary["status"] == "finished" else 1
 

@@ -227,6 +227,9 @@ class Config:
     measure_updates_every: int = 0
     """One in this many updates of a stage also measures how far it moves each weight: for its norm, as an angle, and
     both norms, of gradient and weight; 0: never."""
+    histograms_every: int = 0
+    """One in this many updates of a stage is also shown in TensorBoard as histograms: of its weights, of the averaged
+    gradients, and of the output that it sends on; 0: never."""
 
     @property
     def syncs(self) -> bool:
@@ -288,6 +291,7 @@ _LEAST = {
     "log_every": 1,
     "measure_every": 0,
     "measure_updates_every": 0,
+    "histograms_every": 0,
 }
 
 

@@ -38,6 +38,7 @@ from pipeline.data.feed import Batch, Feed, FeedSettings, batches
 from pipeline.errors import ConfigurationError
 from pipeline.learners.agenda import Agenda
 from pipeline.learners.decay import Decay, check_no_decay
+from pipeline.learners.distributions import DistributionMeter
 from pipeline.learners.idle import IdleLayers
 from pipeline.learners.late_weights import LateWeights
 from pipeline.learners.learner import Learner
@@ -213,6 +214,7 @@ def _make_parts(prepared: Prepared, index: int, module: nn.Module, recorder: Rec
             module, names=names, blocks=blocks, participants=participants, batch_norm=config.idle_batch_norm
         ),
         movement=MovementMeter(module, names=names, recorder=recorder, every=config.measure_updates_every),
+        distributions=DistributionMeter(module, names=names, recorder=recorder, every=config.histograms_every),
     )
 
 

@@ -22,7 +22,7 @@ from pipeline.executors.session import Session
 from pipeline.records.folder import write_error
 from pipeline.records.monitor import StageStatus
 from pipeline.records.network_file import whole_network
-from pipeline.records.summary import summarize, write_summary
+from pipeline.records.summary import summarize
 
 __all__ = ["Execute", "OnStatus", "Result", "concluded", "recording", "unseen"]
 
@@ -99,6 +99,5 @@ def concluded(prepared: Prepared, session: Session, feed: Feed, *, folder: Path 
         stopped_at=feed.stopped_at,
         wall_s=session.wall_s,
     )
-    if folder is not None:
-        write_summary(folder, summary)
+    session.conclude(summary)
     return Result(summary=summary, cut=prepared.cut, folder=folder)

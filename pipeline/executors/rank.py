@@ -27,7 +27,7 @@ from pipeline.executors.session import Session
 from pipeline.executors.worker import Worker
 from pipeline.messages import Input, Message, OutputError, Send, Stop
 from pipeline.records.monitor import StageStatus
-from pipeline.records.summary import summarize, write_summary
+from pipeline.records.summary import summarize
 from pipeline.stages.stage import Stage
 from pipeline.transports.connections import Connections, Edge, edges
 from pipeline.transports.control import Control
@@ -146,8 +146,7 @@ class Rank:
             wall_s=self._session.wall_s,
             restarts=self._control.world.attempt,
         )
-        if self._folder is not None and self._control.world.rank == 0:
-            write_summary(self._folder, summary)
+        self._session.conclude(summary)
         return summary
 
     def _gather_edges(self) -> list[dict[str, Any]]:

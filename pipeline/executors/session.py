@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,9 @@ from pipeline.records import checkpoint
 from pipeline.records.durable import FileDigest
 from pipeline.records.manifest import Manifest, write_manifest
 from pipeline.records.monitor import StageMonitor, StageStatus
+from pipeline.records.overview import Overview
 from pipeline.records.retention import Retention
+from pipeline.records.summary import write_summary
 from pipeline.stages.stage import Stage
 
 __all__ = ["Collect", "Session", "on_signals", "threads"]
@@ -72,6 +74,7 @@ class Session:
             stage.index: StageMonitor(stage, folder=folder, log_every=prepared.config.log_every, since=self.start)
             for stage in stages
         }
+        self._overview = Overview(folder, prepared) if folder is not None and 0 in self._monitors else None
 
     def look(self, stage: Stage) -> bool:
         """Take down what a stage has done, if an interval is over; True if it was.
@@ -125,6 +128,11 @@ class Session:
                 stack.callback(self._close_one, monitor)
 
     def __enter__(self) -> Session:
+        if self._overview is not None:
+            try:
+                self._overview.begin(self.start)
+            except OSError as error:
+                raise self._failure(self._monitors[0], error) from error
         return self
 
     def __exit__(
@@ -136,6 +144,19 @@ class Session:
             if error is None:
                 raise
             error.add_note(f"Then also: {type(later).__name__}: {later}")
+        if error is not None and self._overview is not None:
+            with suppress(OSError):  # what has failed is said by the error itself
+                self._overview.fail(error, self._monitors[0].status.step)
+
+    def conclude(self, summary: Mapping[str, Any]) -> None:
+        """Write the content of summary.json, if the first stage lives here; after the session was closed.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        if self._folder is not None and self._overview is not None:
+            write_summary(self._folder, summary)
+            self._overview.end(summary)
 
     def entries(self) -> list[dict[str, Any]]:
         """Every stage's entry of summary.json."""

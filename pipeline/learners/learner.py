@@ -189,6 +189,7 @@ class Learner:
             self._structure.leaves(graph)
         forward_s = self._recorder.end("F", message.step, version=self.version, reach=message.reach)
         h = map_members(Tensor.detach, graph)
+        self._body.parts.distributions.forwarded(carriers(h), message.step, version=self.version)
         self._recorder.totals.num_samples += num_samples(h)
         if sync:
             self._recorder.mark("S", message.step, version=self.version, reach=message.reach)
@@ -408,7 +409,10 @@ class Learner:
         self.phase = "update"
         before = self._body.parts.movement.before(self.version, num_samples=self.updater.num_samples)
         self._recorder.begin()
-        with self._generators.at("update", step):
+        with (
+            self._generators.at("update", step),
+            self._body.parts.distributions.update(self.updater, step, version=self.version),
+        ):
             applied = self._body.parts.weights.update(lambda: apply(step))
         if applied:
             self.version += 1

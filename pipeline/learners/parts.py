@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dni import Masks, Pace, Piece
+from pipeline.learners.distributions import DistributionMeter
 from pipeline.learners.idle import IdleLayers
 from pipeline.learners.late_weights import LateWeights
 from pipeline.learners.movement import MovementMeter
@@ -42,6 +43,8 @@ class Parts:
     """Leaves out what does not learn at a step."""
     movement: MovementMeter
     """Measures updates."""
+    distributions: DistributionMeter
+    """Shows them."""
 
 
 class MakeParts(Protocol):

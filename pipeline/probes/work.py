@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from torch import nn
 
@@ -27,7 +28,12 @@ from pipeline.probes.representations import (
     representations_over_time,
 )
 from pipeline.probes.settings import ProbeSettings
-from pipeline.records.findings import write_findings
+from pipeline.records.drawings import draw
+from pipeline.records.findings import Curves, Matrix, Scalar, Surface, read_findings, write_findings
+from pipeline.records.publish import publish
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["ProbeWork", "Task", "What"]
 
@@ -90,16 +96,14 @@ class ProbeWork:
         self._network_of: Path | None = None
         self._kept: list[KeptFindings] = []
         self._check_comparable()
-        self._tasks = [task for run in self._runs for task in self._of_run(run)]
+        self.tasks = [task for run in self._runs for task in self._of_run(run)]
+        """What is to be measured, in order."""
 
-    @property
-    def num_tasks(self) -> int:
-        """Of all runs."""
-        return len(self._tasks)
-
-    def tasks(self) -> Iterator[Task]:
-        """One after the other."""
-        yield from self._tasks
+    def publishing(self) -> list[Task]:
+        """Put what is found onto TensorBoard; nothing, if there is nothing to be measured."""
+        if not self.tasks:
+            return []
+        return [Task(words=f"pictures of {run.name}", run=partial(self._publish, run)) for run in self._runs]
 
     def notes(self) -> list[str]:
         """What a reader of the findings has to know."""
@@ -193,6 +197,18 @@ class ProbeWork:
             earlier = (run.network(step, samples) for step in steps[:-1])
             last = run.network(steps[-1], samples)
             write_findings(path, representations_over_time(earlier, last, samples, self._settings, on_progress))
+
+    def _publish(self, run: ProbedRun, on_progress: OnProgress) -> None:
+        """All of what was asked for: TensorBoard has the findings of a family together."""
+        paths = sorted((run.folder / "findings").glob("*.jsonl"))
+        findings = [f for path in paths for f in read_findings(path) if f.tag.partition("/")[0] in self._what]
+        num_pictures, drawn = sum(not isinstance(finding, Scalar) for finding in findings), itertools.count()
+
+        def shown(finding: Curves | Matrix | Surface) -> Figure:
+            on_progress("pictures", next(drawn), num_pictures)
+            return draw(finding)
+
+        publish(run.folder, findings, shown)
 
     def _network_at(self, run: ProbedRun, step: int) -> Network:
         """Of several things that are measured of a checkpoint, the first one loads it."""

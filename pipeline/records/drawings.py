@@ -59,7 +59,8 @@ def _title(finding: Curves | Matrix | Surface) -> str:
 def _draw_curves(axes: Axes, finding: Curves) -> None:
     for index, (name, values) in enumerate(finding.curves.items()):
         color = _COLORS[index % len(_COLORS)]
-        line = _LINES[index // len(_COLORS) % len(_LINES)]
+        # Few curves may lie on one another, many only have to be told apart.
+        line = _LINES[index if len(finding.curves) <= len(_LINES) else index // len(_COLORS) % len(_LINES)]
         marker = "o" if len(finding.x) <= 25 else ""
         axes.plot(
             finding.x,

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.configuration.conditions import Conditions
+from pipeline.records.board import Board, board_of
 from pipeline.records.order import OrderFile
 from pipeline.records.tags import tag_of
+from pipeline.stages.histogram import binned
 from pipeline.stages.stage import Stage
 from pipeline.stages.trace import Event
 
@@ -103,14 +104,14 @@ class StageMonitor:
         self._changes = None if folder is None else folder / "events" / f"stage-{stage.index}.jsonl"
         if self._changes is not None and self._changes.exists():
             _open(self._changes, since=since).close()
-        self._writer = None
+        self._board = None
         if folder is not None:
             conditions = Conditions.here(folder, stage.device)
             self._order = OrderFile(folder, stage.index, since=since, conditions=conditions)
             self._recorder.write_order(self._order.add)
             self._metrics = _open(folder / "metrics" / f"stage-{stage.index}.jsonl", since=since)
             self._trace = _open(folder / "trace" / f"stage-{stage.index}.jsonl", since=since)
-            self._writer = SummaryWriter(str(folder / "tensorboard" / f"stage-{stage.index}"), purge_step=since or None)
+            self._board = Board(folder, board_of(stage.index), since=since)
 
     def look(self) -> bool:
         """Take down what there is if an interval is over; True if it was."""
@@ -131,8 +132,7 @@ class StageMonitor:
         single = self._collect()
         self._update_status(step, events)
         scalars = {name: sum(v) / len(v) for name, v in self._interval.values.items()}
-        if self._writer is not None and (staleness := self._interval.values.get("staleness")):
-            self._writer.add_histogram("pipeline/staleness_histogram", torch.tensor(staleness), step)
+        self._write_histograms(step)
         scalars |= {
             "fresh_share": 1.0 - self.status.waiting_share - self.status.dropped_share,
             "waiting_share": self.status.waiting_share,
@@ -203,7 +203,7 @@ class StageMonitor:
     def close(self) -> None:
         """Write what is left and close the files."""
         with ExitStack() as closing:  # also if the disk is full
-            for file in (self._metrics, self._trace, self._order, self._writer):
+            for file in (self._metrics, self._trace, self._order, self._board):
                 if file is not None:
                     closing.callback(file.close)
             self.flush()
@@ -231,8 +231,18 @@ class StageMonitor:
                 self._changes.parent.mkdir(exist_ok=True)
                 with self._changes.open("a") as file:
                     file.write(json.dumps({"step": step, "stage": self.stage.index, "change": what}) + "\n")
-            if self._writer is not None:
-                self._writer.add_text("structure/changes", what, step)
+            if self._board is not None:
+                self._board.text("structure/changes", what, step)
+
+    def _write_histograms(self, step: int) -> None:
+        histograms = self._recorder.take_histograms()
+        if self._board is None:
+            return
+        for tag, at, histogram in histograms:
+            self._board.histogram(tag, histogram, at)
+        staleness = binned(torch.tensor(self._interval.values.get("staleness", [])))
+        if staleness is not None:
+            self._board.histogram("pipeline/staleness_histogram", staleness, step)
 
     def _update_status(self, step: int, events: list[Event]) -> None:
         elapsed_s = max(time.perf_counter() - self._interval.started_s, 1e-9)
@@ -255,9 +265,8 @@ class StageMonitor:
             line = {"step": step, "version": self.stage.version, "time": time.time(), **scalars}
             self._metrics.write(json.dumps(line) + "\n")
             self._metrics.flush()
-        if self._writer is not None:
-            for name, value in scalars.items():
-                self._writer.add_scalar(tag_of(name), value, step)
+        if self._board is not None:
+            self._board.scalars({tag_of(name): value for name, value in scalars.items()}, step)
 
 
 def _open(path: Path, *, since: int) -> TextIO:

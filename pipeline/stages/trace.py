@@ -18,8 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from torch import Tensor
+
 from pipeline.clock import Clock
 from pipeline.messages import Activation, Drain, Gradient, Input, Message, OutputError, Reshape, Stop
+from pipeline.stages.histogram import Histogram, binned
 
 __all__ = ["Event", "Recorder", "Totals", "notation"]
 
@@ -102,6 +105,7 @@ class Recorder:
         self._write_order: Callable[[str], object] = lambda message: None
         self._values: list[tuple[str, int, float]] = []
         self._changes: list[tuple[int, str]] = []
+        self._histograms: list[tuple[str, int, Histogram]] = []
 
     def begin(self) -> None:
         """An operation starts now."""
@@ -141,6 +145,11 @@ class Recorder:
         """A scalar of this step."""
         self._values.append((name, step, value))
 
+    def distribution(self, name: str, step: int, values: Tensor) -> None:
+        """How the entries of a tensor are spread at this step; nothing where none is finite."""
+        if (histogram := binned(values)) is not None:
+            self._histograms.append((name, step, histogram))
+
     def changed(self, step: int, event: str, what: str) -> None:
         """An event has changed the stage, or found nothing to do; in one line for people."""
         self.totals.changes[event] = self.totals.changes.get(event, 0) + 1
@@ -174,6 +183,11 @@ class Recorder:
         """The changes of structure, as (step, what), since the last call."""
         changes, self._changes = self._changes, []
         return changes
+
+    def take_histograms(self) -> list[tuple[str, int, Histogram]]:
+        """The histograms, as (name, step, histogram), since the last call."""
+        histograms, self._histograms = self._histograms, []
+        return histograms
 
     def take_values(self) -> list[tuple[str, int, float]]:
         """The scalars, as (name, step, value), since the last call."""

@@ -32,6 +32,7 @@ from dni import (
     UpdateProbability,
 )
 from pipeline.clock import VirtualClock, WallClock
+from pipeline.learners.distributions import DistributionMeter
 from pipeline.learners.idle import IdleLayers
 from pipeline.learners.late_weights import LateWeights
 from pipeline.learners.learner import Learner
@@ -118,6 +119,7 @@ def make_stage(
             weights=LateWeights(module, stash=stash, corrector=None),
             idle=IdleLayers(module),
             movement=MovementMeter(module, names=own, recorder=recorder, every=0),
+            distributions=DistributionMeter(module, names=own, recorder=recorder, every=0),
         )
 
     learner = Learner(

@@ -210,7 +210,7 @@ def test_run_with_any_settings_killed_anywhere_and_resumed_equals_one_never_kill
     own_step = max(1, min(step // takes_every, STEPS // takes_every - 1))
     step = (own_step + 1) * takes_every - 1
     failing = small_config(run, batch_norm=batch_norm, fail_at=(stage, own_step))
-    with patch("os.fsync"), patch("pipeline.records.monitor.SummaryWriter"):  # nothing of this test, and slow
+    with patch("os.fsync"), patch("pipeline.records.board.EventFileWriter"):  # nothing of this test, and slow
         with pytest.raises(StageFailure):
             run_simulated(prepare(failing), folder=folder)
         try:
@@ -237,7 +237,7 @@ def test_run_stopped_by_a_signal_says_whether_going_on_is_exact_and_is_right(
         if statuses[0].step == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with patch("os.fsync"), patch("pipeline.records.monitor.SummaryWriter"):
+    with patch("os.fsync"), patch("pipeline.records.board.EventFileWriter"):
         config = small_config(run, batch_norm=True, log_every=1)
         stopped = run_simulated(prepare(config), folder=folder, on_status=interrupt, stop_on_signal=True)
         resumed = run_simulated(prepare(config), folder=folder, resume=True)

@@ -361,7 +361,7 @@ def test_any_events_lose_no_step_and_give_one_network_also_in_threads_and_resume
         if not str(error).startswith("event"):  # what cannot be done is refused by name, before the run
             raise
         return
-    with patch("os.fsync"), patch("pipeline.records.monitor.SummaryWriter"):
+    with patch("os.fsync"), patch("pipeline.records.board.EventFileWriter"):
         expected = run_simulated(prepared, folder=folder)
         for later in sorted((folder / "checkpoints").iterdir())[1:]:
             shutil.rmtree(later)  # as if it had been killed after the first one

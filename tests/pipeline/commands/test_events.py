@@ -147,13 +147,15 @@ def test_train_writes_down_what_happened_and_the_export_is_the_network_it_has_be
     assert lines[1]["change"] == "prune weights: prune 10 of 40 weights in 1 tensors (magnitude)"
     sizes = [stage["num_parameters"] for stage in summary["stages"]]
     assert sizes == [4 * 5 + 5 + 10, 5 * 10 + 10, 10 * 3 + 3 + 2 * 10 + 2 + 2 * 3]
-    bottom, middle, top = (EventAccumulator(str(run / "tensorboard" / f"stage-{index}")).Reload() for index in range(3))
+    bottom, middle, top = (
+        EventAccumulator(str(run / "tensorboard" / f"stage-{index:02}")).Reload() for index in range(3)
+    )
     assert _scalars(bottom, "width/0") == [(0, 8.0), (4, 5.0)]
     assert _scalars(middle, "width/3")[-1] == (14, 10.0)
     assert [value for _, value in _scalars(middle, "density/3.weight")] == pytest.approx([0.75, 0.8, 0.6])
     assert _scalars(bottom, "structure/parameters") == [(0, 56.0), (4, 35.0)]
     assert _scalars(bottom, "structure/mflop_per_sample")[-1] == (4, pytest.approx(2 * 4 * 5 / 1e6))
-    assert "alpha/widen top" in top.Tags()["scalars"]
+    assert "structure/gate/widen top" in top.Tags()["scalars"]
     (texts,) = [tag for tag in middle.Tags()["tensors"] if "structure/changes" in tag]
     assert [each.step for each in middle.Tensors(texts)] == [4, 8, 9, 14]
     assert "2C16" in (run / "trace" / "stage-2.jsonl").read_text()

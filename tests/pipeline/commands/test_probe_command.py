@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.commands.cli import main
 from pipeline.probes import work
@@ -17,7 +18,7 @@ from pipeline.records.manifest import checkpoint_folder
 from tests.pipeline.probed import run_folder
 
 Dni = Callable[..., tuple[int, str, str]]
-QUICK = ("--top", "2", "--draws", "2", "--points", "3")
+QUICK = ("--top", "2", "--draws", "2", "--points", "3", "--no-tensorboard")
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_runs_of_other_shapes_are_refused_before_anything_is_measured(dni: Dni, 
     code, _, err = dni("probe", reference, folder, "--what", "hessian", *QUICK)
     assert code == 2 and "only between layers of the same names and shapes, but 0 has" in err
     assert not (reference / "findings").exists()
-    assert dni("probe", reference, folder, "--what", "representations", "--at", "last")[0] == 0
+    assert dni("probe", reference, folder, "--what", "representations", "--at", "last", "--no-tensorboard")[0] == 0
 
 
 def test_interrupted_probe_says_what_is_kept_and_goes_on_with_the_rest(
@@ -100,13 +101,13 @@ def test_interrupted_probe_says_what_is_kept_and_goes_on_with_the_rest(
             yield finding
 
     monkeypatch.setattr(work, "_PROBES", {**work._PROBES, "curvature": interrupted})
-    code, out, _ = dni("probe", folder, "--what", "curvature")
+    code, out, _ = dni("probe", folder, "--what", "curvature", "--no-tensorboard")
     assert code == 1 and "curvature.jsonl: step 4\n" in out and "the same command goes on" in out
     assert _steps(folder, "curvature") == {4, 8}, "what was found of step 8 stays"
-    assert dni("probe", folder, "--what", "curvature")[0] == 0
+    assert dni("probe", folder, "--what", "curvature", "--no-tensorboard")[0] == 0
     assert seen == [4, 8, 8, 12], "step 4 was complete"
     whole = read_findings(folder / "findings" / "curvature.jsonl")
-    assert dni("probe", folder, "--what", "curvature", "--again")[0] == 0
+    assert dni("probe", folder, "--what", "curvature", "--again", "--no-tensorboard")[0] == 0
     assert seen[4:] == [4, 8, 12] and read_findings(folder / "findings" / "curvature.jsonl") == whole
 
 
@@ -121,7 +122,7 @@ def test_checkpoint_that_vanishes_while_the_run_trains_is_left_out(
         yield from probe(network, *others)
 
     monkeypatch.setattr(work, "_PROBES", {**work._PROBES, "curvature": removing})
-    code, out, err = dni("probe", folder, "--what", "curvature")
+    code, out, err = dni("probe", folder, "--what", "curvature", "--no-tensorboard")
     assert code == 0 and "curvature.jsonl: step 4, 12" in out
     assert "note: " in err + out and "It is left out" in err + out
 
@@ -131,6 +132,11 @@ def test_run_that_is_not_finished_is_probed_at_what_it_has(dni: Dni, tmp_path: P
     (checkpoint_folder(folder / "checkpoints", 12) / "manifest.json").unlink()
     assert dni("probe", folder, "--what", "curvature", "--at", "last")[0] == 0
     assert _steps(folder, "curvature") == {8}
+    events = EventAccumulator(
+        str(folder / "tensorboard" / "findings" / "network"), size_guidance={"images": 0}
+    ).Reload()
+    assert [event.step for event in events.Scalars("curvature/coupling_between_stages")] == [8]
+    assert [event.step for event in events.Images("curvature/interaction_by_stage")] == [8]
 
 
 def test_mistakes_end_in_one_message_and_exit_code_2(dni: Dni, tmp_path: Path) -> None:
@@ -147,7 +153,7 @@ def test_mistakes_end_in_one_message_and_exit_code_2(dni: Dni, tmp_path: Path) -
         ((folder, "--samples", "1000"), "the test data hold 48"),
         ((folder, "--samples", "2"), "samples must be at least 4"),
         ((folder, "--what", "hessian", "--layers", "9"), "there is no layer '9'"),
-        ((pairs, "--what", "curvature"), "the loss must be a sum or a mean over the samples"),
+        ((pairs, "--what", "curvature", "--no-tensorboard"), "the loss must be a sum or a mean over the samples"),
     ):
         code, _, err = dni("probe", *words)
         assert code == 2 and message in " ".join(err.split()), (words, err)

@@ -119,7 +119,7 @@ def _parameters(folder: Path, stage: int, step: int) -> int:
 def test_what_is_foretold_is_what_the_run_does_with_the_same_sizes(tmp_path: Path) -> None:
     prepared = prepare(config(*SIZED))
     told = sorted((change.step or 0, change.stage, change.what) for change in prepared.changes)
-    with patch("pipeline.records.monitor.SummaryWriter"), patch("os.fsync"):
+    with patch("pipeline.records.board.EventFileWriter"), patch("os.fsync"):
         run_simulated(prepared, folder=tmp_path)
     assert told == _lived(tmp_path)
     for change in prepared.changes:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.plugins.hparams import api_pb2
 
 from pipeline import prepare, run_simulated
 from pipeline.configuration.loading import find_config
 from pipeline.records.checkpoint import latest
+from tests.pipeline.records.boards import Boards
 from tests.reference import assert_bit_equal
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(120)]
@@ -88,12 +90,19 @@ def test_train_runs_the_main_job_in_four_processes_and_leaves_a_whole_run_folder
     assert "tensorboard --logdir" in ended.stdout
     for index in range(4):
         assert (folder / "metrics" / f"stage-{index}.jsonl").read_text()
-        assert list((folder / "tensorboard" / f"stage-{index}").iterdir())
+        assert list((folder / "tensorboard" / f"stage-{index:02}").iterdir())
         lines = (folder / "trace" / f"stage-{index}.jsonl").read_text().splitlines()
         events = [json.loads(line)["event"] for line in lines]
         assert events[0] == f"{index}F0" and f"{index}B59" in events
     assert json.loads((folder / "trace.json").read_text())["traceEvents"]
     assert latest(folder / "checkpoints")[1].step == 60
+    boards = Boards(folder)
+    assert set(boards.all) == {"run", *(f"stage-{index:02}" for index in range(4))}
+    assert boards.session()[1] == api_pb2.STATUS_SUCCESS and len(boards.scalars("run")["result/test_accuracy"]) == 1
+    for tag in ("run/plan", "run/settings", "timeline/how_to_open"):
+        assert len(boards.texts("run", tag)) == 1
+    assert len(boards.texts("run", "run/history")) == 2
+    assert sorted(boards.all["run"].Tags()["images"]) == ["time/shares", "timeline/middle", "timeline/start"]
 
 
 def test_signal_drains_and_saves_and_the_run_goes_on_until_a_rank_is_told_to_end(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dni import REST, Corrector, Hidden, NewUnits, Origin, Pace, Periodic, TensorChange, WeightPrediction, change_units
 from pipeline.clock import WallClock
 from pipeline.learners.body import Body
+from pipeline.learners.distributions import DistributionMeter
 from pipeline.learners.idle import IdleLayers
 from pipeline.learners.late_weights import LateWeights
 from pipeline.learners.movement import MovementMeter
@@ -50,6 +51,7 @@ def make_body(module: nn.Module, optimizer: Any = ADAM) -> Body:
             weights=LateWeights(module, stash="hold", corrector=corrector, history=remembered.history),
             idle=IdleLayers(module),
             movement=MovementMeter(module, names=names, recorder=Recorder(0, WallClock()), every=0),
+            distributions=DistributionMeter(module, names=names, recorder=Recorder(0, WallClock()), every=0),
         )
 
     return Body(module, make, naming=naming)

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from pipeline import KeyedBatches, Sgd, train
+from pipeline.records.tags import tag_of
 
 STEPS = 6
 MEASURES = ("relative_update", "angular_update", "gradient_by_norm", "weight_norm")
@@ -49,8 +50,8 @@ def test_every_update_of_the_matrices_of_a_stage_is_measured(tmp_path: Path) -> 
         assert found.keys() == {f"{measure}/{name}" for measure in MEASURES}
         assert {len(values) for values in found.values()} == {STEPS // 2}, "an update every other step"
         assert all(0 < value < 10 for values in found.values() for value in values.values())
-        events = EventAccumulator(str(tmp_path / "tensorboard" / f"stage-{stage}")).Reload()
-        assert set(found) <= set(events.Tags()["scalars"])
+        events = EventAccumulator(str(tmp_path / "tensorboard" / f"stage-{stage:02}")).Reload()
+        assert set(map(tag_of, found)) <= set(events.Tags()["scalars"])
 
 
 def test_one_in_so_many_updates_is_measured_and_by_default_none(tmp_path: Path) -> None:

@@ -200,8 +200,8 @@ def test_every_evaluation_leaves_a_line_of_metrics_and_points_in_tensorboard(tmp
     probed = [line for line in lines if "probe_cosine" in line]
     assert [line["step"] for line in probed] == [5, 10, 14]
     assert all({"probe_parameter_direction_bias", "probe_effective_rank"} <= line.keys() for line in probed)
-    events = EventAccumulator(str(tmp_path / "tensorboard" / "stage-1")).Reload()
-    for tag in ("probe/parameter_cosine", "probe/effective_rank", "probe/dormant"):
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "stage-01")).Reload()
+    for tag in ("probe/cosine/parameters", "probe/effective_rank", "probe/dormant"):
         assert [event.step for event in events.Scalars(tag)] == [5, 10, 14]
 
 

@@ -82,12 +82,12 @@ def test_tensorboard_has_every_scalar_under_a_readable_name(tmp_path: Path) -> N
     top.resume()
     for monitor in monitors:
         monitor.close()
-    below, above = (_scalars(tmp_path / "tensorboard" / f"stage-{index}") for index in range(2))
+    below, above = (_scalars(tmp_path / "tensorboard" / f"stage-{index:02}") for index in range(2))
     assert set(below) == {
-        *("loss/source", "cosine_at_sync/activations", "cosine_at_sync/parameters"),
-        *("norm_ratio_at_sync/activations", "norm_ratio_at_sync/parameters"),
-        *("projection_at_sync/activations", "projection_at_sync/parameters"),
-        *("relative_error_at_sync/activations", "relative_error_at_sync/parameters"),
+        *("source/loss", "sync/cosine/activations", "sync/cosine/parameters"),
+        *("sync/norm_ratio/activations", "sync/norm_ratio/parameters"),
+        *("sync/projection/activations", "sync/projection/parameters"),
+        *("sync/relative_error/activations", "sync/relative_error/parameters"),
         *("pipeline/staleness", "pipeline/samples_per_s"),
         *("pipeline/fresh", "pipeline/waiting", "pipeline/dropped"),
     }
@@ -215,6 +215,6 @@ def test_staleness_is_a_histogram(tmp_path: Path) -> None:
         _learn(stage, range(step, step + 1))
         monitor.look()
     monitor.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard" / "stage-0"), {"histograms": 0}).Reload()
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "stage-00"), {"histograms": 0}).Reload()
     assert len(events.Histograms("pipeline/staleness_histogram")) == 3
     assert monitor.summary()["staleness_counts"] == {"0": 3, "1": 3}

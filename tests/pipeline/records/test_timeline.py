@@ -39,7 +39,7 @@ def test_every_stage_is_a_row_with_its_events(tmp_path: Path) -> None:
 
 
 def test_long_run_is_cut_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timeline, "_MOST_EVENTS", 6)
+    monkeypatch.setattr(timeline, "MOST_EVENTS", 6)
     for stage in range(2):
         _write(tmp_path, stage, [f"F{step}" for step in range(9)])
     content = json.loads(write_timeline(tmp_path).read_text())
