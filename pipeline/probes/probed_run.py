@@ -22,7 +22,7 @@ from pipeline.messages import Drain
 from pipeline.probes.network import Network, Samples
 from pipeline.randomness.keyed import generator, undisturbed
 from pipeline.records import checkpoint
-from pipeline.records.manifest import MANIFEST, checkpoint_folder, saved_steps, verify
+from pipeline.records.manifest import checkpoint_folder, saved_steps, verify
 from pipeline.stages.stage import Stage
 
 __all__ = ["ProbedRun"]
@@ -61,8 +61,8 @@ class ProbedRun:
         """Where they are."""
         return self.folder / "checkpoints"
 
-    def steps(self, at: Sequence[str]) -> list[int]:
-        """The checkpoints that are meant, by step, in order.
+    def find(self, at: Sequence[str]) -> dict[int, str]:
+        """The checkpoints that are meant, by step, in order, each with a digest of what it holds.
 
         Args:
             at: steps, `all`, `last`. Of all, those that are damaged are left out, and named in a warning.
@@ -72,17 +72,15 @@ class ProbedRun:
             CheckpointError: there is none, or one that was asked for by its step is damaged.
         """
         there = saved_steps(self.checkpoints)
-        if not there or "last" in at:
-            last = checkpoint.latest(self.checkpoints)[1].step
-        found: set[int] = set()
-        for word in at:
+        found: dict[int, str] = {}
+        for word in at if there else ():
             if word == "all":
-                found |= {step for step in there if self._is_whole(step)}
+                found |= {step: digest for step in there if (digest := self._digest_if_whole(step))}
             elif word == "last":
-                found.add(last)
+                step = checkpoint.latest(self.checkpoints)[1].step
+                found[step] = self._digest(step)
             elif word.isdecimal() and int(word) in there:
-                verify(checkpoint_folder(self.checkpoints, int(word)))
-                found.add(int(word))
+                found[int(word)] = self._digest(int(word))
             else:
                 raise ConfigurationError(
                     f"--at takes all, last, or steps of checkpoints, got {word}; {self.folder} has them at step "
@@ -90,19 +88,11 @@ class ProbedRun:
                 )
         if not found:
             checkpoint.latest(self.checkpoints)  # says what is wrong with each
-        return sorted(found)
+        return dict(sorted(found.items()))
 
-    def digest(self, step: int) -> str:
-        """Of the checkpoint: another one if the run went through this step again with other weights.
-
-        Raises:
-            CheckpointError: it is not there any more.
-        """
-        path = checkpoint_folder(self.checkpoints, step) / MANIFEST
-        try:
-            return hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError as error:
-            raise CheckpointError(f"{path.parent} is gone: {error}.") from error
+    def has(self, step: int) -> bool:
+        """Whether the checkpoint is there; a run that goes on removes old ones."""
+        return step in saved_steps(self.checkpoints)
 
     def network(self, step: int, samples: Samples) -> Network:
         """The network at a checkpoint; of a finished run with what its accumulators still held.
@@ -150,13 +140,21 @@ class ProbedRun:
             if not built[index]:
                 source.build(h, generator=generator(self.prepared.config.seed, f"source/{index}", 0))
 
-    def _is_whole(self, step: int) -> bool:
+    def _digest(self, step: int) -> str:
+        """Another one if the run has gone through this step again with other weights.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        files = verify(checkpoint_folder(self.checkpoints, step)).files
+        return hashlib.sha256("".join(files[name].sha256 for name in sorted(files)).encode()).hexdigest()
+
+    def _digest_if_whole(self, step: int) -> str | None:
         try:
-            verify(checkpoint_folder(self.checkpoints, step))
+            return self._digest(step)
         except CheckpointError as error:
-            warnings.warn(f"{error} It is left out.", stacklevel=3)
-            return False
-        return True
+            warnings.warn(f"{error} It is left out.", stacklevel=4)
+            return None
 
 
 def _masks(stage: Stage, naming: Naming, state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:

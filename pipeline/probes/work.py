@@ -73,7 +73,7 @@ class ProbeWork:
     Args:
         folders: of the runs; the later ones are compared with the first.
         what: is measured.
-        at: at which checkpoints, as `ProbedRun.steps`.
+        at: at which checkpoints, as `ProbedRun.find`.
         settings: how.
         again: whether findings that are there are thrown away.
 
@@ -90,7 +90,7 @@ class ProbeWork:
         self._spares_missing = "all" in at
         self._what = tuple(dict.fromkeys(what))
         self._runs = [ProbedRun(folder, device=settings.device) for folder in folders]
-        self._steps = {run.folder: run.steps(at) for run in self._runs}
+        self._digests = {run.folder: run.find(at) for run in self._runs}
         self._samples = {(run.folder, each): self._taken(run, each) for run in self._runs for each in self._what}
         self._network: Network | None = None
         self._network_of: Path | None = None
@@ -124,7 +124,7 @@ class ProbeWork:
         ]
 
     def _of_run(self, run: ProbedRun) -> Iterator[Task]:
-        digests = {step: run.digest(step) for step in self._steps[run.folder]}
+        digests = self._digests[run.folder]
         kept = {what: self._open(run, what, what, {}) for what in self._what}
         missing = {what: own.missing(digests) for what, own in kept.items()}
         for step in digests:
@@ -144,7 +144,8 @@ class ProbeWork:
 
     def _against(self, run: ProbedRun, reference: ProbedRun) -> Iterator[Task]:
         pairs = self._pairs(run, reference)
-        digests = {step: f"{run.digest(step)} {reference.digest(other)}" for step, other in pairs.items()}
+        own, others = self._digests[run.folder], self._digests[reference.folder]
+        digests = {step: f"{own[step]} {others[other]}" for step, other in pairs.items()}
         for what in self._what:
             if what in _COMPARE:
                 kept = self._open(run, f"{what}-beside-{reference.name}", what, {"reference": str(reference.folder)})
@@ -154,14 +155,14 @@ class ProbeWork:
 
     def _pairs(self, run: ProbedRun, reference: ProbedRun) -> dict[int, int]:
         """For the checkpoints of a run those of the reference: of the same step, and the last beside the last."""
-        own, others = self._steps[run.folder], self._steps[reference.folder]
+        own, others = list(self._digests[run.folder]), list(self._digests[reference.folder])
         return {step: step for step in own if step in others} | ({} if own[-1] in others else {own[-1]: others[-1]})
 
     def _probe(
         self, run: ProbedRun, what: What, kept: KeptFindings, step: int, digest: str, on_progress: OnProgress
     ) -> None:
         samples = self._samples[run.folder, what]
-        with self._blamed(what, run, step):
+        with self._blamed(what, run, [step]):
             network = self._network_at(run, step)
             kept.begin(step)
             kept.extend(_PROBES[what](network, samples, self._settings, on_progress))
@@ -179,21 +180,21 @@ class ProbeWork:
         on_progress: OnProgress,
     ) -> None:
         samples = self._samples[reference.folder, what]
-        with self._blamed(f"{what} beside {reference.folder}", run, step):
+        with self._blamed(f"{what} beside {reference.folder}", run, [step]):
             networks = run.network(step, samples), reference.network(other, samples)
             kept.begin(step)
             kept.extend(_COMPARE[what](*networks, samples, self._settings, on_progress))
             kept.finish(step, digest)
 
     def _over_time(self, run: ProbedRun, what: What, kept: KeptFindings, path: Path, on_progress: OnProgress) -> None:
-        steps = [step for step in self._steps[run.folder] if step in kept.complete]
-        if len(steps) < 2:
-            return
         if what == "curvature":
             write_findings(path, rates_over_time(kept.read()))
             return
+        steps = [step for step in self._digests[run.folder] if step in kept.complete and run.has(step)]
+        if len(steps) < 2:
+            return
         samples = self._samples[run.folder, what]
-        with self._blamed(f"{what} over time", run, steps[-1]):
+        with self._blamed(f"{what} over time", run, steps):
             earlier = (run.network(step, samples) for step in steps[:-1])
             last = run.network(steps[-1], samples)
             write_findings(path, representations_over_time(earlier, last, samples, self._settings, on_progress))
@@ -241,18 +242,19 @@ class ProbeWork:
         for run in self._runs[1:] if "hessian" in self._what else ():
             samples = self._samples[reference.folder, "hessian"]
             step, other = list(self._pairs(run, reference).items())[-1]
-            with self._blamed(f"hessian beside {reference.folder}", run, step):
+            with self._blamed(f"hessian beside {reference.folder}", run, [step]):
                 check_same_layers(run.network(step, samples), reference.network(other, samples), self._settings)
 
     @contextmanager
-    def _blamed(self, what: str, run: ProbedRun, step: int) -> Iterator[None]:
+    def _blamed(self, what: str, run: ProbedRun, steps: Sequence[int]) -> Iterator[None]:
         """What cannot be found out is the caller's to know, with its place."""
         try:
             yield
-        except CheckpointError as error:
-            gone = not (run.checkpoints / f"step-{step:09d}").exists()
-            if not (gone and self._spares_missing):  # a run that still trains removes old ones
+        except CheckpointError:
+            gone = [step for step in steps if not run.has(step)]
+            if not gone or not self._spares_missing:
                 raise
-            warnings.warn(f"{error} It is left out.", stacklevel=3)
+            step = ", ".join(map(str, gone))
+            warnings.warn(f"the run has removed the checkpoint of step {step} meanwhile: it is left out.", stacklevel=3)
         except (ValueError, TypeError, RuntimeError) as error:
-            raise ConfigurationError(f"{what} of {run.folder} at step {step}: {error}") from error
+            raise ConfigurationError(f"{what} of {run.folder} at step {steps[-1]}: {error}") from error
