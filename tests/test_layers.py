@@ -42,6 +42,7 @@ USERS_OF_DNI = {
         *("late_weights", "learner", "leaves", "movement", "parts", "phases", "probe", "remapped", "source_learner"),
         *("structure", "updater", "view", "watch", "weights"),
     ),
+    "probes": ("curvature", "hessian", "landscape", "network", "probe", "representations", "work"),
     "records": ("network_file",),
     "stages": ("awaited", "participants", "stage_settings"),
     "virtual_time": ("timed",),

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from pipeline.commands.display import plan_tables
 from pipeline.commands.export_command import export_command
+from pipeline.commands.probe_command import probe_command
 from pipeline.commands.replay_command import replay_command
 from pipeline.commands.report_command import report_command
 from pipeline.commands.simulate_command import simulate_command
@@ -44,6 +45,7 @@ Train a network as stages that do not wait for each other.
   dni simulate CONFIG [--options]    virtual time: throughput beside the method's bound, utilisation, staleness
   dni export RUN --out FILE [--best] write the whole network's state dict, loadable into the unsplit model:
                                      of the last checkpoint, or of the one with the lowest test loss
+  dni probe RUN... [--what ...]      curvature, representations, Hessians and landscape at a run's checkpoints
   dni report RUN... [--out DIR]      runs side by side, seeds together: one HTML page, and its pictures as PNG
 
 examples:
@@ -142,6 +144,7 @@ _COMMANDS: dict[str, Callable[[list[str], Control | None], int]] = {
     "plan": lambda words, control: _plan(words),
     "simulate": lambda words, control: simulate_command(words),
     "export": lambda words, control: export_command(words),
+    "probe": lambda words, control: probe_command(words),
     "report": lambda words, control: report_command(words),
 }
 _CONFIGURED = ("train", "plan", "simulate")

@@ -210,7 +210,8 @@ class Config:
     """Steps from one evaluation to the next (drain, evaluate, go on); 0: at the end only."""
     probe_samples: int = 0
     """Samples of the probe that follows each evaluation, the first of the test data: on them the gradient that each
-    stage uses is graded against the true one, and nothing is learned; 0: no probe."""
+    stage uses is graded against the true one, the effective rank of each output and the share of its units that are
+    dormant are measured, and nothing is learned; 0: no probe."""
     checkpoint_every: int = 0
     """Steps from one checkpoint to the next; 0: at the end only."""
     keep_last: int = 3

@@ -32,7 +32,7 @@ from pipeline.learners.carried_states import CarriedStates
 from pipeline.learners.input_learner import InputLearner
 from pipeline.learners.naming import Naming
 from pipeline.learners.parts import MakeParts
-from pipeline.learners.probe import ProbeAnswer, grade_entry
+from pipeline.learners.probe import ProbeAnswer, grade_entry, measure_output
 from pipeline.learners.source_learner import SourceLearner
 from pipeline.learners.structure import Structure
 from pipeline.learners.updater import Updater
@@ -281,7 +281,7 @@ class Learner:
         """Grade what this stage's source says to a probe that has come back; at the last stage it turns here.
 
         Returns:
-            What the stage below is told, packed (None if there is none), and the grades.
+            What the stage below is told, packed (None if there is none), and the grades with what its output uses.
         """
         self.phase = "probe"
         self._recorder.begin()
@@ -293,6 +293,7 @@ class Learner:
             generators=self._generators,
             answers=self._index > 0,
         )
+        grades |= measure_output(entry.h)
         entry.let_go()
         self._recorder.end_untraced("probe")
         return None if below is None else below.pack(), grades

@@ -4,6 +4,8 @@ At an evaluation, when nothing is in flight, a probe batch goes up through all s
 as gradients: the true one, chained through every stage, and the one that each stage uses, from its own source. Nothing
 learns from it. The Gradient that answers such an Activation has a packed `ProbeAnswer` for its value.
 Source: the shadow comparison of PETRA (Rivaud et al. 2024). Differs: in every executor, at drained moments.
+
+Of the batch each stage also says how many directions of its output are used, and how many of its units are silent.
 """
 
 from __future__ import annotations
@@ -11,16 +13,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from dni import GradientSource, Signal, carriers, grade_source, like, pull_back
+from dni import DormantUnits, GradientSource, Signal, carriers, effective_rank, grade_source, like, pull_back
 from pipeline.data.feed import Batch
 from pipeline.errors import ConfigurationError
 from pipeline.messages import Activation, Payload
 from pipeline.randomness.keyed import Generators
 from pipeline.stages.stash import Forwarded
 
-__all__ = ["ProbeAnswer", "grade_entry", "make_probe"]
+__all__ = ["ProbeAnswer", "grade_entry", "make_probe", "measure_output"]
+
+_TAU = 0.025
+"""Sokar et al. 2023: a unit of a normalised activity of at most this is dormant."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +100,28 @@ def grade_entry(
         true = pull_back(graph, x, told.true)
         target = None if used is None else pull_back(graph, x, used)
     return ProbeAnswer(true=true, target=target, error=told.error), grades
+
+
+def measure_output(h: Payload) -> dict[str, float]:
+    """What the output of a stage for a probe uses of its room: `effective_rank` and `dormant`, a share of units.
+
+    The rank is that of the features about their mean, so it is less than N. Units are channels; of tokens, (N, T, C),
+    those of the last axis. Of several members, it is the first one's of floating point. The cost is that of a singular
+    value decomposition of (N, F).
+
+    Returns:
+        Nothing of an output that is not finite, or has no axis of units.
+    """
+    members = carriers(h)
+    if not members or members[0].dim() < 2 or not bool(members[0].isfinite().all()):
+        return {}
+    rows = members[0].detach().flatten(1).double()
+    dormant = DormantUnits(taus=(_TAU,), axes={"h": 2 if members[0].dim() == 3 else 1})
+    dormant.update({"h": members[0]})
+    return {
+        "effective_rank": effective_rank(torch.linalg.svdvals(rows - rows.mean(0))),
+        "dormant": dormant.result()["h"].shares[_TAU],
+    }
 
 
 def make_probe(test: Sequence[Batch], *, num_samples: int) -> Activation | None:

@@ -7,7 +7,7 @@ is wider.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.records.findings import Curves, Matrix, Surface
@@ -35,16 +35,17 @@ def draw(finding: Curves | Matrix | Surface) -> Figure:
     Values that are not finite are left blank. Save it with `figure.savefig(path, dpi=...)`.
     """
     from matplotlib.figure import Figure  # slow to load
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     match finding:
         case Curves():
-            figure = Figure(figsize=(_WIDTH, 4.3), layout="constrained")
+            figure = Figure(figsize=(_WIDTH, 4.3), layout=ConstrainedLayoutEngine(h_pad=0.1))
             _draw_curves(figure.add_subplot(), finding)
         case Matrix():
-            figure = Figure(figsize=_matrix_size(finding), layout="constrained")
+            figure = Figure(figsize=_matrix_size(finding), layout=ConstrainedLayoutEngine(h_pad=0.1))
             _draw_matrix(figure, finding)
         case Surface():
-            figure = Figure(figsize=(_WIDTH, 5.4), layout="constrained")
+            figure = Figure(figsize=(_WIDTH, 5.4), layout=ConstrainedLayoutEngine(h_pad=0.1))
             _draw_surface(figure, finding)
     figure.suptitle(_title(finding), fontsize=13)
     return figure
@@ -58,7 +59,8 @@ def _title(finding: Curves | Matrix | Surface) -> str:
 def _draw_curves(axes: Axes, finding: Curves) -> None:
     for index, (name, values) in enumerate(finding.curves.items()):
         color = _COLORS[index % len(_COLORS)]
-        line = _LINES[index // len(_COLORS) % len(_LINES)]
+        # Few curves may lie on one another, many only have to be told apart.
+        line = _LINES[index if len(finding.curves) <= len(_LINES) else index // len(_COLORS) % len(_LINES)]
         marker = "o" if len(finding.x) <= 25 else ""
         axes.plot(
             finding.x,
@@ -71,7 +73,8 @@ def _draw_curves(axes: Axes, finding: Curves) -> None:
             label=name,
         )
     axes.set(xlabel=finding.x_label, ylabel=finding.y_label)
-    axes.set(xscale=_scale(finding.x_scale, [finding.x]), yscale=_scale(finding.y_scale, list(finding.curves.values())))
+    _set_scale(axes.set_xscale, finding.x_scale, finding.x)
+    _set_scale(axes.set_yscale, finding.y_scale, [value for row in finding.curves.values() for value in row])
     _cut_depths(axes, finding)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.tick_params(labelsize=11)
@@ -80,20 +83,23 @@ def _draw_curves(axes: Axes, finding: Curves) -> None:
     count = len(finding.curves)
     if 1 < count <= _MOST_IN_LEGEND:
         if count > 6:
-            axes.legend(fontsize=10, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=4)
+            axes.legend(fontsize=10, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
         else:
             axes.legend(fontsize=10, frameon=False)
     elif count > _MOST_IN_LEGEND:
         names = list(finding.curves)
         axes.set_title(f"{count} curves, {names[0]} to {names[-1]}", fontsize=10)
-    elif count:
-        axes.set_title(next(iter(finding.curves)), fontsize=11)
+    elif count and (name := next(iter(finding.curves))) not in f"{finding.tag} {finding.y_label}":
+        axes.set_title(name, fontsize=11)
 
 
-def _scale(wanted: str, values: Sequence[Sequence[float]]) -> str:
+def _set_scale(set_scale: Callable[..., None], wanted: str, values: Sequence[float]) -> None:
     """As asked for, but linear where there is nothing that a logarithm could show."""
-    shown = any(math.isfinite(value) and value > 0 for row in values for value in row)
-    return "linear" if wanted == "log" and not shown else wanted
+    sizes = sorted(abs(value) for value in values if math.isfinite(value) and value != 0)
+    if wanted == "log" and any(math.isfinite(value) and value > 0 for value in values):
+        set_scale("log")
+    elif wanted == "symlog" and sizes:
+        set_scale("symlog", linthresh=sizes[len(sizes) // 10])  # nearer to 0 it is linear
 
 
 def _cut_depths(axes: Axes, finding: Curves) -> None:

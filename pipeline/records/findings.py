@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pipeline.errors import ConfigurationError
+from pipeline.records.durable import write_file
 
-__all__ = ["Curves", "Finding", "Matrix", "Scalar", "Surface", "append_findings", "read_findings"]
+__all__ = ["Curves", "Finding", "Matrix", "Scalar", "Surface", "append_findings", "read_findings", "write_findings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +83,14 @@ def append_findings(path: Path, findings: Iterable[Finding]) -> None:
     """Add lines to a file; it is made if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        for finding in findings:
-            file.write(json.dumps({"kind": type(finding).__name__.lower(), **asdict(finding)}) + "\n")
+        file.writelines(map(_line, findings))
+
+
+def write_findings(path: Path, findings: Iterable[Finding]) -> None:
+    """Make a file of these, in the place of what is there, once all of them are found."""
+    text = "".join(map(_line, findings))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, lambda file: file.write(text.encode()))
 
 
 def read_findings(path: Path) -> list[Finding]:
@@ -105,3 +112,7 @@ def read_findings(path: Path) -> list[Finding]:
                 "Remove the file and probe the run again."
             ) from error
     return found
+
+
+def _line(finding: Finding) -> str:
+    return json.dumps({"kind": type(finding).__name__.lower(), **asdict(finding)}) + "\n"

@@ -16,6 +16,8 @@ from __future__ import annotations
 __all__ = ["describe", "tag_of"]
 
 _TAGS = {
+    "probe_effective_rank": "probe/effective_rank",
+    "probe_dormant": "probe/dormant",
     "loss": "loss/train",
     "test_loss": "loss/test",
     "test_accuracy": "accuracy/test",
@@ -53,6 +55,8 @@ _MEANINGS = {
     "sync/projection": "Length of the source's gradient along the true one by that of the true one, at sync steps.",
     "sync/relative_error": "Distance of the source's gradient from the true one by the length of that, at sync steps.",
     "probe": "At evaluations, the gradient that the stage uses for the probe's samples beside that of backprop.",
+    "probe/effective_rank": "Directions that the stage's output for the probe uses (exp of an entropy).",
+    "probe/dormant": "Share of the units of the stage's output that are all but silent on the probe.",
     "probe/cosine": "Cosine between the gradient that the stage uses for the probe and the true one; 1 is the truth.",
     "update": "How far one update moves a weight.",
     "update/relative": "Length of an update by the length of the weight that it moves.",
@@ -87,7 +91,7 @@ _MEANINGS = {
     "curvature/unsolved": "Summaries so far that gave no rates.",
     "curvature/lent_rates": "Subsets without a rate of their own yet.",
     "hessian": "Second derivatives of the loss, found by a probe of the run's checkpoints.",
-    "representation": "What the stage's output says of the input and the label, found by a probe of the checkpoints.",
+    "representations": "What the stage's output says of the input and the label, found by a probe of the checkpoints.",
     "landscape": "The loss around the weights, found by a probe of the run's checkpoints.",
     "weights": "The entries of a parameter after an update.",
     "weight_gradients": "The entries of a gradient as an update averages it, before it is clipped.",

@@ -19,6 +19,7 @@ from dni import (
     MLP,
     Bernoulli,
     ConditionalSyntheticGradient,
+    DormantUnits,
     NoGradient,
     Shadow,
     Signal,
@@ -26,7 +27,9 @@ from dni import (
     TrueGradient,
     grade,
 )
+from dni import Ranks as RanksOfOutputs
 from pipeline import ConfigurationError, Data, KeyedBatches, Replay, prepare, run_simulated, train
+from pipeline.learners.probe import measure_output
 from pipeline.records.checkpoint import latest
 from tests.executors import EXECUTORS, Case, each_executor
 from tests.reference import Problem, assert_bit_equal
@@ -77,7 +80,8 @@ def test_a_probe_changes_no_weight_statistic_or_optimiser_and_no_result(
     assert [stage["source_loss"] for stage in with_it.summary["stages"]] == [
         stage["source_loss"] for stage in without.summary["stages"]
     ]
-    assert [bool(stage["probe"]) for stage in with_it.summary["stages"]] == [True, True, True, False]
+    assert ["cosine" in stage["probe"] for stage in with_it.summary["stages"]] == [True, True, True, False]
+    assert all({"effective_rank", "dormant"} <= stage["probe"].keys() for stage in with_it.summary["stages"])
     assert not any(stage["probe"] for stage in without.summary["stages"])
 
 
@@ -146,12 +150,17 @@ def _trained(source: Any, **settings: Any) -> tuple[Any, Any, tuple[Tensor, Tens
     return prepared, run_simulated(prepared), (x, target)
 
 
+def _grades(stage: dict[str, Any]) -> dict[str, float]:
+    """Of a stage's source, without what is measured of its output."""
+    return {name: value for name, value in stage["probe"].items() if name not in ("effective_rank", "dormant")}
+
+
 def test_grades_equal_those_of_a_chain_written_out() -> None:
     source = (SyntheticGradient(), ConditionalSyntheticGradient(3), SyntheticGradient())
     prepared, result, (x, target) = _trained(source, probe_samples=20)
     expected = _by_hand(prepared.cut.stages, prepared.sources, x[:20], target[:20])
     for stage, grades in zip(result.summary["stages"], expected, strict=False):
-        assert stage["probe"] == pytest.approx(grades, rel=1e-9, abs=1e-12)
+        assert _grades(stage) == pytest.approx(grades, rel=1e-9, abs=1e-12)
         assert set(stage["probe"]) > {"cosine", "target_relative_error", "error_bias", "parameter_direction_noise"}
     assert expected[0]["relative_error"] != pytest.approx(expected[0]["target_relative_error"])
 
@@ -176,7 +185,7 @@ def test_of_a_shadow_what_does_not_act_is_graded() -> None:
 
 def test_a_stage_without_a_gradient_is_not_graded_and_gives_the_one_below_no_target() -> None:
     _, result, _ = _trained((SyntheticGradient(), NoGradient(), SyntheticGradient()), probe_samples=20)
-    bottom, middle, top, last = (stage["probe"] for stage in result.summary["stages"])
+    bottom, middle, top, last = map(_grades, result.summary["stages"])
     assert middle == last == {}
     assert "cosine" in bottom and "target_cosine" not in bottom and "target_cosine" in top
 
@@ -190,9 +199,10 @@ def test_every_evaluation_leaves_a_line_of_metrics_and_points_in_tensorboard(tmp
     lines = [json.loads(line) for line in (tmp_path / "metrics" / "stage-1.jsonl").read_text().splitlines()]
     probed = [line for line in lines if "probe_cosine" in line]
     assert [line["step"] for line in probed] == [5, 10, 14]
-    assert all("probe_parameter_direction_bias" in line for line in probed)
+    assert all({"probe_parameter_direction_bias", "probe_effective_rank"} <= line.keys() for line in probed)
     events = EventAccumulator(str(tmp_path / "tensorboard" / "stage-01")).Reload()
-    assert [event.step for event in events.Scalars("probe/cosine/parameters")] == [5, 10, 14]
+    for tag in ("probe/cosine/parameters", "probe/effective_rank", "probe/dormant"):
+        assert [event.step for event in events.Scalars(tag)] == [5, 10, 14]
 
 
 def test_a_run_with_probes_is_replayed_bit_for_bit(ranks: Ranks, tmp_path: Path) -> None:
@@ -251,3 +261,33 @@ def test_members_of_a_tuple_are_graded_together_and_integers_pass_through() -> N
         probe_samples=20,
     )
     assert 0 < result.summary["stages"][0]["probe"]["relative_error"] < 1.5
+    assert 1 <= result.summary["stages"][0]["probe"]["effective_rank"] <= 2, "of the first member"
+
+
+# What is measured of outputs
+
+
+def test_every_stage_says_the_rank_and_the_dormant_units_of_its_output_in_training_mode() -> None:
+    prepared, result, (x, _) = _trained(SyntheticGradient(), probe_samples=20)
+    h = x[:20]
+    for stage, summary in zip(copy.deepcopy(prepared.cut.stages), result.summary["stages"], strict=True):
+        h = stage.train()(h).detach()
+        ranks, dormant = RanksOfOutputs(), DormantUnits(taus=(0.025,))
+        ranks.update({"h": h})
+        dormant.update({"h": h})
+        assert summary["probe"]["effective_rank"] == pytest.approx(ranks.result()["h"].effective_rank, rel=1e-6)
+        assert summary["probe"]["dormant"] == dormant.result()["h"].shares[0.025]
+
+
+def test_silent_channels_of_images_and_of_tokens_are_dormant() -> None:
+    h = torch.rand(6, 4, 5)
+    h[:, :, 1] = 0.0
+    assert measure_output(h)["dormant"] == pytest.approx(0.2)
+    images = torch.rand(6, 4, 3, 3)
+    images[:, :2] = 0.0
+    assert measure_output(images)["dormant"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("h", [torch.tensor([[1.0, float("nan")]]), torch.ones(4), torch.ones(4, 2).long()])
+def test_nothing_is_said_of_an_output_that_is_not_finite_or_has_no_units(h: Tensor) -> None:
+    assert measure_output(h) == {}

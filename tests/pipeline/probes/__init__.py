@@ -1,0 +1,1 @@
+"""Is what probes find true, and is the run left alone?"""
