@@ -7,8 +7,9 @@ gradient can stand at each boundary; with the true gradient the cut makes no dif
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import pairwise
 
 from torch import nn
 
@@ -48,7 +49,7 @@ class Arm:
     """Of the network's steps; 0: it is looked at as it begins."""
     synthetic: bool = False
     """Whether each stage but the last learns from a synthetic gradient, told the label."""
-    sync: SyncPolicy = Never()
+    sync: SyncPolicy = field(default_factory=Never)
     """When the true gradient is used all the way down in its place."""
 
 
@@ -64,7 +65,7 @@ ARMS: Mapping[str, Arm] = {
 def _perceptron() -> list[nn.Module]:
     """784-32-32-32-10."""
     widths = (784, 32, 32, 32)
-    hidden = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in zip(widths, widths[1:], strict=False)]
+    hidden = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(widths)]
     return [*hidden, nn.Sequential(nn.Linear(32, 10))]
 
 

@@ -49,7 +49,7 @@ class Options:
     arms: tuple[str, ...] = tuple(ARMS)
     """init, early, bp, sync, never. Models are compared with each other if all arms and seeds have been looked at."""
     seeds: tuple[int, ...] = ()
-    """None: those of each network, five and three."""
+    """None given: those of each network."""
     frames: Path = Path("runs/wu2020_hessian")
     """Folder for the directions of each model, some 250 MB, which the comparison reads; of no use after it."""
     num_workers: int = 1
@@ -77,10 +77,8 @@ def measure(job: Job, frames: Path) -> Model:
     started_s = time.process_time()
     prepared = prepare(config(job.network, job.arm, seed=job.seed, steps=job.steps))
     num_steps = prepared.config.steps if ARMS[job.arm].part else 0
-    if num_steps:
-        network = layers(list(run_simulated(prepared).cut.stages))
-    else:
-        network = layers(list(prepared.cut.stages))
+    cut = run_simulated(prepared).cut if num_steps else prepared.cut
+    network = layers(list(cut.stages))
     trained_s = time.process_time()
     own = data(job.network)
     num_samples = job.num_looked_at or NETWORKS[job.network].num_looked_at
@@ -163,7 +161,7 @@ def _compare(options: Options, console: Console) -> None:
             console.print(f"{network}: {len(missing)} models are missing; they are not compared yet")
             continue
         frames = {arm: {seed: _read(options.frames, network, arm, seed) for seed in seeds} for arm in ARMS}
-        for pair in pairs_of(network, frames, [look.rows for look in own[0].looks]):
+        for pair in pairs_of(network, frames, [own_look.rows for own_look in own[0].looks]):
             append_record(pair, FOLDER / PAIRS)
         console.print(f"{network}: compared")
 
