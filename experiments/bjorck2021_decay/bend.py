@@ -22,7 +22,7 @@ from dni import (
     Summary,
     SymmetricOperator,
     estimate_density,
-    estimate_diagonal,
+    estimate_trace,
     filter_normalized,
     hessian_operator,
     loss_parts,
@@ -120,14 +120,13 @@ def bend(
 def _spectra(network: nn.Sequential, x: Tensor, target: Tensor, norms: Mapping[str, float]) -> dict[str, float]:
     whole = Objective(network, _LOSS, [(x, target)], dtype=torch.float32)
     some = Objective(network, _LOSS, [(x, target)], parameters=list(norms), dtype=torch.float32)
-    hessian = hessian_operator(whole)
     scale = torch.cat([torch.full((some.shapes[name].numel(),), norm) for name, norm in norms.items()])
-    diagonal = whole.split(estimate_diagonal(hessian, num_draws=_TRACE_DRAWS, keyed=_keyed).value)
+    hessian, relative = hessian_operator(whole), _scaled(hessian_operator(some), scale)
     return {
         "top": _top(hessian),
-        "trace": float(sum(part.sum() for part in diagonal.values())),
-        "relative top": _top(_scaled(hessian_operator(some), scale)),
-        "relative trace": sum(norm**2 * float(diagonal[name].sum()) for name, norm in norms.items()),
+        "trace": estimate_trace(hessian, num_draws=_TRACE_DRAWS, keyed=_keyed).value,
+        "relative top": _top(relative),
+        "relative trace": estimate_trace(relative, num_draws=_TRACE_DRAWS, keyed=_keyed).value,
     }
 
 

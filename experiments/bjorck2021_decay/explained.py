@@ -121,7 +121,9 @@ def _ranks(bends: Collection[Bend]) -> str:
 
 
 def _rank(values: Sequence[float], accuracies: Sequence[float]) -> str:
-    return f"{spearmanr(values, accuracies).statistic:+.2f}" if len(values) > 2 else "not run"
+    if len(values) < 3:
+        return "not run"
+    return f"{spearmanr(values, accuracies).statistic:+.2f}" if len(set(values)) > 1 else "all equal"
 
 
 def _layers(bends: Collection[Bend]) -> str:

@@ -124,7 +124,7 @@ def test_table_shows_what_was_found_and_what_was_not_run(tmp_path: Path) -> None
         for seed in (0, 1)
     ]  # fmt: skip
     frame = {seed: [torch.eye(20)[:, seed : seed + 10]] for seed in (0, 1)}
-    pairs = [replace(pair, machine=MACHINE) for pair in pairs_of("mlp", {arm: frame for arm in ARMS}, [10])]
+    pairs = [replace(pair, machine=MACHINE) for pair in pairs_of("mlp", dict.fromkeys(ARMS, frame), [10])]
     expected = read_expected(FOLDER / "expected.csv")
     parts = table.render(models, pairs, expected)
     assert "| perceptron, MNIST | backprop | 2 | 9 | 0.500 ± 0.000 | 90.0 ± 0.0 |" in parts["models"]
