@@ -32,13 +32,12 @@ def _draw(path: Path, models: Collection[Model], label: str, fill: Callable[[Any
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    networks = [network for network in NETWORKS if of_arm(models, network, "init")]
-    figure, rows = pyplot.subplots(
-        len(networks), 4, figsize=(13, 3 * len(networks)), layout="constrained", squeeze=False
-    )
-    for network, row in zip(networks, rows, strict=True):
-        for layer, axes in enumerate(row):
-            look = of_arm(models, network, "init")[0].looks[layer]
+    found = {network: own[0].looks for network in NETWORKS if (own := of_arm(models, network, "init"))}
+    columns = max(map(len, found.values()))
+    size = (3.25 * columns, 3 * len(found))
+    figure, rows = pyplot.subplots(len(found), columns, figsize=size, layout="constrained", squeeze=False)
+    for (network, looks), row in zip(found.items(), rows, strict=True):
+        for layer, (look, axes) in enumerate(zip(looks, row, strict=True)):
             axes.set_title(f"{network} {layer}: {look.rows} x {look.columns}")
             fill(axes, network, layer)
         row[0].set_ylabel(label)

@@ -22,8 +22,8 @@ __all__ = [
 
 MEASURES: Mapping[str, Callable[[Look], float]] = {
     "outliers": lambda look: num_outliers(look),
-    "rank_one": lambda look: mean(look.energies[: look.rows]),
-    "alignment": lambda look: mean(look.alignments[: look.rows]),
+    "rank_one": lambda look: mean(look.energies[:NUM_CLASSES]),
+    "alignment": lambda look: mean(look.alignments[:NUM_CLASSES]),
     "kronecker_cosine": lambda look: look.kronecker_cosine,
     "kronecker_overlap": lambda look: look.kronecker_overlap[NUM_CLASSES - 1],
     "gauss_newton_cosine": lambda look: look.gauss_newton_cosine,
@@ -68,8 +68,8 @@ def peak(curve: Sequence[float], rows: int) -> float:
 def measured(models: Collection[Model], pairs: Collection[Pair]) -> dict[str, list[float]]:
     """What expected.csv is about, by row: a value per seed, or per pair of models, each a mean over the layers.
 
-    The last of `NETWORKS`' rows ask how much of the overlap between two models trained by backprop is left between one
-    of them and one trained with synthetic gradients.
+    The last of each network's rows compare training with synthetic gradients, layer by layer: how much of the overlap
+    between two models trained by backprop is left between one of them and one of those, and of the trace.
     """
     found: dict[str, list[float]] = {}
     for network in NETWORKS:
@@ -89,7 +89,15 @@ def measured(models: Collection[Model], pairs: Collection[Pair]) -> dict[str, li
                 if one is not None and other is not None
             ]
             found[f"{network}_{arm}_overlap_left"] = ratios
+            others = of_arm(models, network, arm)
+            found[f"{network}_{arm}_trace_left"] = [
+                mean(by_seed(others, layer, _trace)) / mean(by_seed(own, layer, _trace)) for layer in layers if others
+            ]
     return found
+
+
+def _trace(look: Look) -> float:
+    return look.trace
 
 
 def _over_layers(pairs: Sequence[Pair]) -> list[float]:

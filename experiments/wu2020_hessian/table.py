@@ -29,7 +29,7 @@ __all__ = ["main", "render"]
 
 _ROWS: Mapping[str, str] = {
     "outliers": "eigenvalues before the largest gap",
-    "rank_one": "rank-one share of the top m directions",
+    "rank_one": "rank-one share of the top c directions",
     "alignment": "their input direction, \\|cos\\| with E[x]",
     "kronecker_cosine": "cos of H and E[M] ⊗ E[x xᵀ]",
     "kronecker_overlap": "overlap of their top c directions",
@@ -81,7 +81,8 @@ def _claims(expected: Mapping[str, Expected], found: Mapping[str, list[float]]) 
     lines = ["| row | what is measured | the paper | ours |", "|---|---|---|---:|"]
     for name, row in expected.items():
         ours = spread(found[name], ".2f") if found[name] else "not run"
-        lines.append(f"| {name} | {row.metric} | {row.source} | {ours} |")
+        metric = row.metric.replace("|", "\\|")
+        lines.append(f"| {name} | {metric} | {row.source} | {ours} |")
     return "\n".join(lines)
 
 
@@ -127,10 +128,12 @@ _SIZES: Mapping[str, Callable[[Look], float]] = {
     "trace": lambda look: look.trace,
     "share of the trace in the top c": lambda look: sum(look.values[:NUM_CLASSES]) / look.trace,
     "eigenvalues before the largest gap": num_outliers,
-    "rank-one share, top m": MEASURES["rank_one"],
+    "rank-one share, top c": MEASURES["rank_one"],
     "\\|cos\\| with E[x]": MEASURES["alignment"],
     "cos of H and E[M] ⊗ E[x xᵀ]": MEASURES["kronecker_cosine"],
     "\\|E[x]\\|² / E\\|x\\|²": lambda look: look.mean_share,
+    "1000 x trace of E[M]": lambda look: 1000 * sum(look.output_values),
+    "trace / trace of E[M]": lambda look: look.trace / sum(look.output_values),
 }
 
 
@@ -147,7 +150,10 @@ def _arms(models: Collection[Model]) -> str:
 
 def _size(values: list[float]) -> str:
     """Two digits behind the point, fewer for large numbers."""
-    return spread(values, ".0f" if mean(values) >= 100 else ".1f" if mean(values) >= 10 else ".2f")
+    return spread(
+        values,
+        ".0f" if mean(values) >= 100 else ".1f" if mean(values) >= 10 else ".2f" if mean(values) >= 0.1 else ".3f",
+    )
 
 
 def _between(pairs: Collection[Pair]) -> str:
