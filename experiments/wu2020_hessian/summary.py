@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from statistics import mean
 
+from dni import random_overlap
 from experiments.wu2020_hessian.config import NETWORKS, NUM_CLASSES
 from experiments.wu2020_hessian.layer import Look
 from experiments.wu2020_hessian.results import Model, Pair
@@ -14,6 +15,7 @@ __all__ = [
     "MEASURES",
     "by_seed",
     "measured",
+    "num_along_mean",
     "num_outliers",
     "of_arm",
     "pair_of",
@@ -59,10 +61,17 @@ def pair_of(
     return None
 
 
-def peak(curve: Sequence[float], rows: int) -> float:
-    """k / m at which the overlap is largest, from k = m / 2 on: single directions may agree better by chance."""
-    least = rows // 2
-    return max(range(least, len(curve) + 1), key=lambda k: curve[k - 1]) / rows
+def peak(pair: Pair) -> int:
+    """The k at which the overlap stands highest over what it is by chance."""
+    size = pair.rows * pair.columns
+    return max(range(1, len(pair.curve) + 1), key=lambda k: pair.curve[k - 1] - random_overlap(k, size))
+
+
+def num_along_mean(look: Look) -> int:
+    """How many of the top directions of E[M] ⊗ E[x xᵀ] in a row have the first input direction: where overlap should
+    peak. All m, if E[M] is flatter than E[x xᵀ] is steep."""
+    least = look.output_values[0] * look.input_values[1] / look.input_values[0]
+    return sum(value > least for value in look.output_values)
 
 
 def measured(models: Collection[Model], pairs: Collection[Pair]) -> dict[str, list[float]]:
@@ -80,7 +89,7 @@ def measured(models: Collection[Model], pairs: Collection[Pair]) -> dict[str, li
         within = [pair_of(pairs, network, "bp", "bp", layer, same_seed=False) for layer in layers]
         known = [pair for pair in within if pair is not None]
         found[f"{network}_overlap"] = _over_layers(known)
-        found[f"{network}_peak"] = [peak(pair.curve, pair.rows) for pair in known]
+        found[f"{network}_peak"] = [peak(pair) / pair.rows for pair in known]
         for arm in ("sync", "never"):
             across = [pair_of(pairs, network, "bp", arm, layer, same_seed=False) for layer in layers]
             ratios = [

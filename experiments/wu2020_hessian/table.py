@@ -23,7 +23,16 @@ from experiments.wu2020_hessian.config import ARMS, NETWORKS, NUM_CLASSES
 from experiments.wu2020_hessian.layer import Look
 from experiments.wu2020_hessian.pictures import draw
 from experiments.wu2020_hessian.results import FOLDER, PAIRS, RESULTS, Model, Pair, read_models, read_pairs
-from experiments.wu2020_hessian.summary import MEASURES, by_seed, measured, num_outliers, of_arm, pair_of, peak
+from experiments.wu2020_hessian.summary import (
+    MEASURES,
+    by_seed,
+    measured,
+    num_along_mean,
+    num_outliers,
+    of_arm,
+    pair_of,
+    peak,
+)
 
 __all__ = ["main", "render"]
 
@@ -103,7 +112,16 @@ def _models(models: Collection[Model]) -> str:
 def _layers(models: Collection[Model], pairs: Collection[Pair]) -> str:
     """Of models trained by backprop, layer by layer."""
     names = list(_ROWS.values())
-    title = ["layer", "m x n", *names, "overlap of two models at c", "at m", "by chance at m", "peak at k / m"]
+    title = [
+        "layer",
+        "m x n",
+        *names,
+        "overlap of two models at c",
+        "at m",
+        "by chance at m",
+        "peak at k",
+        "by the factors",
+    ]
     lines = [f"| {' | '.join(title)} |", "|---|---|" + "---:|" * (len(title) - 2)]
     for network in NETWORKS:
         own = of_arm(models, network, "bp")
@@ -117,8 +135,9 @@ def _layers(models: Collection[Model], pairs: Collection[Pair]) -> str:
                     spread(pair.at_classes, ".2f"),
                     spread(pair.at_rows, ".2f"),
                     f"{1 / pair.columns:.4f}",
-                    f"{peak(pair.curve, pair.rows):.2f}",
+                    str(peak(pair)),
                 ]
+            between.append(spread(by_seed(own, layer, num_along_mean), ".0f"))
             lines.append(f"| {network} {layer} | {look.rows} x {look.columns} | {' | '.join([*cells, *between])} |")
     return "\n".join(lines)
 

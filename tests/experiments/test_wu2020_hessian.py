@@ -21,7 +21,7 @@ from experiments.wu2020_hessian.pairs import pairs_of
 from experiments.wu2020_hessian.pictures import PICTURES, draw
 from experiments.wu2020_hessian.results import FOLDER, Model, read_models
 from experiments.wu2020_hessian.run import Job, Options, main, measure
-from experiments.wu2020_hessian.summary import measured, num_outliers, peak
+from experiments.wu2020_hessian.summary import measured, num_along_mean, num_outliers, peak
 from pipeline import prepare
 from tests.experiments.checks import check
 
@@ -110,9 +110,11 @@ def test_models_of_an_arm_are_compared_with_other_seeds_and_those_of_two_arms_al
     }
 
 
-def test_outliers_end_at_the_largest_gap_and_the_peak_is_sought_from_half_the_rows_on() -> None:
+def test_outliers_end_at_the_largest_gap_and_overlap_should_peak_where_another_input_direction_comes_in() -> None:
     assert num_outliers(look_of(values=[9.0, 8.0, 7.0, 1.0, 0.9, 0.8])) == 3
-    assert peak([0.9, 0.1, 0.2, 0.6, 0.3, 0.2], rows=4) == 1.0
+    assert num_along_mean(look_of(output_values=[8.0, 5.0, 3.0, 1.0], input_values=[0.6, 0.3])) == 2
+    (pair,) = pairs_of("mlp", {"bp": {0: [torch.eye(20)[:, :10]], 1: [torch.eye(20)[:, 5:15]]}}, [10])
+    assert peak(replace(pair, curve=[0.1, 0.4, 0.42, 0.3], rows=4, columns=5)) == 2
 
 
 def test_table_shows_what_was_found_and_what_was_not_run(tmp_path: Path) -> None:
