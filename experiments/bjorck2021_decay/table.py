@@ -1,6 +1,7 @@
 """Do the results say what the README says they say?
 
-Rebuilds the README's tables and the picture from results.jsonl; with --check only compares, and names what is wrong.
+Rebuilds the README's tables and the pictures from results.jsonl and curvature.jsonl; with --check only compares, and
+names what is wrong.
 
     python -m experiments.bjorck2021_decay.table [--check]
 """
@@ -16,7 +17,9 @@ from typing import TypeAlias
 
 import tyro
 
+from experiments.bjorck2021_decay.bend import CURVATURE, read_bends
 from experiments.bjorck2021_decay.config import ARMS, INVARIANT, NONE, SEEDS, STUDIES, WINDOWS, Arm, Study
+from experiments.bjorck2021_decay.explained import BENDS, draw_bends, render_bends
 from experiments.bjorck2021_decay.picture import PICTURE, draw
 from experiments.bjorck2021_decay.results import (
     FOLDER,
@@ -79,18 +82,21 @@ def failures(expected: Mapping[str, Expected], runs: Sequence[Run]) -> list[str]
 
 
 def main(*, check: bool = False, folder: Path = FOLDER) -> int:
-    """Rebuild the README's tables and the picture from the results.
+    """Rebuild the README's tables and the pictures from the results.
 
     Args:
         check: change nothing; end with 1 and say what is wrong if the README or a tolerance is not met.
-        folder: where README.md, expected.csv and results.jsonl lie.
+        folder: where README.md, expected.csv and the results lie.
     """
     runs = read_runs(folder / "results.jsonl")
-    wrong = rebuild(folder / "README.md", render(runs), check=check)
+    bends, looked_at = read_bends(folder / CURVATURE), [run for own in counted(runs, MAIN).values() for run in own]
+    parts = {**render(runs), **render_bends(bends, looked_at)}
+    wrong = rebuild(folder / "README.md", parts, check=check)
     if check:
         wrong += failures(read_expected(folder / "expected.csv"), runs)
     elif runs:
         draw(counted(runs, MAIN), folder / PICTURE, settings=MAIN.settings)
+        draw_bends(bends, folder / BENDS)
     for line in wrong:
         print(line)
     return 1 if wrong else 0
