@@ -100,7 +100,8 @@ def grade_forms(frozen: Frozen, weights: Sequence[Weights], batch: Batch) -> lis
 
 def _forward(stages: Sequence[nn.Module], x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Each stage's input, a leaf, and its output, whose graph ends there."""
-    inputs, outputs = [], []
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
     for stage in stages:
         leaf = x.detach().requires_grad_()
         x = stage(leaf)

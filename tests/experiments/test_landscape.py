@@ -12,13 +12,16 @@ from torch import Tensor
 
 from experiments.landscape import config as settings_of
 from experiments.landscape import run as running
+from experiments.landscape import table
 from experiments.landscape.boundaries import FORMS, fit_forms, grade_boundaries, grade_forms
-from experiments.landscape.config import FULL, METHODS, SEEDS, Job, Settings, Split, config, jobs
+from experiments.landscape.config import FULL, METHODS, SEEDS, SETTINGS, Job, Settings, Split, config, jobs
 from experiments.landscape.estimates import Estimates
 from experiments.landscape.frozen import Frozen, freeze
+from experiments.landscape.numbers import agreement_along, change_at, implied_at, lowest_along
+from experiments.landscape.picture import PICTURES, draw
 from experiments.landscape.results import Record, done, read_results, select
 from experiments.landscape.run import Options, pending_jobs, work
-from experiments.landscape.slices import LINES
+from experiments.landscape.slices import LINES, PLANE_STEPS
 from pipeline import prepare, run_simulated
 
 SMALL = Settings(
@@ -32,6 +35,9 @@ SMALL = Settings(
     batch_sizes=(2, 4, 8),
     num_estimates=4,
 )
+
+
+SIZED = ("used_pairwise", "true_pairwise", "used_to_truth", "true_to_truth", "used_to_true")
 
 
 @pytest.fixture
@@ -122,3 +128,48 @@ def test_pending_are_those_not_measured_and_a_wrong_method_is_named() -> None:
     assert {job.method for job in pending_jobs(Options(only=("local loss",)), [])} == {"local loss"}
     with pytest.raises(ValueError, match="only must name methods, got nothing; there are true gradient"):
         pending_jobs(Options(only=("nothing",)), [])
+
+
+def record_of(method: str, step: int, seed: int = 0) -> Record:
+    line = {"steps": [-1.0, 0.0, 1.0, 2.0], "true": [1.5, 1.0, 0.75, 2.0], "implied": [0.5, 0.0, -0.25, 1.0]}
+    sizes = {str(size): dict.fromkeys(SIZED, 0.25) for size in SETTINGS.batch_sizes}
+    whole = {"cosine": 0.5, "norm_ratio": 2.0, "projection": 1.0, "relative_error": 0.5}
+    parts = [*(f"stage {index}" for index in range(4)), "below the last", "all"]
+    grades = {"relative_error": 2.0, "target_relative_error": 0.5, "target_to_truth": 1.5, "parameter_cosine": 0.125}
+    plane = [[0.1 * a + b for b in PLANE_STEPS[1]] for a in PLANE_STEPS[0]]
+    return Record(
+        method=method,
+        seed=seed,
+        rate=Job(method=method, seed=seed).rate,
+        sync=None,
+        step=step,
+        test_error=0.25 + seed / 10,
+        train_loss=1.0,
+        lines={name: {**line, "length": [1.0]} for name in LINES},
+        lowest={name: {**line, "length": [1.0]} for name in ("used", "true", "used, all samples", "true, all samples")},
+        plane={"true": plane, "implied": plane},
+        estimates=[{"part": part, **whole, **sizes} for part in parts],
+        boundaries=[grades] * 3,
+        forms=[dict.fromkeys(FORMS, grades)] * 3,
+        cpu_s=60.0,
+        machine={"date": "d", "processor": "p", "cores": 2, "python": "3", "torch": "2", "commit": "c"},
+    )
+
+
+def test_numbers_of_a_line_are_read_off_it() -> None:
+    line = record_of("true gradient", 100).lines["used"]
+    assert agreement_along(line) == pytest.approx(1.0)
+    assert change_at(line, 1.0) == implied_at(line, 1.0) == -0.25 and lowest_along(line) == (1.0, -0.25)
+
+
+def test_table_shows_what_was_run_with_its_spread_and_what_was_not(tmp_path: Path) -> None:
+    records = [record_of(method, 100, seed) for method in ("synthetic with labels", "local loss") for seed in (0, 1)]
+    parts = table.render(records)
+    assert "| synthetic with labels | 30.00 ± 7.07 | not run | not run | not run |" in parts["runs"]
+    assert "| synthetic with labels | 100 | 0.50 ± 0.00 | 2.00 ± 0.00 | 1.50 ± 0.00 |" in parts["gap"]
+    assert "| local loss | 100 | - | 2.00 ± 0.00 | - |" in parts["gap"]  # it learns from labels, not from above
+    assert (
+        "| local loss | 500 | not run |" in parts["gap"] and "| 0.0001 | 0.01 | not run | not run |" in parts["sweep"]
+    )
+    draw(records[:2], tmp_path)
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in PICTURES)
