@@ -7,17 +7,17 @@ Rebuilds the README's tables and the pictures from results.jsonl; with --check o
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import tyro
 
 from experiments.landscape.boundaries import FORMS
 from experiments.landscape.config import FULL, METHODS, NUM_STAGES, SETTINGS
-from experiments.landscape.numbers import agreement_along, change_at, implied_at, lowest_along, part_of
+from experiments.landscape.numbers import agreement_along, change_at, implied_at, lowest_along, part_of, samples_to_beat
 from experiments.landscape.picture import draw
 from experiments.landscape.results import FOLDER, Record, read_results, select
 from experiments.landscape.slices import LINES
@@ -52,6 +52,7 @@ def render(records: Collection[Record]) -> dict[str, str]:
         "gap": _by_step(records, _DECOUPLED, _gap()),
         "forms": _by_step(records, METHODS, _forms("relative_error")),
         "forms parameters": _by_step(records, METHODS, _forms("parameter_cosine")),
+        "forms by stage": _by_step(records, _DECOUPLED, _forms_by_stage()),
         "sweep": _sweep(records),
         "cost": _cost(records),
     }
@@ -104,7 +105,12 @@ def _runs(records: Collection[Record]) -> Iterator[str]:
 
 
 def _alignment() -> Columns:
-    return {name: (".2f", lambda record, name=name: agreement_along(record.lines[name])) for name in LINES}
+    """Along real steps also near the start; beyond, what is far from it decides."""
+    near = {
+        f"{name}, 2 steps": (".2f", lambda own, name=name: agreement_along(own.lines[name], within=2.0))
+        for name in ("used", "true")
+    }
+    return near | {name: (".2f", lambda own, name=name: agreement_along(own.lines[name])) for name in LINES}
 
 
 def _decrease() -> Columns:
@@ -151,7 +157,7 @@ def _noise() -> Columns:
 
 
 def _samples() -> Columns:
-    return {
+    columns: dict[str, tuple[str, Number]] = {
         f"{which}, B = {size}": (
             ".2f",
             lambda own, which=which, size=size: _sized(own, "below the last", size, f"{which}_to_truth"),
@@ -159,6 +165,11 @@ def _samples() -> Columns:
         for which in ("used", "true")
         for size in _SHOWN_SIZES
     }
+    return columns | {"log2 of B to beat it": (".1f", _beaten_at)}
+
+
+def _beaten_at(record: Record) -> float | None:
+    return None if record.method == "true gradient" else math.log2(samples_to_beat(record, "below the last"))
 
 
 def _gap() -> Columns:
@@ -172,7 +183,7 @@ def _gap() -> Columns:
 def _grade(index: int, name: str) -> Number:
     """Of what learns from labels alone, only the truth is a measure."""
     return lambda record: (
-        record.boundaries[index][name] if METHODS[record.method].bootstraps or name == "relative_error" else None
+        record.boundaries[index][name] if METHODS[record.method].bootstraps or not name.startswith("target") else None
     )
 
 
@@ -184,6 +195,15 @@ def _forms(name: str) -> Columns:
     return learned | {
         form: (".2f", lambda record, form=form: mean(boundary[form][name] for boundary in record.forms))
         for form in FORMS
+    }
+
+
+def _forms_by_stage() -> Columns:
+    """The cosine of the parameters' gradient, of the source and of the form with the labels."""
+    name, form = "parameter_cosine", "linear with labels"
+    return {
+        **{f"as it is, stage {index}": (".2f", _grade(index, name)) for index in _BOUNDARIES},
+        **{f"fitted, stage {index}": (".2f", lambda own, i=index: own.forms[i][form][name]) for index in _BOUNDARIES},
     }
 
 
@@ -208,13 +228,11 @@ def _cost(records: Collection[Record]) -> Iterator[str]:
 
 
 def _whole(record: Record, part: str, name: str) -> float:
-    value: Any = part_of(record, part)[name]
-    return float(value)
+    return float(part_of(record, part)[name])
 
 
 def _sized(record: Record, part: str, size: int, name: str) -> float:
-    value: Any = part_of(record, part)[str(size)]
-    return float(value[name])
+    return float(part_of(record, part)[str(size)][name])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from experiments.landscape.boundaries import FORMS, fit_forms, grade_boundaries,
 from experiments.landscape.config import FULL, METHODS, SEEDS, SETTINGS, Job, Settings, Split, config, jobs
 from experiments.landscape.estimates import Estimates
 from experiments.landscape.frozen import Frozen, freeze
-from experiments.landscape.numbers import agreement_along, change_at, implied_at, lowest_along
+from experiments.landscape.numbers import agreement_along, change_at, implied_at, lowest_along, samples_to_beat
 from experiments.landscape.picture import PICTURES, draw
 from experiments.landscape.results import Record, done, read_results, select
 from experiments.landscape.run import Options, pending_jobs, work
@@ -148,7 +149,7 @@ def record_of(method: str, step: int, seed: int = 0) -> Record:
         lines={name: {**line, "length": [1.0]} for name in LINES},
         lowest={name: {**line, "length": [1.0]} for name in ("used", "true", "used, all samples", "true, all samples")},
         plane={"true": plane, "implied": plane},
-        estimates=[{"part": part, **whole, **sizes} for part in parts],
+        estimates=[{"part": part, **whole, **copy.deepcopy(sizes)} for part in parts],
         boundaries=[grades] * 3,
         forms=[dict.fromkeys(FORMS, grades)] * 3,
         cpu_s=60.0,
@@ -157,9 +158,13 @@ def record_of(method: str, step: int, seed: int = 0) -> Record:
 
 
 def test_numbers_of_a_line_are_read_off_it() -> None:
-    line = record_of("true gradient", 100).lines["used"]
-    assert agreement_along(line) == pytest.approx(1.0)
+    record = record_of("local loss", 100)
+    line = record.lines["used"]
+    assert [agreement_along(line), agreement_along(line, within=1.0)] == pytest.approx([1.0, 1.0])
     assert change_at(line, 1.0) == implied_at(line, 1.0) == -0.25 and lowest_along(line) == (1.0, -0.25)
+    assert samples_to_beat(record, "all") == 2**14  # never
+    record.estimates[-1]["64"]["true_to_truth"] = 0.5
+    assert samples_to_beat(record, "all") == 64
 
 
 def test_table_shows_what_was_run_with_its_spread_and_what_was_not(tmp_path: Path) -> None:
