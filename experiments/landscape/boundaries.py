@@ -21,7 +21,7 @@ from dni import Signal, agreement, grade, grade_source, pull_back
 from experiments.landscape.config import NUM_CLASSES, NUM_STAGES
 from experiments.landscape.frozen import Frozen
 
-__all__ = ["FORMS", "fit_forms", "grade_boundaries", "grade_forms"]
+__all__ = ["FORMS", "fit_forms", "forward", "grade_boundaries", "grade_forms", "true_gradients"]
 
 FORMS = ("a constant per class", "linear, no labels", "linear with labels", "linear per class")
 """Synthesizers that are fitted to the truth. `linear with labels` is the form of the conditional synthesizers here."""
@@ -41,8 +41,8 @@ def grade_boundaries(frozen: Frozen, batch: Batch) -> list[dict[str, float]]:
         batch: samples that were not trained on.
     """
     x, target = batch
-    inputs, outputs = _forward(frozen.stages, x)
-    true = _true_gradients(frozen, inputs, outputs, target)
+    inputs, outputs = forward(frozen.stages, x)
+    true = true_gradients(frozen, inputs, outputs, target)
     found: list[dict[str, float]] = []
     sent: Tensor | None = None
     for index in reversed(range(NUM_STAGES)):
@@ -66,8 +66,8 @@ def grade_boundaries(frozen: Frozen, batch: Batch) -> list[dict[str, float]]:
 def fit_forms(frozen: Frozen, batch: Batch) -> list[Weights]:
     """By stage below the last, the weights of each form that are closest to the truth on these samples."""
     x, target = batch
-    inputs, outputs = _forward(frozen.stages, x)
-    true = _true_gradients(frozen, inputs, outputs, target)
+    inputs, outputs = forward(frozen.stages, x)
+    true = true_gradients(frozen, inputs, outputs, target)
     return [
         {form: _fitted(form, h.detach(), target, truth) for form in FORMS}
         for h, truth in zip(outputs[:-1], true[:-1], strict=True)
@@ -77,8 +77,8 @@ def fit_forms(frozen: Frozen, batch: Batch) -> list[Weights]:
 def grade_forms(frozen: Frozen, weights: Sequence[Weights], batch: Batch) -> list[dict[str, dict[str, float]]]:
     """By stage below the last and form: the grades of the fitted synthesizers, on other samples."""
     x, target = batch
-    inputs, outputs = _forward(frozen.stages, x)
-    true = _true_gradients(frozen, inputs, outputs, target)
+    inputs, outputs = forward(frozen.stages, x)
+    true = true_gradients(frozen, inputs, outputs, target)
     found = []
     for index, fitted in enumerate(weights):
         graph = outputs[index]
@@ -98,7 +98,7 @@ def grade_forms(frozen: Frozen, weights: Sequence[Weights], batch: Batch) -> lis
     return found
 
 
-def _forward(stages: Sequence[nn.Module], x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def forward(stages: Sequence[nn.Module], x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Each stage's input, a leaf, and its output, whose graph ends there."""
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
@@ -109,9 +109,7 @@ def _forward(stages: Sequence[nn.Module], x: Tensor) -> tuple[list[Tensor], list
     return inputs, outputs
 
 
-def _true_gradients(
-    frozen: Frozen, inputs: Sequence[Tensor], outputs: Sequence[Tensor], target: Tensor
-) -> list[Tensor]:
+def true_gradients(frozen: Frozen, inputs: Sequence[Tensor], outputs: Sequence[Tensor], target: Tensor) -> list[Tensor]:
     """dL/dh at each stage's output, the loss summed over the samples."""
     top = frozen.sources[-1].estimate(outputs[-1].detach(), Signal(step=frozen.step, target=target))
     assert isinstance(top, Tensor)

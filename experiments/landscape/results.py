@@ -1,4 +1,4 @@
-"""What has been measured so far? results.jsonl has a line per run and checkpoint, and is only ever appended to."""
+"""What has been measured so far? results.jsonl and settled.jsonl have a line per run and checkpoint, and only grow."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from experiments.landscape.config import Job
 from experiments.landscape.slices import Line
 from experiments.records import newest, read_records
 
-__all__ = ["FOLDER", "RESULTS", "Record", "done", "read_results", "select"]
+__all__ = ["FOLDER", "RESULTS", "SETTLED", "Record", "Settled", "done", "read_results", "read_settled", "select"]
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.jsonl"
+SETTLED = FOLDER / "settled.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,26 @@ class Record:
     @property
     def job(self) -> Job:
         return Job(method=self.method, seed=self.seed, rate=self.rate, sync=self.sync)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """A run at a step, and what its sources became while the network stood still: a line of settled.jsonl."""
+
+    method: str
+    seed: int
+    step: int
+    num_steps: int
+    """Of learning on, from each kind of target."""
+    grades: dict[str, list[dict[str, float]]]
+    """By what was learned on from, each after those before; and by stage below the last."""
+    cpu_s: float
+    machine: dict[str, Any]
+
+
+def read_settled(path: Path = SETTLED) -> list[Settled]:
+    """The newest line of each seed and step."""
+    return newest(read_records(Settled, path), lambda own: (own.step, own.seed))
 
 
 def read_results(path: Path = RESULTS) -> list[Record]:

@@ -19,7 +19,7 @@ from experiments.landscape.boundaries import FORMS
 from experiments.landscape.config import FULL, METHODS, NUM_STAGES, SETTINGS
 from experiments.landscape.numbers import agreement_along, change_at, implied_at, lowest_along, part_of, samples_to_beat
 from experiments.landscape.picture import draw
-from experiments.landscape.results import FOLDER, Record, read_results, select
+from experiments.landscape.results import FOLDER, RESULTS, SETTLED, Record, Settled, read_results, read_settled, select
 from experiments.landscape.slices import LINES
 from experiments.machine import described
 from experiments.readme import rebuild, report
@@ -31,6 +31,11 @@ NOT_RUN = "not run"
 _BOUNDARIES = range(NUM_STAGES - 1)
 _DECOUPLED = tuple(METHODS)[1:]
 _LOWEST = ("used", "true", "used, all samples", "true, all samples")
+_TARGETS = {
+    "as it is": "not at all",
+    "own target": "they learn on from their own targets",
+    "true target": "and then from the truth",
+}
 _SHOWN_SIZES = (32, 128, 1024, 8192)
 
 Number = Callable[[Record], float | None]
@@ -39,7 +44,7 @@ Columns = Mapping[str, tuple[str, Number]]
 """By heading, the form of a number and how it is taken from a record."""
 
 
-def render(records: Collection[Record]) -> dict[str, str]:
+def render(records: Collection[Record], settled: Collection[Settled]) -> dict[str, str]:
     """The generated parts of the README, by the names of their markers."""
     tables = {
         "runs": _runs(records),
@@ -53,11 +58,12 @@ def render(records: Collection[Record]) -> dict[str, str]:
         "forms": _by_step(records, METHODS, _forms("relative_error")),
         "forms parameters": _by_step(records, METHODS, _forms("parameter_cosine")),
         "forms by stage": _by_step(records, _DECOUPLED, _forms_by_stage()),
+        "settled": _settled(settled),
         "sweep": _sweep(records),
-        "cost": _cost(records),
+        "cost": _cost(records, settled),
     }
     parts = {name: "\n".join(lines) for name, lines in tables.items()}
-    return parts | {"machine": "\n".join(described(record.machine for record in records)) or NOT_RUN}
+    return parts | {"machine": "\n".join(described(each.machine for each in [*records, *settled])) or NOT_RUN}
 
 
 def main(*, check: bool = False, folder: Path = FOLDER) -> int:
@@ -71,8 +77,8 @@ def main(*, check: bool = False, folder: Path = FOLDER) -> int:
         check: change nothing; end with 1 and say what is wrong if the README is not what the results give.
         folder: where README.md and results.jsonl lie.
     """
-    records = read_results(folder / "results.jsonl")
-    wrong = rebuild(folder / "README.md", render(records), check=check)
+    records = read_results(folder / RESULTS.name)
+    wrong = rebuild(folder / "README.md", render(records, read_settled(folder / SETTLED.name)), check=check)
     if records and not check:
         draw(records, folder)
     return report(wrong)
@@ -207,6 +213,23 @@ def _forms_by_stage() -> Columns:
     }
 
 
+def _settled(settled: Collection[Settled]) -> Iterator[str]:
+    """A row for each step and kind of target: relative error against the truth, and cosine of the parameters'."""
+    headings = [f"{what}, stage {index}" for what in ("relative error", "cosine") for index in _BOUNDARIES]
+    yield f"| step | the network holds still | {' | '.join(headings)} |"
+    yield "|---:|---|" + "---:|" * len(headings)
+    for step in SETTINGS.checkpoints[1:]:
+        own = [each for each in settled if each.step == step]
+        for name, title in _TARGETS.items():
+            values = [
+                [each.grades[name][index][grade] for each in own]
+                for grade in ("relative_error", "parameter_cosine")
+                for index in _BOUNDARIES
+            ]
+            cells = [spread(value, ".2f") if value else NOT_RUN for value in values]
+            yield f"| {step} | {title} | {' | '.join(cells)} |"
+
+
 def _sweep(records: Collection[Record]) -> Iterator[str]:
     yield "| rate | probability of a sync | test error % | cosine below the last |"
     yield "|---:|---:|---:|---:|"
@@ -218,13 +241,16 @@ def _sweep(records: Collection[Record]) -> Iterator[str]:
         yield f"| {rate:g} | {sync:g} | {error} | {cosine} |"
 
 
-def _cost(records: Collection[Record]) -> Iterator[str]:
+def _cost(records: Collection[Record], settled: Collection[Settled]) -> Iterator[str]:
     yield "| gradients | runs | minutes of one core |"
     yield "|---|---:|---:|"
     for method in METHODS:
         own = [record for record in records if record.method == method]
         yield f"| {method} | {len({record.job for record in own})} | {sum(record.cpu_s for record in own) / 60:.1f} |"
-    yield f"| all | {len({record.job for record in records})} | {sum(record.cpu_s for record in records) / 60:.1f} |"
+    held = {each.seed for each in settled}
+    yield f"| synthetic with labels, held still | {len(held)} | {sum(each.cpu_s for each in settled) / 60:.1f} |"
+    spent = sum(each.cpu_s for each in [*records, *settled])
+    yield f"| all | {len({record.job for record in records}) + len(held)} | {spent / 60:.1f} |"
 
 
 def _whole(record: Record, part: str, name: str) -> float:

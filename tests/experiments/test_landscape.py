@@ -20,10 +20,12 @@ from experiments.landscape.estimates import Estimates
 from experiments.landscape.frozen import Frozen, freeze
 from experiments.landscape.numbers import agreement_along, change_at, implied_at, lowest_along, samples_to_beat
 from experiments.landscape.picture import PICTURES, draw
-from experiments.landscape.results import Record, done, read_results, select
+from experiments.landscape.results import Record, Settled, done, read_results, select
 from experiments.landscape.run import Options, pending_jobs, work
+from experiments.landscape.settle import settle
+from experiments.landscape.settle import work as work_settled
 from experiments.landscape.slices import LINES, PLANE_STEPS
-from pipeline import prepare, run_simulated
+from pipeline import KeyedBatches, prepare, run_simulated
 
 SMALL = Settings(
     width=8,
@@ -169,7 +171,7 @@ def test_numbers_of_a_line_are_read_off_it() -> None:
 
 def test_table_shows_what_was_run_with_its_spread_and_what_was_not(tmp_path: Path) -> None:
     records = [record_of(method, 100, seed) for method in ("synthetic with labels", "local loss") for seed in (0, 1)]
-    parts = table.render(records)
+    parts = table.render(records, [])
     assert "| synthetic with labels | 30.00 ± 7.07 | not run | not run | not run |" in parts["runs"]
     assert "| synthetic with labels | 100 | 0.50 ± 0.00 | 2.00 ± 0.00 | 1.50 ± 0.00 |" in parts["gap"]
     assert "| local loss | 100 | - | 2.00 ± 0.00 | - |" in parts["gap"]  # it learns from labels, not from above
@@ -178,3 +180,23 @@ def test_table_shows_what_was_run_with_its_spread_and_what_was_not(tmp_path: Pat
     )
     draw(records[:2], tmp_path)
     assert all((tmp_path / name).stat().st_size > 10_000 for name in PICTURES)
+
+
+@pytest.mark.experiment
+def test_sources_that_learn_on_come_closer_to_their_targets_and_the_network_stays(
+    noise: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.landscape.settle.split", lambda: noise)
+    frozen = frozen_at(tmp_path, 4)
+    before = copy.deepcopy(frozen.point)
+    batches = KeyedBatches(noise.train_x, noise.train_y, batch_size=4)
+    settled = settle(frozen, batches, "true", steps=300)
+    first, then = (grade_boundaries(each, (noise.train_x, noise.train_y)) for each in (frozen, settled))
+    assert all(b["relative_error"] < a["relative_error"] for a, b in zip(first, then, strict=True))
+    assert all(torch.equal(value, before[name]) for name, value in settled.point.items())
+    told: list[object] = []
+    work_settled(SMALL, 2, Job(method="synthetic with labels", seed=0), told.append)
+    (found,) = [each for each in told if isinstance(each, Settled)]
+    assert list(found.grades) == ["as it is", "own target", "true target"] and found.step == 4
+    table_of = table.render([], [replace(found, step=SETTINGS.checkpoints[1])])["settled"]
+    assert "| 500 | and then from the truth |" in table_of and "| 2000 | not at all | not run |" in table_of
