@@ -1,0 +1,147 @@
+"""How do networks train with rates from curvature, and which rates does curvature ask for?
+
+    python -m experiments.wolinski2023_partition.run
+
+For each task tries the settings of every arm with the first seed, runs the best with the other seeds, gives Adam and
+SGD the processor time that the method took, and looks at eta* along Adam and SGD. Each run is appended to results.jsonl
+at once, each trace to traces.jsonl; what is there is skipped.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+from experiments.jobs import carry_out
+from experiments.records import append_record
+from experiments.wolinski2023_partition.config import FIRST_ORDER, FULL, TASKS, Task, arms_of
+from experiments.wolinski2023_partition.results import (
+    RESULTS,
+    TRACES,
+    Run,
+    best_setting,
+    counted,
+    read_runs,
+    read_traces,
+)
+from experiments.wolinski2023_partition.tracing import TraceJob, trace
+from experiments.wolinski2023_partition.training import Job, train
+
+__all__ = ["Options", "seed_jobs", "timed_jobs", "trace_jobs", "try_jobs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Measure what is not there yet and append it to results.jsonl and traces.jsonl."""
+
+    tasks: tuple[str, ...] = ()
+    """Names of tasks; none: all that are run."""
+    full: bool = False
+    """VGG-11' and the deep MLP at their full width too: many hours."""
+    num_workers: int = 1
+    """Runs at the same time: a process of one thread each."""
+
+
+def try_jobs(runs: Sequence[Run], task: Task) -> list[Job]:
+    """Every setting of every arm, with the first seed."""
+    return [
+        Job(task=task.name, arm=arm, setting=setting, seed=task.seeds[0])
+        for arm in arms_of(task)
+        for setting in task.tries[arm]
+    ]
+
+
+def seed_jobs(runs: Sequence[Run], task: Task) -> list[Job]:
+    """The best setting with the other seeds, of what needs curvature."""
+    best = {arm: best_setting(runs, task, arm) for arm in arms_of(task) if arm not in FIRST_ORDER}
+    return [
+        Job(task=task.name, arm=arm, setting=setting, seed=seed)
+        for seed in task.seeds[1:]
+        for arm, setting in best.items()
+        if setting is not None
+    ]
+
+
+def timed_jobs(runs: Sequence[Run], task: Task) -> list[Job]:
+    """Adam and SGD at their best with every seed, as long as the method took."""
+    own = counted(runs, task, FULL)
+    if not own:
+        return []
+    limit_s = round(mean(run.cpu_s for run in own), 2)
+    best = {arm: best_setting(runs, task, arm) for arm in FIRST_ORDER}
+    return [
+        Job(task=task.name, arm=arm, setting=setting, seed=seed, limit_s=limit_s)
+        for seed in task.seeds
+        for arm, setting in best.items()
+        if setting is not None
+    ]
+
+
+def trace_jobs(runs: Sequence[Run], task: Task) -> list[TraceJob]:
+    """Along the best of each arm that is to be traced."""
+    best = {arm: best_setting(runs, task, arm) for arm in task.traced}
+    return [TraceJob(task=task.name, arm=arm, setting=setting) for arm, setting in best.items() if setting is not None]
+
+
+def main(options: Options, *, results: Path = RESULTS, traces: Path = TRACES) -> int:
+    """Run what every task needs, one kind after the other: what is tried and looked at first."""
+    console = Console()
+    tasks = [task for task in TASKS if (task.name in options.tasks if options.tasks else options.full or task.runs)]
+    first = [(make, task) for task in tasks for make in (try_jobs, _traces)]
+    last = [(make, task) for task in tasks for make in (seed_jobs, timed_jobs)]
+    code = 0
+    for make, task in (*first, *last):
+        if make is _traces:
+            code |= _look_all(task, options, console, results, traces)
+        else:
+            code |= _train_all(make, task, options, console, results)
+    return code
+
+
+def _traces(runs: Sequence[Run], task: Task) -> list[Any]:
+    return list(trace_jobs(runs, task))
+
+
+def _train_all(
+    make: Callable[[Sequence[Run], Task], list[Job]], task: Task, options: Options, console: Console, path: Path
+) -> int:
+    runs = read_runs(path)
+    done = {run.key for run in runs}
+    jobs = [job for job in make(runs, task) if _key(job) not in done]
+
+    def write(run: Run) -> None:
+        append_record(run, path)
+        seen = "diverged" if run.diverged else f"{100 * run.points[-1].held_out_accuracy:.2f} % held out"
+        console.print(
+            f"{run.task}: {run.arm} {run.setting}, seed {run.seed}: {seen}, {run.num_steps} steps, {run.cpu_s:.1f} s",
+            highlight=False,
+        )
+
+    return carry_out(jobs, train, name=str, on_result=write, num_workers=options.num_workers, console=console)
+
+
+def _look_all(task: Task, options: Options, console: Console, results: Path, traces: Path) -> int:
+    done = {(found.task, found.arm) for found in read_traces(traces)}
+    jobs = [job for job in trace_jobs(read_runs(results), task) if (job.task, job.arm) not in done]
+
+    def write(found: list[Any]) -> None:
+        for each in found:
+            append_record(each, traces)
+        console.print(f"{task.name}: looked at along {found[0].arm}", highlight=False)
+
+    return carry_out(jobs, trace, name=str, on_result=write, num_workers=options.num_workers, console=console)
+
+
+def _key(job: Job) -> tuple[str, str, Any, int, bool]:
+    return job.task, job.arm, job.setting, job.seed, job.limit_s is not None
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options, description=Options.__doc__)))
