@@ -1,0 +1,216 @@
+"""What do the runs and the traces say, in tables?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import mean, median
+
+from experiments.spread import spread
+from experiments.wolinski2023_partition.config import ARMS, FIRST_ORDER, FULL, TASKS, Task, arms_of
+from experiments.wolinski2023_partition.results import Look, Run, Trace, best_point, best_setting, counted
+from experiments.wolinski2023_partition.tracing import RULES
+
+__all__ = ["coupling", "equal_steps", "equal_time", "eta", "found_rates", "shares_by_distance", "steps_ahead", "tries"]
+
+RULE_TITLES = {
+    "newton": "full H",
+    "cubic 1": "full H, cubic 1",
+    "cubic 10": "full H, cubic 10",
+    "diagonal": "diagonal",
+    "one": "S = 1",
+}
+_NOT_RUN = "not run"
+
+
+def tries(runs: Sequence[Run]) -> str:
+    """Held-out accuracy of what was tried with the first seed."""
+    lines = ["| task | arm | setting: held-out accuracy, % |", "|---|---|---|"]
+    for task in TASKS:
+        for arm in arms_of(task):
+            own = {
+                run.setting: run
+                for run in runs
+                if (run.task, run.arm, run.seed, run.limit_s) == (task.name, arm, task.seeds[0], None)
+            }
+            best = best_setting(runs, task, arm)
+            texts = []
+            for setting in task.tries[arm]:
+                text = f"({setting}): {_tried(own.get(setting))}"
+                texts.append(f"**{text}**" if setting == best else text)
+            lines.append(f"| {task.name} | {ARMS[arm].title} | {'; '.join(texts) if own else _NOT_RUN} |")
+    return "\n".join(lines)
+
+
+def equal_steps(runs: Sequence[Run]) -> str:
+    """Every arm at its best setting, after as many steps."""
+    lines = [
+        "| task | arm | training loss | held-out accuracy, % | test accuracy, % | processor time, s "
+        "| of a step, in Adam's |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for task in TASKS:
+        adam_s = _step_s(task, counted(runs, task, "Adam"))
+        for arm in arms_of(task):
+            own = [run for run in counted(runs, task, arm) if not run.diverged]
+            cells = [_NOT_RUN if not counted(runs, task, arm) else "diverged", "", "", "", ""]
+            if own:
+                points = [run.by_step(task.steps) for run in own]
+                best = [best_point(each) for each in points]
+                step_s = _step_s(task, own)
+                cells = [
+                    spread([each[-1].train_loss for each in points], ".3f"),
+                    spread([100 * point.held_out_accuracy for point in best], ".2f"),
+                    spread([100 * point.test_accuracy for point in best], ".2f"),
+                    spread([each[-1].cpu_s for each in points], ".1f"),
+                    f"{step_s / adam_s:.1f}" if step_s and adam_s else "",
+                ]
+            lines.append(f"| {task.name}, {task.steps} steps | {ARMS[arm].title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def equal_time(runs: Sequence[Run]) -> str:
+    """The method, and Adam and SGD as long as it took."""
+    lines = [
+        "| task | arm | processor time, s | steps | training loss | held-out accuracy, % | test accuracy, % |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for task in TASKS:
+        for arm in (FULL, *FIRST_ORDER):
+            own = [run for run in counted(runs, task, arm, timed=arm in FIRST_ORDER) if not run.diverged]
+            cells = [_NOT_RUN, "", "", "", ""]
+            if own:
+                best = [best_point(run.points) for run in own]
+                cells = [
+                    spread([run.cpu_s for run in own], ".1f"),
+                    spread([float(run.num_steps) for run in own], ".0f"),
+                    spread([run.points[-1].train_loss for run in own], ".3f"),
+                    spread([100 * point.held_out_accuracy for point in best], ".2f"),
+                    spread([100 * point.test_accuracy for point in best], ".2f"),
+                ]
+            lines.append(f"| {task.name} | {ARMS[arm].title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def found_rates(runs: Sequence[Run]) -> str:
+    """How often rates were negative, not used, or not to be had: at the best setting, over all seeds."""
+    lines = [
+        "| task | arm | summaries | without rates, % | rates below zero, % | rates used that are zero, % "
+        "| most often below zero |",
+        "|---|---|---:|---:|---:|---:|---|",
+    ]
+    for task in TASKS:
+        for arm in (arm for arm in arms_of(task) if arm not in FIRST_ORDER):
+            own = counted(runs, task, arm)
+            cells = [_NOT_RUN, "", "", "", ""]
+            if own and sum(len(run.found) for run in own):
+                total = sum(len(run.found) for run in own)
+                names = list(next(found for run in own for found in run.found if found is not None))
+                negative = {name: sum(run.negative.get(name, 0) for run in own) for name in names}
+                solved = total - sum(run.num_unsolved for run in own)
+                worst = max(names, key=lambda name: negative[name])
+                cells = [
+                    f"{total}",
+                    f"{100 * (total - solved) / total:.1f}",
+                    f"{100 * sum(negative.values()) / (solved * len(names)):.1f}",
+                    f"{100 * sum(sum(run.stopped.values()) for run in own) / (total * len(names)):.1f}",
+                    f"{worst}: {100 * negative[worst] / solved:.0f} %" if negative[worst] and len(names) > 1 else "",
+                ]
+            lines.append(f"| {task.name} | {ARMS[arm].title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def eta(traces: Sequence[Trace]) -> str:
+    """Over the last third of each trace: the median rate of each tensor, least and greatest of the tensors."""
+    lines = [
+        "| task | trained by, rate | along | S = 1 | full H, cubic 1: least | greatest | biases over weights "
+        "| below zero, % | full H without cubic: below zero, % |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for trace in _shown(traces):
+        late = trace.looks[-max(1, len(trace.looks) // 3) :]
+        cubic = [look.rates["cubic 1"] for look in late]
+        rates = [median(column) for column in zip(*(each for each in cubic if each), strict=True)]
+        ones = [each[0] for look in late if (each := look.rates["one"])]
+        cells = [f"{median(ones):.3g}"]
+        if rates:
+            least, most = (pick(range(len(rates)), key=lambda index: rates[index]) for pick in (min, max))
+            biases, weights = (
+                median(rate for name, rate in zip(trace.names, rates, strict=True) if name.endswith("bias") == is_bias)
+                for is_bias in (True, False)
+            )
+            cells += [
+                f"{rates[least]:.3g} ({trace.names[least]})",
+                f"{rates[most]:.3g} ({trace.names[most]})",
+                f"{biases / weights:.2g}",
+                f"{_below_zero(trace.looks, 'cubic 1'):.0f}",
+                f"{_below_zero(trace.looks, 'newton'):.0f}",
+            ]
+        lines.append(f"| {trace.task} | {trace.arm}, {trace.rate:g} | {trace.direction} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def steps_ahead(traces: Sequence[Trace]) -> str:
+    """What one whole step with the rates of a rule would change in the loss of the samples they come from."""
+    lines = [
+        f"| task | trained by | along | {' | '.join(RULE_TITLES[rule] for rule in RULES)} |",
+        "|---|---|---|" + "---:|" * len(RULES),
+    ]
+    for trace in _shown(traces):
+        cells = []
+        for rule in RULES:
+            changes = [change for look in trace.looks if (change := look.changes[rule]) is not None]
+            rises = 100 * mean(change > 0 for change in changes) if changes else 0
+            cells.append(f"{median(changes):+.3f} ({rises:.0f} %)" if changes else "no rates")
+        lines.append(f"| {trace.task} | {trace.arm} | {trace.direction} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def coupling(traces: Sequence[Trace]) -> str:
+    """|H_st| / sqrt |H_ss H_tt|: the mean over the last third of each trace."""
+    lines = [
+        "| task | trained by | along | all pairs | weight and bias of a layer | adjacent layers | layers further apart "
+        "| negative eigenvalues of H, of S |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for trace in _shown(traces):
+        late = trace.looks[-max(1, len(trace.looks) // 3) :]
+        shares = shares_by_distance(trace)
+        cells = [f"{mean(value for values in shares for value in values):.3f}"]
+        cells += [f"{mean(values):.3f}" if values else "" for values in shares]
+        cells.append(f"{mean(look.num_negative_curvatures for look in late):.1f} of {len(trace.names)}")
+        lines.append(f"| {trace.task} | {trace.arm} | {trace.direction} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def shares_by_distance(trace: Trace) -> list[list[float]]:
+    """Interactions off the diagonal: within a layer, of adjacent layers, of layers further apart."""
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in trace.names))
+    places = [layers.index(name.rpartition(".")[0]) for name in trace.names]
+    found: list[list[float]] = [[], [], []]
+    for s, row in enumerate(trace.interactions):
+        for t, value in enumerate(row):
+            if s != t:
+                found[min(abs(places[s] - places[t]), 2)].append(value)
+    return found
+
+
+def _shown(traces: Iterable[Trace]) -> list[Trace]:
+    order = [task.name for task in TASKS]
+    return sorted(traces, key=lambda trace: (order.index(trace.task), trace.arm, trace.direction))
+
+
+def _below_zero(looks: Iterable[Look], rule: str) -> float:
+    """Percent of the rates found."""
+    rates = [rate for look in looks for rate in look.rates[rule] or ()]
+    return 100 * mean(rate < 0 for rate in rates) if rates else 0.0
+
+
+def _step_s(task: Task, runs: Sequence[Run]) -> float | None:
+    own = [run.cpu_s / run.num_steps for run in runs if run.num_steps]
+    return mean(own) if own else None
+
+
+def _tried(run: Run | None) -> str:
+    if run is None:
+        return _NOT_RUN
+    return "diverged" if run.diverged else f"{100 * best_point(run.points).held_out_accuracy:.2f}"
