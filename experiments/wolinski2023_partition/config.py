@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dni import ParameterPartition, Summary, cubic_rates, diagonal_rates, newton_rates
 from experiments.datasets import cifar10_subset, mnist
+from experiments.wolinski2023_partition.bounded import bounded_rates
 from experiments.wolinski2023_partition.networks import lenet, mlp, vgg11
 
 __all__ = [
@@ -64,10 +65,18 @@ class Arm:
     cubic: bool = False
     alone: bool = False
     """Whether each subset is taken by itself: only the diagonal of H."""
+    bounded: bool = False
+    """Whether the model is minimised over rates from zero on, instead of leaving out those below it afterwards."""
 
 
 ARMS: Mapping[str, Arm] = {
     FULL: Arm(title="full H, per tensor, cubic", partition=ParameterPartition.by_tensor, cubic=True),
+    "bounded": Arm(
+        title="full H, per tensor, cubic, rates from 0 on",
+        partition=ParameterPartition.by_tensor,
+        cubic=True,
+        bounded=True,
+    ),
     "newton": Arm(title="full H, per tensor", partition=ParameterPartition.by_tensor),
     "diagonal": Arm(title="diagonal, per tensor", partition=ParameterPartition.by_tensor, alone=True),
     "diagonal cubic": Arm(
@@ -136,6 +145,7 @@ _MLP = Task(
     summary_size=1000,
     tries={
         FULL: _CUBIC,
+        "bounded": _CUBIC,
         "newton": _FACTORS,
         "diagonal": _FACTORS,
         "diagonal cubic": _CUBIC,
@@ -156,7 +166,15 @@ _LENET = Task(
     steps=360,
     seeds=(0, 1, 2),
     summary_size=1000,
-    tries={FULL: _CUBIC, "diagonal": _FACTORS, "layer": _CUBIC, "one": _LARGER_FACTORS, ADAM: _ADAM, SGD: _SGD},
+    tries={
+        FULL: _CUBIC,
+        "bounded": _CUBIC,
+        "diagonal": _FACTORS,
+        "layer": _CUBIC,
+        "one": _LARGER_FACTORS,
+        ADAM: _ADAM,
+        SGD: _SGD,
+    },
     traced=(SGD, ADAM),
     trace_every=20,
 )
@@ -181,7 +199,7 @@ _DEEP = Task(
     steps=200,
     seeds=(0,),
     summary_size=250,
-    tries=_SHORT | {"diagonal": _FACTORS},
+    tries=_SHORT | {"bounded": _CUBIC, "diagonal": _FACTORS},
     traced=(ADAM,),
     trace_every=10,
     steps_per_point=100,
@@ -223,7 +241,7 @@ def rule_of(arm: Arm, setting: Setting) -> Callable[[Summary], Tensor]:
     if not arm.cubic:
         return diagonal_rates if arm.alone else newton_rates
     assert setting.strength is not None
-    rule = partial(cubic_rates, strength=setting.strength)
+    rule = partial(bounded_rates if arm.bounded else cubic_rates, strength=setting.strength)
     return (lambda summary: rule(_alone(summary))) if arm.alone else rule
 
 

@@ -7,7 +7,7 @@ on held-out samples, of what was tried with the first seed, counts, and is what 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,8 @@ class Look:
     changes: dict[str, float | None]
     """By rule: what a step with these rates, those below zero left out, changes in the loss of the samples they come
     from."""
+    changes_as_found: dict[str, float | None] = field(default_factory=dict)
+    """The same with the rates below zero, of some rules."""
     coupling: float
     """Mean of |H_st| / sqrt |H_ss H_tt| over s != t."""
     num_negative_curvatures: int

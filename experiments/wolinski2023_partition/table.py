@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -18,6 +19,7 @@ import tyro
 from experiments.expected import Expected, read_expected
 from experiments.machine import described
 from experiments.readme import rebuild, report
+from experiments.spread import spread
 from experiments.wolinski2023_partition import tables
 from experiments.wolinski2023_partition.config import ADAM, FIRST_ORDER, FULL, SGD, Task, task_named
 from experiments.wolinski2023_partition.picture import draw_coupling, draw_courses, draw_eta
@@ -40,7 +42,8 @@ def render(runs: Sequence[Run], traces: Sequence[Trace]) -> dict[str, str]:
         "coupling": tables.coupling(traces),
         "rates": tables.found_rates(runs),
         "tries": tables.tries(runs),
-        "machine": "\n".join(described(each.machine for each in (*runs, *traces))) or "not run",
+        "machine": "\n".join(described([*(run.machine for run in runs), *(trace.machine for trace in traces)]))
+        or "not run",
     }
 
 
@@ -50,11 +53,9 @@ def measured(runs: Sequence[Run], traces: Sequence[Trace]) -> dict[str, list[flo
     for short, name in _CLAIMED.items():
         task = task_named(name)
         for arm in (ADAM, SGD, "diagonal", "layer", "one"):
-            found[f"{short}_full_over_{arm.lower()}"] = _over(runs, task, arm, lambda run, task=task: _at(run, task))
+            found[f"{short}_full_over_{arm.lower()}"] = _over(runs, task, arm, partial(_accuracy, step=task.steps))
         for arm in FIRST_ORDER:
-            found[f"{short}_full_over_{arm.lower()}_in_its_time"] = _over(
-                runs, task, arm, lambda run: _whole(run), timed=True
-            )
+            found[f"{short}_full_over_{arm.lower()}_in_its_time"] = _over(runs, task, arm, _accuracy, timed=True)
         along = [trace for trace in traces if (trace.task, trace.arm, trace.direction) == (name, SGD, "optimiser")]
         found[f"{short}_coupling"] = [
             mean(value for values in tables.shares_by_distance(trace) for value in values) for trace in along
@@ -92,14 +93,9 @@ def main(*, check: bool = False, folder: Path = FOLDER) -> int:
     return report(wrong)
 
 
-def _at(run: Run, task: Task) -> float:
-    """Test accuracy after the task's steps, in %."""
-    return 100 * best_point(run.by_step(task.steps)).test_accuracy
-
-
-def _whole(run: Run) -> float:
-    """Test accuracy of the whole run, in %."""
-    return 100 * best_point(run.points).test_accuracy
+def _accuracy(run: Run, *, step: int | None = None) -> float:
+    """Test accuracy, in %, where the run was most accurate on held-out samples up to a step; None: to its end."""
+    return 100 * best_point(run.points if step is None else run.by_step(step)).test_accuracy
 
 
 def _over(
@@ -115,7 +111,7 @@ def _expected_table(expected: Mapping[str, Expected], found: Mapping[str, Sequen
     lines = ["| row | what | the claim | ours | seeds |", "|---|---|---|---:|---:|"]
     for row in expected.values():
         values = found[row.row]
-        ours = tables.spread(values, "+.2f") if values else "not run"
+        ours = spread(values, "+.2f") if values else "not run"
         lines.append(f"| {row.row} | {row.metric} | {row.source} | {ours} | {len(values)} |")
     return "\n".join(lines)
 

@@ -8,17 +8,20 @@ from statistics import mean, median
 from experiments.spread import spread
 from experiments.wolinski2023_partition.config import ARMS, FIRST_ORDER, FULL, TASKS, Task, arms_of
 from experiments.wolinski2023_partition.results import Look, Run, Trace, best_point, best_setting, counted
-from experiments.wolinski2023_partition.tracing import RULES
 
 __all__ = ["coupling", "equal_steps", "equal_time", "eta", "found_rates", "shares_by_distance", "steps_ahead", "tries"]
 
-RULE_TITLES = {
-    "newton": "full H",
-    "cubic 1": "full H, cubic 1",
-    "cubic 10": "full H, cubic 10",
-    "diagonal": "diagonal",
-    "one": "S = 1",
-}
+_STEPS = (
+    ("full H, as found", "newton", True),
+    ("full H", "newton", False),
+    ("cubic 1, as found", "cubic 1", True),
+    ("cubic 1", "cubic 1", False),
+    ("cubic 10", "cubic 10", False),
+    ("cubic 1, rates from 0 on", "bounded", False),
+    ("diagonal", "diagonal", False),
+    ("S = 1", "one", False),
+)
+"""Title, rule, and whether its rates below zero are used."""
 _NOT_RUN = "not run"
 
 
@@ -152,13 +155,14 @@ def eta(traces: Sequence[Trace]) -> str:
 def steps_ahead(traces: Sequence[Trace]) -> str:
     """What one whole step with the rates of a rule would change in the loss of the samples they come from."""
     lines = [
-        f"| task | trained by | along | {' | '.join(RULE_TITLES[rule] for rule in RULES)} |",
-        "|---|---|---|" + "---:|" * len(RULES),
+        f"| task | trained by | along | {' | '.join(title for title, _, _ in _STEPS)} |",
+        "|---|---|---|" + "---:|" * len(_STEPS),
     ]
     for trace in _shown(traces):
         cells = []
-        for rule in RULES:
-            changes = [change for look in trace.looks if (change := look.changes[rule]) is not None]
+        for _, rule, as_found in _STEPS:
+            found = [(look.changes_as_found if as_found else look.changes).get(rule) for look in trace.looks]
+            changes = [change for change in found if change is not None]
             rises = 100 * mean(change > 0 for change in changes) if changes else 0
             cells.append(f"{median(changes):+.3f} ({rises:.0f} %)" if changes else "no rates")
         lines.append(f"| {trace.task} | {trace.arm} | {trace.direction} | {' | '.join(cells)} |")

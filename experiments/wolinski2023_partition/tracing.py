@@ -18,22 +18,26 @@ from torch.nn.functional import cross_entropy
 
 from dni import NoRatesError, ParameterPartition, Summary, cubic_rates, diagonal_rates, newton_rates, summarise_chain
 from experiments.machine import machine
+from experiments.wolinski2023_partition.bounded import bounded_rates
 from experiments.wolinski2023_partition.config import Setting, Task, split, task_named
 from experiments.wolinski2023_partition.networks import begun
 from experiments.wolinski2023_partition.results import Look, Trace
 from experiments.wolinski2023_partition.training import first_order, rounded, summary_batches
 from pipeline import KeyedBatches
 
-__all__ = ["DIRECTIONS", "RULES", "TraceJob", "coupling_of", "trace"]
+__all__ = ["DIRECTIONS", "RULES", "SIGNED", "TraceJob", "coupling_of", "trace"]
 
 DIRECTIONS = ("gradient", "optimiser")
 RULES: Mapping[str, Callable[[Summary], Tensor]] = {
     "newton": newton_rates,
     "cubic 1": partial(cubic_rates, strength=1.0),
     "cubic 10": partial(cubic_rates, strength=10.0),
+    "bounded": partial(bounded_rates, strength=1.0),
     "diagonal": diagonal_rates,
     "one": lambda summary: newton_rates(_as_one(summary)).expand(len(summary.names)),
 }
+SIGNED = ("newton", "cubic 1", "diagonal")
+"""Rules whose step is looked at with its negative rates too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,16 +116,13 @@ class _View:
         matrix = coupling_of(summary.hessian)
         self.matrices.append(matrix)
         found = {name: _found(rule, summary) for name, rule in RULES.items()}
-        before = _loss(module, x, target)
         size = len(summary.names)
         self.looks.append(
             Look(
                 step=step,
                 rates={name: None if eta is None else list(map(rounded, eta.tolist())) for name, eta in found.items()},
-                changes={
-                    name: None if eta is None else rounded(_loss(_stepped(module, u, eta), x, target) - before)
-                    for name, eta in found.items()
-                },
+                changes=_changes(module, u, _without_negative(found), batch),
+                changes_as_found=_changes(module, u, {name: found[name] for name in SIGNED}, batch),
                 coupling=rounded(float((matrix.sum() - matrix.diagonal().sum()) / (size * (size - 1)))),
                 num_negative_curvatures=int((torch.linalg.eigvalsh(_scaled(summary.hessian)) < 0).sum()),
             )
@@ -167,15 +168,34 @@ def _found(rule: Callable[[Summary], Tensor], summary: Summary) -> Tensor | None
         return None
 
 
+def _without_negative(found: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+    """As the optimiser uses them."""
+    return {name: None if eta is None else eta.clamp(min=0) for name, eta in found.items()}
+
+
 @torch.no_grad()
+def _changes(
+    module: nn.Module,
+    direction: Mapping[str, Tensor],
+    rates: Mapping[str, Tensor | None],
+    batch: tuple[Tensor, Tensor],
+) -> dict[str, float | None]:
+    """What a step with each rule's rates does to the loss."""
+    before = _loss(module, batch)
+    return {
+        name: None if eta is None else rounded(_loss(_stepped(module, direction, eta), batch) - before)
+        for name, eta in rates.items()
+    }
+
+
 def _stepped(module: nn.Module, direction: Mapping[str, Tensor], rates: Tensor) -> nn.Module:
-    """A copy after a step with these rates, those below zero left out as the optimiser does."""
+    """A copy after a step."""
     stepped = copy.deepcopy(module)
-    for (name, own), rate in zip(stepped.named_parameters(), rates.clamp(min=0).tolist(), strict=True):
+    for (name, own), rate in zip(stepped.named_parameters(), rates.tolist(), strict=True):
         own.sub_(rate * direction[name])
     return stepped
 
 
-@torch.no_grad()
-def _loss(module: nn.Module, x: Tensor, target: Tensor) -> float:
+def _loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> float:
+    x, target = batch
     return float(cross_entropy(torch.cat([module(part) for part in x.split(250)]), target))
