@@ -134,7 +134,12 @@ def arms_of(task: Task) -> list[str]:
     return [name for name in ARMS if name in task.tries]
 
 
-_SHORT = {FULL: _CUBIC, "one": _LARGER_FACTORS, ADAM: _ADAM, SGD: _SGD}
+_DEEP_TRIES = {
+    FULL: _CUBIC,
+    "one": _LARGER_FACTORS,
+    ADAM: tuple(Setting(rate=rate) for rate in (1e-4, 3e-4, 1e-3)),
+    SGD: tuple(Setting(rate=rate) for rate in (3e-3, 1e-2, 3e-2)),
+}
 _MLP = Task(
     name="MLP, MNIST",
     network=partial(mlp, (784, 1024, 200, 100, 10), nn.Tanh),
@@ -186,7 +191,7 @@ _VGG = Task(
     steps=200,
     seeds=(0,),
     summary_size=100,
-    tries=_SHORT,
+    tries=_DEEP_TRIES,
     traced=(ADAM,),
     trace_every=10,
     steps_per_point=100,
@@ -199,7 +204,7 @@ _DEEP = Task(
     steps=200,
     seeds=(0,),
     summary_size=250,
-    tries=_SHORT | {"bounded": _CUBIC, "diagonal": _FACTORS},
+    tries=_DEEP_TRIES | {"bounded": _CUBIC, "diagonal": _FACTORS},
     traced=(ADAM,),
     trace_every=10,
     steps_per_point=100,
@@ -208,8 +213,8 @@ _DEEP = Task(
 TASKS = (
     _MLP,
     _LENET,
-    _VGG,
     _DEEP,
+    _VGG,
     replace(
         _VGG,
         name="VGG-11', CIFAR-10",

@@ -2,8 +2,8 @@
 
     python -m experiments.wolinski2023_partition.run
 
-For each task tries the settings of every arm with the first seed, runs the best with the other seeds, gives Adam and
-SGD the processor time that the method took, and looks at eta* along Adam and SGD. Each run is appended to results.jsonl
+Looks at eta* along Adam and SGD. For each task tries the settings of every arm with the first seed, runs the best with
+the other seeds, and gives Adam and SGD the processor time that the method took. Each run is appended to results.jsonl
 at once, each trace to traces.jsonl; what is there is skipped.
 """
 
@@ -34,7 +34,7 @@ from experiments.wolinski2023_partition.results import (
 from experiments.wolinski2023_partition.tracing import TraceJob, trace
 from experiments.wolinski2023_partition.training import Job, train
 
-__all__ = ["Options", "seed_jobs", "timed_jobs", "trace_jobs", "try_jobs"]
+__all__ = ["Options", "first_order_try_jobs", "seed_jobs", "timed_jobs", "trace_jobs", "try_jobs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,11 @@ def try_jobs(runs: Sequence[Run], task: Task) -> list[Job]:
         for arm in arms_of(task)
         for setting in task.tries[arm]
     ]
+
+
+def first_order_try_jobs(runs: Sequence[Run], task: Task) -> list[Job]:
+    """Those of Adam and SGD, which traces need."""
+    return [job for job in try_jobs(runs, task) if job.arm in FIRST_ORDER]
 
 
 def seed_jobs(runs: Sequence[Run], task: Task) -> list[Job]:
@@ -91,22 +96,17 @@ def trace_jobs(runs: Sequence[Run], task: Task) -> list[TraceJob]:
 
 
 def main(options: Options, *, results: Path = RESULTS, traces: Path = TRACES) -> int:
-    """Run what every task needs, one kind after the other: what is tried and looked at first."""
+    """Run what every task needs: what Adam and SGD do and eta* along them first, then the method."""
     console = Console()
     tasks = [task for task in TASKS if (task.name in options.tasks if options.tasks else options.full or task.runs)]
-    first = [(make, task) for task in tasks for make in (try_jobs, _traces)]
-    last = [(make, task) for task in tasks for make in (seed_jobs, timed_jobs)]
     code = 0
-    for make, task in (*first, *last):
-        if make is _traces:
-            code |= _look_all(task, options, console, results, traces)
-        else:
+    for task in tasks:
+        code |= _train_all(first_order_try_jobs, task, options, console, results)
+        code |= _look_all(task, options, console, results, traces)
+    for task in tasks:
+        for make in (try_jobs, seed_jobs, timed_jobs):
             code |= _train_all(make, task, options, console, results)
     return code
-
-
-def _traces(runs: Sequence[Run], task: Task) -> list[Any]:
-    return list(trace_jobs(runs, task))
 
 
 def _train_all(

@@ -203,7 +203,7 @@ def trace_of(
 def test_networks_are_those_of_the_paper_and_begin_with_unit_gain() -> None:
     with torch.device("meta"):  # no numbers are drawn
         sizes = [len(list(task.network().parameters())) for task in TASKS]
-    assert sizes == [8, 10, 18, 42, 18, 42]
+    assert sizes == [8, 10, 42, 18, 18, 42]
     module = begun(lenet(), gain=2.0, seed=0)
     weight = module[7].weight.detach()
     assert float(weight.std()) == pytest.approx(2 / 400**0.5, rel=0.02) and not bool(module[7].bias.any())
