@@ -67,6 +67,8 @@ class Arm:
     """Whether each subset is taken by itself: only the diagonal of H."""
     bounded: bool = False
     """Whether the model is minimised over rates from zero on, instead of leaving out those below it afterwards."""
+    memory: float = 0.0
+    """Share of the old ones in the running average of summaries."""
 
 
 ARMS: Mapping[str, Arm] = {
@@ -76,6 +78,12 @@ ARMS: Mapping[str, Arm] = {
         partition=ParameterPartition.by_tensor,
         cubic=True,
         bounded=True,
+    ),
+    "averaged": Arm(
+        title="full H, per tensor, cubic, summaries averaged",
+        partition=ParameterPartition.by_tensor,
+        cubic=True,
+        memory=0.8,
     ),
     "newton": Arm(title="full H, per tensor", partition=ParameterPartition.by_tensor),
     "diagonal": Arm(title="diagonal, per tensor", partition=ParameterPartition.by_tensor, alone=True),
@@ -151,6 +159,7 @@ _MLP = Task(
     tries={
         FULL: _CUBIC,
         "bounded": _CUBIC,
+        "averaged": _CUBIC,
         "newton": _FACTORS,
         "diagonal": _FACTORS,
         "diagonal cubic": _CUBIC,

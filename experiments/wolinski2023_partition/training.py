@@ -115,7 +115,9 @@ class _Course:
                 SGD(own.values(), lr=1.0, momentum=0.9),
                 own,
                 arm.partition({name: parameter.shape for name, parameter in own.items()}),
-                CurvatureSettings(rule=self.watched, period=task.period, factor=job.setting.rate),
+                CurvatureSettings(
+                    rule=self.watched, period=task.period, factor=job.setting.rate, summary_memory=arm.memory
+                ),
             )
         self.num_steps, self.cpu_s, self.summary_s = 0, 0.0, 0.0
         self.stopped: Counter[str] = Counter()
