@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from math import sqrt
+from math import inf, sqrt
 from typing import Literal, TypeAlias
 
 import torch
@@ -69,6 +69,8 @@ class Arm:
     """Whether the model is minimised over rates from zero on, instead of leaving out those below it afterwards."""
     memory: float = 0.0
     """Share of the old ones in the running average of summaries."""
+    floor: float = 0.0
+    """Rates below it are it."""
 
 
 ARMS: Mapping[str, Arm] = {
@@ -78,6 +80,12 @@ ARMS: Mapping[str, Arm] = {
         partition=ParameterPartition.by_tensor,
         cubic=True,
         bounded=True,
+    ),
+    "signed": Arm(
+        title="full H, per tensor, cubic, negative rates used",
+        partition=ParameterPartition.by_tensor,
+        cubic=True,
+        floor=-inf,
     ),
     "averaged": Arm(
         title="full H, per tensor, cubic, summaries averaged",
@@ -159,6 +167,7 @@ _MLP = Task(
     tries={
         FULL: _CUBIC,
         "bounded": _CUBIC,
+        "signed": _CUBIC,
         "averaged": _CUBIC,
         "newton": _FACTORS,
         "diagonal": _FACTORS,

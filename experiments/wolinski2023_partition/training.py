@@ -116,7 +116,11 @@ class _Course:
                 own,
                 arm.partition({name: parameter.shape for name, parameter in own.items()}),
                 CurvatureSettings(
-                    rule=self.watched, period=task.period, factor=job.setting.rate, summary_memory=arm.memory
+                    rule=self.watched,
+                    period=task.period,
+                    factor=job.setting.rate,
+                    summary_memory=arm.memory,
+                    floor=arm.floor,
                 ),
             )
         self.num_steps, self.cpu_s, self.summary_s = 0, 0.0, 0.0
