@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from experiments.wolinski2023_partition.config import ARMS, FIRST_ORDER, TASKS, Task, arms_of
-from experiments.wolinski2023_partition.results import Run, Trace, counted
+from experiments.wolinski2023_partition.config import ADAM, ARMS, FIRST_ORDER, SGD, TASKS, Task, arms_of
+from experiments.wolinski2023_partition.results import Point, Run, Trace, counted
 from experiments.wolinski2023_partition.tracing import DIRECTIONS
 
 __all__ = ["draw_coupling", "draw_courses", "draw_eta"]
 
 _RULE = "cubic 1"
+_COLOURS = {arm: f"C{index}" for index, arm in enumerate(arm for arm in ARMS if arm not in FIRST_ORDER)} | {
+    ADAM: "black",
+    SGD: "darkgray",
+}
+_MEASURES: dict[str, Callable[[Point], float]] = {
+    "training loss": lambda point: point.train_loss,
+    "held-out error": lambda point: 1 - point.held_out_accuracy,
+}
 
 
 def draw_eta(traces: Sequence[Trace], path: Path) -> None:
@@ -29,7 +37,9 @@ def draw_eta(traces: Sequence[Trace], path: Path) -> None:
         own[0].set_ylabel("eta*")
     for axes in grid[-1]:
         axes.set_xlabel("step")
-    figure.suptitle("Rates that full H with cubic regularisation (1) asks for; thin: biases; black: S = 1", fontsize=10)
+    figure.suptitle(
+        "Rates that full H with cubic regularisation (1) asks for; dashed: biases; black: S = 1", fontsize=10
+    )
     _save(figure, path)
 
 
@@ -51,20 +61,18 @@ def draw_coupling(traces: Sequence[Trace], path: Path) -> None:
 
 
 def draw_courses(runs: Sequence[Run], path: Path) -> None:
-    """A row for each task: training loss and held-out accuracy by processor time, at the best setting of each arm."""
-    tasks = [task for task in TASKS if any(run.task == task.name for run in runs)]
+    """A row for each task: training loss and held-out error by processor time, at the best setting of each arm."""
+    tasks = [task for task in TASKS if any(_longest(runs, task, arm) for arm in arms_of(task))]
     figure, grid = _figure(len(tasks), 2, (12, 3.2 * len(tasks)))
     for task, own in zip(tasks, grid, strict=True):
-        for axes, measure, label in zip(
-            own, ("train_loss", "held_out_accuracy"), ("training loss", "held-out accuracy"), strict=True
-        ):
-            for index, arm in enumerate(arms_of(task)):
-                _draw_course(axes, _longest(runs, task, arm), measure, arm, f"C{index}")
+        for axes, (label, measure) in zip(own, _MEASURES.items(), strict=True):
+            for arm in arms_of(task):
+                _draw_course(axes, _longest(runs, task, arm), measure, arm)
             axes.set_xlabel("processor time, s")
             axes.set_ylabel(label)
             axes.set_title(task.name, fontsize=9)
-        own[0].set_yscale("log")
-        own[1].legend(fontsize=7)
+            axes.set_yscale("log")
+        own[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     _save(figure, path)
 
 
@@ -93,9 +101,10 @@ def _draw_rates(axes: Any, trace: Trace) -> None:
     axes.plot(steps, ones, "k", linewidth=2, label="S = 1")
     axes.axhline(0, color="gray", linewidth=0.6)
     size = sorted(abs(value) for look in trace.looks for value in look.rates[_RULE] or () if value)
-    axes.set_yscale("symlog", linthresh=size[len(size) // 4] if size else 1.0)
-    if len(trace.names) <= 10:
-        axes.legend(fontsize=6, ncols=2, loc="upper right")
+    axes.set_yscale("symlog", linthresh=size[len(size) // 3] if size else 1.0)
+    axes.yaxis.get_major_locator().set_params(numticks=7)
+    if trace.direction == DIRECTIONS[-1]:
+        axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5), ncols=1 + len(trace.names) // 20)
 
 
 def _longest(runs: Sequence[Run], task: Task, arm: str) -> list[Run]:
@@ -103,19 +112,27 @@ def _longest(runs: Sequence[Run], task: Task, arm: str) -> list[Run]:
     return [run for run in timed or counted(runs, task, arm) if not run.diverged]
 
 
-def _draw_course(axes: Any, runs: Sequence[Run], measure: str, arm: str, colour: str) -> None:
+def _draw_course(axes: Any, runs: Sequence[Run], measure: Callable[[Point], float], arm: str) -> None:
     """Every seed thin; the mean over them where all were looked at."""
     if not runs:
         return
+    colour = _COLOURS[arm]
     for run in runs:
-        points = [(point.cpu_s, getattr(point, measure)) for point in run.points]
-        axes.plot(*zip(*points, strict=True), color=colour, linewidth=0.6, alpha=0.5)
-    together = zip(*(run.points for run in runs), strict=False)
-    means = [
-        (mean(point.cpu_s for point in points), mean(getattr(point, measure) for point in points))
-        for points in together
-    ]
-    axes.plot(*zip(*means, strict=True), color=colour, marker=".", label=ARMS[arm].title)
+        axes.plot(
+            [point.cpu_s for point in run.points],
+            [measure(point) for point in run.points],
+            color=colour,
+            linewidth=0.6,
+            alpha=0.5,
+        )
+    together = list(zip(*(run.points for run in runs), strict=False))
+    axes.plot(
+        [mean(point.cpu_s for point in points) for points in together],
+        [mean(map(measure, points)) for points in together],
+        color=colour,
+        marker=".",
+        label=ARMS[arm].title,
+    )
 
 
 def _figure(num_rows: int, num_columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
