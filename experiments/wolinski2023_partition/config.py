@@ -127,6 +127,8 @@ class Task:
     """Samples of the batch that a summary is of."""
     tries: Mapping[str, tuple[Setting, ...]]
     """By arm."""
+    finalists: tuple[str, ...] = (FULL, "bounded", "diagonal", "layer", "one")
+    """Arms with curvature that are run with the other seeds too."""
     traced: tuple[str, ...]
     """Arms along whose course eta* is looked at."""
     trace_every: int
@@ -191,7 +193,6 @@ _LENET = Task(
     summary_size=1000,
     tries={
         FULL: _CUBIC,
-        "bounded": _CUBIC,
         "diagonal": _FACTORS,
         "layer": _CUBIC,
         "one": _LARGER_FACTORS,
@@ -209,7 +210,7 @@ _VGG = Task(
     steps=200,
     seeds=(0,),
     summary_size=100,
-    tries=_DEEP_TRIES,
+    tries={arm: settings[:2] for arm, settings in _DEEP_TRIES.items()} | {ADAM: _ADAM[:2], SGD: _SGD[:2]},
     traced=(ADAM,),
     trace_every=10,
     steps_per_point=100,

@@ -45,6 +45,8 @@ class Options:
     """Names of tasks; none: all that are run."""
     full: bool = False
     """VGG-11' and the deep MLP at their full width too: many hours."""
+    method: bool = True
+    """Train with the method too, and not only with Adam and SGD."""
     num_workers: int = 1
     """Runs at the same time: a process of one thread each."""
 
@@ -64,8 +66,8 @@ def first_order_try_jobs(runs: Sequence[Run], task: Task) -> list[Job]:
 
 
 def seed_jobs(runs: Sequence[Run], task: Task) -> list[Job]:
-    """The best setting with the other seeds, of what needs curvature."""
-    best = {arm: best_setting(runs, task, arm) for arm in arms_of(task) if arm not in FIRST_ORDER}
+    """The best setting of the finalists with the other seeds; Adam and SGD have them when they are timed."""
+    best = {arm: best_setting(runs, task, arm) for arm in task.finalists if arm in task.tries}
     return [
         Job(task=task.name, arm=arm, setting=setting, seed=seed)
         for seed in task.seeds[1:]
@@ -103,7 +105,7 @@ def main(options: Options, *, results: Path = RESULTS, traces: Path = TRACES) ->
     for task in tasks:
         code |= _train_all(first_order_try_jobs, task, options, console, results)
         code |= _look_all(task, options, console, results, traces)
-    for task in tasks:
+    for task in tasks if options.method else ():
         for make in (try_jobs, seed_jobs, timed_jobs):
             code |= _train_all(make, task, options, console, results)
     return code
