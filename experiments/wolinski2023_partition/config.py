@@ -132,6 +132,8 @@ class Task:
     traced: tuple[str, ...]
     """Arms along whose course eta* is looked at."""
     trace_every: int
+    all_traced: bool = False
+    """At every rate tried; otherwise at the best."""
     batch_size: int = 100
     period: int = 10
     """Steps from one summary to the next."""
@@ -181,6 +183,7 @@ _MLP = Task(
     },
     traced=(SGD, ADAM),
     trace_every=20,
+    all_traced=True,
     samples_at_once=250,
 )
 _LENET = Task(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.records import newest, read_records
-from experiments.wolinski2023_partition.config import Setting, Task
+from experiments.wolinski2023_partition.config import TASKS, Setting, Task
 
 __all__ = [
     "FOLDER",
@@ -22,6 +22,7 @@ __all__ = [
     "Point",
     "Run",
     "Trace",
+    "at_best",
     "best_point",
     "best_setting",
     "counted",
@@ -138,8 +139,14 @@ def read_runs(path: Path = RESULTS) -> list[Run]:
 
 
 def read_traces(path: Path = TRACES) -> list[Trace]:
-    """The newest trace of each task, arm and direction; none if there is no file yet."""
-    return newest(read_records(_trace, path), lambda trace: (trace.task, trace.arm, trace.direction))
+    """The newest trace of each task, arm, rate and direction; none if there is no file yet."""
+    return newest(read_records(_trace, path), lambda trace: (trace.task, trace.arm, trace.rate, trace.direction))
+
+
+def at_best(runs: Sequence[Run], traces: Iterable[Trace]) -> list[Trace]:
+    """The traces along the best of each arm."""
+    best = {(task.name, arm): best_setting(runs, task, arm) for task in TASKS for arm in task.traced}
+    return [trace for trace in traces if Setting(rate=trace.rate) == best[trace.task, trace.arm]]
 
 
 def best_point(points: Sequence[Point]) -> Point:

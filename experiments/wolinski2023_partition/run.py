@@ -10,18 +10,18 @@ at once, each trace to traces.jsonl; what is there is skipped.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import tyro
 from rich.console import Console
 
 from experiments.jobs import carry_out
 from experiments.records import append_record
-from experiments.wolinski2023_partition.config import FIRST_ORDER, FULL, TASKS, Task, arms_of
+from experiments.wolinski2023_partition.config import ARMS, FIRST_ORDER, FULL, TASKS, Task, arms_of
 from experiments.wolinski2023_partition.results import (
     RESULTS,
     TRACES,
@@ -34,7 +34,10 @@ from experiments.wolinski2023_partition.results import (
 from experiments.wolinski2023_partition.tracing import TraceJob, trace
 from experiments.wolinski2023_partition.training import Job, train
 
-__all__ = ["Options", "first_order_try_jobs", "seed_jobs", "timed_jobs", "trace_jobs", "try_jobs"]
+__all__ = ["Kind", "Options", "first_order_try_jobs", "seed_jobs", "timed_jobs", "trace_jobs", "try_jobs"]
+
+
+Kind: TypeAlias = Literal["first order", "looks", "tries", "seeds", "timed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +48,11 @@ class Options:
     """Names of tasks; none: all that are run."""
     full: bool = False
     """VGG-11' and the deep MLP at their full width too: many hours."""
-    method: bool = True
-    """Train with the method too, and not only with Adam and SGD."""
+    kinds: tuple[Kind, ...] = ("first order", "looks", "tries", "seeds", "timed")
+    """What is tried of Adam and SGD, looks at eta* along them, what is tried of the rest, the other seeds, and Adam and
+    SGD in the time of the method."""
+    arms: tuple[str, ...] = tuple(ARMS)
+    """Only these."""
     num_workers: int = 1
     """Runs at the same time: a process of one thread each."""
 
@@ -92,9 +98,21 @@ def timed_jobs(runs: Sequence[Run], task: Task) -> list[Job]:
 
 
 def trace_jobs(runs: Sequence[Run], task: Task) -> list[TraceJob]:
-    """Along the best of each arm that is to be traced."""
-    best = {arm: best_setting(runs, task, arm) for arm in task.traced}
-    return [TraceJob(task=task.name, arm=arm, setting=setting) for arm, setting in best.items() if setting is not None]
+    """Along each arm that is to be traced, at the best rate first."""
+    jobs = []
+    for arm in task.traced:
+        best = best_setting(runs, task, arm)
+        if best is not None:
+            others = [setting for setting in task.tries[arm] if setting != best] if task.all_traced else []
+            jobs += [TraceJob(task=task.name, arm=arm, setting=setting) for setting in (best, *others)]
+    return jobs
+
+
+_MAKERS: Mapping[Kind, Callable[[Sequence[Run], Task], list[Job]]] = {
+    "tries": try_jobs,
+    "seeds": seed_jobs,
+    "timed": timed_jobs,
+}
 
 
 def main(options: Options, *, results: Path = RESULTS, traces: Path = TRACES) -> int:
@@ -103,11 +121,14 @@ def main(options: Options, *, results: Path = RESULTS, traces: Path = TRACES) ->
     tasks = [task for task in TASKS if (task.name in options.tasks if options.tasks else options.full or task.runs)]
     code = 0
     for task in tasks:
-        code |= _train_all(first_order_try_jobs, task, options, console, results)
-        code |= _look_all(task, options, console, results, traces)
-    for task in tasks if options.method else ():
-        for make in (try_jobs, seed_jobs, timed_jobs):
-            code |= _train_all(make, task, options, console, results)
+        if "first order" in options.kinds:
+            code |= _train_all(first_order_try_jobs, task, options, console, results)
+        if "looks" in options.kinds:
+            code |= _look_all(task, options, console, results, traces)
+    for task in tasks:
+        for kind, make in _MAKERS.items():
+            if kind in options.kinds:
+                code |= _train_all(make, task, options, console, results)
     return code
 
 
@@ -116,7 +137,7 @@ def _train_all(
 ) -> int:
     runs = read_runs(path)
     done = {run.key for run in runs}
-    jobs = [job for job in make(runs, task) if _key(job) not in done]
+    jobs = [job for job in make(runs, task) if _key(job) not in done and job.arm in options.arms]
 
     def write(run: Run) -> None:
         append_record(run, path)
@@ -130,13 +151,13 @@ def _train_all(
 
 
 def _look_all(task: Task, options: Options, console: Console, results: Path, traces: Path) -> int:
-    done = {(found.task, found.arm) for found in read_traces(traces)}
-    jobs = [job for job in trace_jobs(read_runs(results), task) if (job.task, job.arm) not in done]
+    done = {(found.task, found.arm, found.rate) for found in read_traces(traces)}
+    jobs = [job for job in trace_jobs(read_runs(results), task) if (job.task, job.arm, job.setting.rate) not in done]
 
     def write(found: list[Any]) -> None:
         for each in found:
             append_record(each, traces)
-        console.print(f"{task.name}: looked at along {found[0].arm}", highlight=False)
+        console.print(f"{task.name}: looked at along {found[0].arm} {found[0].rate:g}", highlight=False)
 
     return carry_out(jobs, trace, name=str, on_result=write, num_workers=options.num_workers, console=console)
 

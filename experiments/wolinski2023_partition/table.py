@@ -23,7 +23,16 @@ from experiments.spread import spread
 from experiments.wolinski2023_partition import tables
 from experiments.wolinski2023_partition.config import ADAM, FIRST_ORDER, FULL, SGD, Task, task_named
 from experiments.wolinski2023_partition.picture import draw_coupling, draw_courses, draw_eta
-from experiments.wolinski2023_partition.results import FOLDER, Run, Trace, best_point, counted, read_runs, read_traces
+from experiments.wolinski2023_partition.results import (
+    FOLDER,
+    Run,
+    Trace,
+    at_best,
+    best_point,
+    counted,
+    read_runs,
+    read_traces,
+)
 
 __all__ = ["failures", "main", "measured", "render"]
 
@@ -33,13 +42,15 @@ _CLAIMED = {"mlp": "MLP, MNIST", "lenet": "LeNet, CIFAR-10"}
 
 def render(runs: Sequence[Run], traces: Sequence[Trace]) -> dict[str, str]:
     """The generated parts of the README, by the names of their markers."""
+    best = at_best(runs, traces)
     return {
         "equal steps": tables.equal_steps(runs),
         "equal time": tables.equal_time(runs),
         "expected": _expected_table(read_expected(FOLDER / "expected.csv"), measured(runs, traces)),
-        "eta": tables.eta(traces),
-        "steps ahead": tables.steps_ahead(traces),
-        "coupling": tables.coupling(traces),
+        "eta": tables.eta(best),
+        "one rate": tables.one_rate(runs, traces),
+        "steps ahead": tables.steps_ahead(best),
+        "coupling": tables.coupling(best),
         "rates": tables.found_rates(runs),
         "tries": tables.tries(runs),
         "machine": "\n".join(described([*(run.machine for run in runs), *(trace.machine for trace in traces)]))
@@ -56,7 +67,11 @@ def measured(runs: Sequence[Run], traces: Sequence[Trace]) -> dict[str, list[flo
             found[f"{short}_full_over_{arm.lower()}"] = _over(runs, task, arm, partial(_accuracy, step=task.steps))
         for arm in FIRST_ORDER:
             found[f"{short}_full_over_{arm.lower()}_in_its_time"] = _over(runs, task, arm, _accuracy, timed=True)
-        along = [trace for trace in traces if (trace.task, trace.arm, trace.direction) == (name, SGD, "optimiser")]
+        along = [
+            trace
+            for trace in at_best(runs, traces)
+            if (trace.task, trace.arm, trace.direction) == (name, SGD, "optimiser")
+        ]
         found[f"{short}_coupling"] = [
             mean(value for values in tables.shares_by_distance(trace) for value in values) for trace in along
         ]
@@ -88,8 +103,8 @@ def main(*, check: bool = False, folder: Path = FOLDER) -> int:
         wrong += failures(read_expected(folder / "expected.csv"), measured(runs, traces)) if runs else []
     elif runs:
         draw_courses(runs, folder / "courses.png")
-        draw_eta(traces, folder / "eta.png")
-        draw_coupling(traces, folder / "coupling.png")
+        draw_eta(at_best(runs, traces), folder / "eta.png")
+        draw_coupling(at_best(runs, traces), folder / "coupling.png")
     return report(wrong)
 
 

@@ -6,10 +6,20 @@ from collections.abc import Iterable, Sequence
 from statistics import mean, median
 
 from experiments.spread import spread
-from experiments.wolinski2023_partition.config import ARMS, FIRST_ORDER, FULL, TASKS, Task, arms_of
+from experiments.wolinski2023_partition.config import ARMS, FIRST_ORDER, FULL, TASKS, Setting, Task, arms_of
 from experiments.wolinski2023_partition.results import Look, Run, Trace, best_point, best_setting, counted
 
-__all__ = ["coupling", "equal_steps", "equal_time", "eta", "found_rates", "shares_by_distance", "steps_ahead", "tries"]
+__all__ = [
+    "coupling",
+    "equal_steps",
+    "equal_time",
+    "eta",
+    "found_rates",
+    "one_rate",
+    "shares_by_distance",
+    "steps_ahead",
+    "tries",
+]
 
 _STEPS = (
     ("full H, as found", "newton", True),
@@ -123,32 +133,45 @@ def found_rates(runs: Sequence[Run]) -> str:
 
 
 def eta(traces: Sequence[Trace]) -> str:
-    """Over the last third of each trace: the median rate of each tensor, least and greatest of the tensors."""
+    """Medians over the looks of each trace."""
     lines = [
-        "| task | trained by, rate | along | S = 1 | full H, cubic 1: least | greatest | biases over weights "
-        "| below zero, % | full H without cubic: below zero, % |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|",
+        "| task | trained by, rate | along | S = 1 | S = 1, late | full H, cubic 1, late: least | greatest "
+        "| biases over weights | below zero, % | full H without cubic: below zero, % |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for trace in _shown(traces):
-        late = trace.looks[-max(1, len(trace.looks) // 3) :]
-        cubic = [look.rates["cubic 1"] for look in late]
-        rates = [median(column) for column in zip(*(each for each in cubic if each), strict=True)]
-        ones = [each[0] for look in late if (each := look.rates["one"])]
-        cells = [f"{median(ones):.3g}"]
-        if rates:
-            least, most = (pick(range(len(rates)), key=lambda index: rates[index]) for pick in (min, max))
-            biases, weights = (
-                median(rate for name, rate in zip(trace.names, rates, strict=True) if name.endswith("bias") == is_bias)
-                for is_bias in (True, False)
-            )
-            cells += [
-                f"{rates[least]:.3g} ({trace.names[least]})",
-                f"{rates[most]:.3g} ({trace.names[most]})",
-                f"{biases / weights:.2g}",
-                f"{_below_zero(trace.looks, 'cubic 1'):.0f}",
-                f"{_below_zero(trace.looks, 'newton'):.0f}",
+        late = _late(trace)
+        cells = [_median_of_one(trace.looks), _median_of_one(late), "", "", ""]
+        found = [rates for look in late if (rates := look.rates["cubic 1"])]
+        if found:
+            rates = dict(zip(trace.names, map(median, zip(*found, strict=True)), strict=True))
+            sizes = [
+                median(abs(value) for each in found for value in _of_kind(trace, each, kind))
+                for kind in ("bias", "weight")
             ]
+            least, most = (pick(rates, key=lambda name: rates[name]) for pick in (min, max))
+            cells[2:] = [f"{rates[least]:.2g} ({least})", f"{rates[most]:.2g} ({most})", f"{sizes[0] / sizes[1]:.0f}"]
+        cells += [f"{_below_zero(trace.looks, rule):.0f}" for rule in ("cubic 1", "newton")]
         lines.append(f"| {trace.task} | {trace.arm}, {trace.rate:g} | {trace.direction} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def one_rate(runs: Sequence[Run], traces: Iterable[Trace]) -> str:
+    """The rate of an exact line search along an optimiser, by the rate that the optimiser trained with."""
+    lines = [
+        "| task | trained by | at the rate | held-out accuracy, % | S = 1 along it, first third | last third | whole |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for trace in _shown(traces):
+        if trace.direction != "optimiser":
+            continue
+        setting = Setting(rate=trace.rate)
+        tried = [run for run in runs if (run.task, run.arm, run.setting) == (trace.task, trace.arm, setting)]
+        own = [run for run in tried if run.limit_s is None]
+        looks = trace.looks
+        cells = [_median_of_one(some) for some in (looks[: max(1, len(looks) // 3)], _late(trace), looks)]
+        seen = _tried(own[0]) if own else ""
+        lines.append(f"| {trace.task} | {trace.arm} | {trace.rate:g} | {seen} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -177,7 +200,7 @@ def coupling(traces: Sequence[Trace]) -> str:
         "|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for trace in _shown(traces):
-        late = trace.looks[-max(1, len(trace.looks) // 3) :]
+        late = _late(trace)
         shares = shares_by_distance(trace)
         cells = [f"{mean(value for values in shares for value in values):.3f}"]
         cells += [f"{mean(values):.3f}" if values else "" for values in shares]
@@ -200,7 +223,22 @@ def shares_by_distance(trace: Trace) -> list[list[float]]:
 
 def _shown(traces: Iterable[Trace]) -> list[Trace]:
     order = [task.name for task in TASKS]
-    return sorted(traces, key=lambda trace: (order.index(trace.task), trace.arm, trace.direction))
+    return sorted(traces, key=lambda trace: (order.index(trace.task), trace.arm, trace.direction, trace.rate))
+
+
+def _late(trace: Trace) -> list[Look]:
+    """Its last third."""
+    return trace.looks[-max(1, len(trace.looks) // 3) :]
+
+
+def _median_of_one(looks: Iterable[Look]) -> str:
+    ones = [rates[0] for look in looks if (rates := look.rates["one"])]
+    return f"{median(ones):.2g}" if ones else "no rates"
+
+
+def _of_kind(trace: Trace, rates: Sequence[float], kind: str) -> list[float]:
+    """Those of weights, or of biases."""
+    return [rate for name, rate in zip(trace.names, rates, strict=True) if name.endswith(kind)]
 
 
 def _below_zero(looks: Iterable[Look], rule: str) -> float:

@@ -189,7 +189,7 @@ def trace_of(
     return Trace(
         task=MLP.name,
         arm=arm,
-        rate=0.1,
+        rate=MLP.tries[arm][1].rate,
         direction=direction,
         names=names,
         looks=[look, replace(look, step=10)],
@@ -223,7 +223,7 @@ def test_best_on_held_out_samples_is_run_with_the_other_seeds_and_as_long_as_the
     jobs = seed_jobs(runs, MLP)
     assert {job.seed for job in jobs} == {1, 2} and not {ADAM, SGD} & {job.arm for job in jobs}
     assert {job.limit_s for job in timed_jobs(runs, MLP)} == {10.0} and len(timed_jobs(runs, MLP)) == 6
-    assert timed_jobs([], MLP) == [] and [job.arm for job in trace_jobs(runs, MLP)] == [SGD, ADAM]
+    assert timed_jobs([], MLP) == [] and [job.arm for job in trace_jobs(runs, MLP)] == [SGD] * 3 + [ADAM] * 3
     longer = run_of(SGD, MLP.tries[SGD][1], seed=1, limit_s=10.0)
     assert counted([*runs, longer], MLP, SGD) == [runs[-2], longer] and counted(
         [*runs, longer], MLP, SGD, timed=True
@@ -248,7 +248,7 @@ def test_tables_and_pictures_say_what_was_measured_and_what_was_not_run(tmp_path
     assert "| MLP, MNIST | S = 1 (Cauchy) | 4 | 25.0 | 50.0 | 25.0 | 0.bias: 100 % |" in parts["rates"]
     assert "| MLP, MNIST | SGD | gradient | no rates | no rates | -0.100 (0 %) |" in parts["steps ahead"]
     assert "| MLP, MNIST | SGD | optimiser | 0.400 | 0.400 |  |  | 1.0 of 2 |" in parts["coupling"]
-    assert "| 0.1 | 0.1 (0.weight) | 0.2 (0.bias) | 2 | 0 | 0 |" in parts["eta"]
+    assert "| 0.1 | 0.1 | 0.1 (0.weight) | 0.2 (0.bias) | 2 | 0 | 0 |" in parts["eta"]
     found = table.measured(runs, traces)
     assert found["mlp_full_over_sgd_in_its_time"] == pytest.approx([0, 1, 2]) and found["mlp_coupling"] == [0.4]
     for name, draw in (("a", draw_eta), ("b", draw_coupling)):
