@@ -160,10 +160,18 @@ def _cut(x: Members, target: Tensor | None, start: int, stop: int) -> tuple[Memb
 
 
 def _tried(module: nn.Module, loss: Any, batches: Sequence[tuple[Members, Tensor | None]]) -> list[Tensor]:
-    """Losses one after the other, by a copy: a forward pass may change it, and draws random numbers."""
+    """Losses one after the other."""
+    outputs = _outputs(module, (x for x, _ in batches))
+    with torch.no_grad():
+        return [loss(y, target) for y, (_, target) in zip(outputs, batches, strict=True)]
+
+
+def _outputs(module: nn.Module, inputs: Iterable[Members]) -> list[Any]:
+    """Outputs one after the other, by a copy: a forward pass may change it, and draws random numbers."""
+    inputs = list(inputs)
     trial = copy.deepcopy(module)
-    with torch.no_grad(), _generators_kept(x for x, _ in batches):
-        return [loss(trial(map_members(torch.clone, x)), target) for x, target in batches]
+    with torch.no_grad(), _generators_kept(inputs):
+        return [trial(map_members(torch.clone, x)) for x in inputs]
 
 
 def _generators_kept(inputs: Iterable[Members]) -> AbstractContextManager[None]:
@@ -174,7 +182,11 @@ def _generators_kept(inputs: Iterable[Members]) -> AbstractContextManager[None]:
 def _is_mean(module: nn.Module, loss: Any, x: Members, target: Tensor | None) -> bool:
     count = min(_NUM_TRIED, num_samples(x))
     cuts = [_cut(x, target, 0, count), *(_cut(x, target, at, at + 1) for at in range(count))]
-    whole, *each = _tried(module, loss, cuts)
+    outputs = _outputs(module, (x for x, _ in cuts))
+    # Of outputs of at most 1: large ones have losses so close to 0 that rounding is all there is of them.
+    size = max(1.0, float(outputs[0].abs().max())) if isinstance(outputs[0], Tensor) else None
+    with torch.no_grad():
+        whole, *each = (loss(y if size is None else y / size, own) for y, (_, own) in zip(outputs, cuts, strict=True))
     total, tolerance = torch.stack(each).sum(), _TOLERANCE * torch.stack(each).abs().sum()
     if bool((total / count - whole).abs() <= tolerance / count):
         return True
