@@ -38,8 +38,6 @@ _RULES: Mapping[str, Callable[[Summary], Tensor]] = {
     "diagonal": diagonal_rates,
     "cubic": cubic_rates,
 }
-_SUBSETS_AT_ONCE = 8
-"""Where there is no fast path."""
 
 
 def probe_curvature(
@@ -138,10 +136,10 @@ def _summary(
 ) -> Summary:
     x, target = joined(samples)
     loss = network.mean_loss(samples)
-    if isinstance(x, Tensor) and is_chain(network.whole):
+    if isinstance(x, Tensor) and is_chain(network.whole, x):
         return summarise_chain(network.whole, loss, x, target, direction, partition, samples_at_once=settings.batch)
     parts = loss_parts(network.whole, loss, x, target, samples_at_once=settings.batch)
-    return summarise(parts, network.learned, direction, partition, subsets_at_once=_SUBSETS_AT_ONCE)
+    return summarise(parts, network.learned, direction, partition)
 
 
 def _place(network: Network, partition: ParameterPartition, index: int) -> tuple[int, str, str]:

@@ -29,7 +29,7 @@ from pipeline.probes.probe import OnProgress, finite_scalars, keyed_by
 from pipeline.probes.settings import ProbeSettings
 from pipeline.records.findings import Curves, Finding
 
-__all__ = ["compare_hessians", "probe_hessian"]
+__all__ = ["check_same_layers", "compare_hessians", "probe_hessian"]
 
 _MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d)
 _TOLERANCE = 1e-4

@@ -29,7 +29,7 @@ from pipeline.probes.probe import OnProgress, finite_scalars
 from pipeline.probes.settings import ProbeSettings
 from pipeline.records.findings import Curves, Finding, Matrix
 
-__all__ = ["compare_representations", "probe_representations", "representations_over_time"]
+__all__ = ["compare_representations", "outputs", "probe_representations", "representations_over_time"]
 
 _WIDEST = 2048
 """Features that a covariance is made of; of what is wider the mean of each channel over its positions is taken."""
