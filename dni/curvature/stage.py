@@ -106,7 +106,7 @@ def summarise_stage(
 ) -> Summary:
     """The loss per sample that a stage sees, along a direction. Stage, source and their gradients stay as they are.
 
-    Of a chain of known layers by Taylor series (`summarise_chain`), of any other module by `summarise`.
+    Of a chain of known layers, or sums of such, by Taylor series (`summarise_chain`), of any other module by `summarise`.
 
     Args:
         module: the stage's. In training it must compute as in evaluation: no dropout, no BatchNorm.
@@ -127,7 +127,7 @@ def summarise_stage(
             own[name].copy_(value)
     count = sum(num_samples(batch.x) for batch in batches)
     seen = [(batch, _SeenLoss(source, batch.signal, count)) for batch in batches]
-    if is_chain(twin) and all(isinstance(batch.x, Tensor) for batch in batches):
+    if all(isinstance(batch.x, Tensor) for batch in batches) and is_chain(twin, batches[0].x):  # type: ignore[arg-type]
         parts = [
             summarise_chain(twin, loss, batch.x, batch.signal.target, direction, partition)  # type: ignore[arg-type]
             for batch, loss in seen
