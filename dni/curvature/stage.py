@@ -106,7 +106,8 @@ def summarise_stage(
 ) -> Summary:
     """The loss per sample that a stage sees, along a direction. Stage, source and their gradients stay as they are.
 
-    Of a chain of known layers, or sums of such, by Taylor series (`summarise_chain`), of any other module by `summarise`.
+    Of a chain of known layers, or of sums of such, by Taylor series (`summarise_chain`); of other modules by
+    `summarise`.
 
     Args:
         module: the stage's. In training it must compute as in evaluation: no dropout, no BatchNorm.
