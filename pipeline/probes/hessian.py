@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -79,11 +80,7 @@ def probe_hessian(
         values |= {"trace": trace.value, "trace_error": trace.standard_error}
         if layer.weight is not None:
             values["rank_one_energy"] = float(rank_one_energy(top.vectors, layer.weight.shape).mean())
-            factors = kronecker_factors(layer.objective, key, progress=told("factors of"))
-            quality = estimate_decoupling(
-                layer.operator, factors.operator(), num_draws=settings.draws, keyed=keyed, progress=told("quality of")
-            )
-            values |= {"kronecker_cosine": quality.cosine, "kronecker_relative_error": quality.relative_error}
+            values |= _factor_quality(layer, settings, on_progress)
         yield from finite_scalars(
             ((f"hessian/{quantity}/{layer.name}", layer.stage, value) for quantity, value in values.items()),
             step=network.step,
@@ -172,6 +169,24 @@ def _layer(network: Network, samples: Samples, key: str) -> _Layer:
         key=key,
         weight=objective.values[chosen[0]] if is_matrix else None,
     )
+
+
+def _factor_quality(layer: _Layer, settings: ProbeSettings, on_progress: OnProgress) -> dict[str, float]:
+    """How near the Hessian is to a Kronecker product; nothing, with a note, of a layer that has no two factors."""
+    told = partial(_told, on_progress, layer.name)
+    try:
+        factors = kronecker_factors(layer.objective, layer.key, progress=told("factors of"))
+    except (ValueError, TypeError) as error:
+        warnings.warn(f"no Kronecker factors of {layer.name}: {error}", stacklevel=2)
+        return {}
+    quality = estimate_decoupling(
+        layer.operator,
+        factors.operator(),
+        num_draws=settings.draws,
+        keyed=keyed_by(settings),
+        progress=told("quality of"),
+    )
+    return {"kronecker_cosine": quality.cosine, "kronecker_relative_error": quality.relative_error}
 
 
 def _told(on_progress: OnProgress, name: str, what: str) -> Callable[[int, int], object]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dni import num_samples
 from pipeline.errors import CheckpointError, ConfigurationError
@@ -249,7 +250,8 @@ class ProbeWork:
     def _blamed(self, what: str, run: ProbedRun, steps: Sequence[int]) -> Iterator[None]:
         """What cannot be found out is the caller's to know, with its place."""
         try:
-            yield
+            with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
+                yield
         except CheckpointError:
             gone = [step for step in steps if not run.has(step)]
             if not gone or not self._spares_missing:
