@@ -81,7 +81,7 @@ _MEANINGS = {
     "block/updates": "Updates of the block so far.",
     "block/length": "Microbatches that an update of the block holds.",
     "block/noise_scale": "Gradient noise scale of the block, in samples.",
-    "curvature": "How the loss curves along the stage's update, by subset of its parameters.",
+    "curvature": "How the loss curves along a step, subset by subset; in a run along the stage's own update.",
     "curvature/rate": "Factor of the update of a subset that the curvature asks for; 1 is as the optimiser proposes.",
     "curvature/used_rate": "Factor that the updates of a subset are scaled by.",
     "curvature/gradient": "Slope of the loss that the stage sees, along the update of a subset.",
