@@ -28,7 +28,7 @@ class _Options:
     again: bool = False
     """Begin anew, instead of going on with the checkpoints that are missing."""
     tensorboard: bool = True
-    """Draw what is found for TensorBoard, too, at the end: about a quarter of a second a picture."""
+    """Draw what is found for TensorBoard, too, at the end."""
     settings: Annotated[ProbeSettings, tyro.conf.arg(name="")] = field(default_factory=ProbeSettings)
 
 
