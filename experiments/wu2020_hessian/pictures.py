@@ -82,7 +82,7 @@ def _density(models: Collection[Model], axes: Any, network: str, layer: int) -> 
             density = SpectralDensity(points=points.double() / largest, weights=weights.double())
             grid = torch.linspace(-0.05, 1.1, 400, dtype=torch.float64)
             axes.semilogy(grid, density.at(grid, width=0.01), _STYLES[arm], label=ARMS[arm].title)
-    axes.set_ylim(bottom=1e-5)
+    axes.set_ylim(1e-5, 100)
     axes.set_xlabel("eigenvalue / the largest")
 
 

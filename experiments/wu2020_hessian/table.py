@@ -52,6 +52,7 @@ def render(models: Collection[Model], pairs: Collection[Pair], expected: Mapping
         "claims": _claims(expected, measured(models, pairs)),
         "models": _models(models),
         "layers": _layers(models, pairs),
+        "peaks": _peaks(models, pairs),
         "arms": _arms(models),
         "between": _between(pairs),
         "cost": _cost(models),
@@ -129,16 +130,30 @@ def _layers(models: Collection[Model], pairs: Collection[Pair]) -> str:
             look = own[0].looks[layer]
             cells = [spread(by_seed(own, layer, MEASURES[name]), ".2f") for name in _ROWS]
             pair = pair_of(pairs, network, "bp", "bp", layer, same_seed=False)
-            between = ["not compared"] * 4
+            between = ["not compared"] * 3
             if pair is not None:
                 between = [
                     spread(pair.at_classes, ".2f"),
                     spread(pair.at_rows, ".2f"),
                     f"{1 / pair.columns:.4f}",
-                    str(peak(pair)),
                 ]
-            between.append(spread(by_seed(own, layer, num_along_mean), ".0f"))
             lines.append(f"| {network} {layer} | {look.rows} x {look.columns} | {' | '.join([*cells, *between])} |")
+    return "\n".join(lines)
+
+
+def _peaks(models: Collection[Model], pairs: Collection[Pair]) -> str:
+    """By arm, where the overlap of models with different seeds stands highest over chance."""
+    lines = [f"| layer | m | {' | '.join(arm.title for arm in ARMS.values())} |", "|---|---:|" + "---|" * len(ARMS)]
+    for network in NETWORKS:
+        for layer in sorted({pair.layer for pair in pairs if pair.network == network}):
+            found = {arm: pair_of(pairs, network, arm, arm, layer, same_seed=False) for arm in ARMS}
+            known = {arm: pair for arm, pair in found.items() if pair is not None}
+            cells = [
+                f"{peak(pair)}: {pair.curve[peak(pair) - 1]:.2f} "
+                f"({spread(by_seed(of_arm(models, network, arm), layer, num_along_mean), '.0f')})"
+                for arm, pair in known.items()
+            ]
+            lines.append(f"| {network} {layer} | {next(iter(known.values())).rows} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

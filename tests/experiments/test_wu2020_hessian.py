@@ -120,7 +120,7 @@ def test_outliers_end_at_the_largest_gap_and_overlap_should_peak_where_another_i
 def test_table_shows_what_was_found_and_what_was_not_run(tmp_path: Path) -> None:
     models = [
         Model(
-            network="mlp", arm=arm, seed=seed, steps=9, loss=0.5, test_accuracy=0.9, looks=(look_of(),),
+            network="mlp", arm=arm, seed=seed, steps=9, loss=0.5, test_accuracy=0.9, looks=(look_of(kronecker_overlap=[0.5] * 20),),
             train_s=30.0, look_s=30.0, machine=MACHINE,
         )
         for arm in ARMS
@@ -131,7 +131,8 @@ def test_table_shows_what_was_found_and_what_was_not_run(tmp_path: Path) -> None
     expected = read_expected(FOLDER / "expected.csv")
     parts = table.render(models, pairs, expected)
     assert "| perceptron, MNIST | backprop | 2 | 9 | 0.500 ± 0.000 | 90.0 ± 0.0 |" in parts["models"]
-    assert "| mlp 0 | 4 x 5 |" in parts["layers"] and "| 0.90 | 0.2000" in parts["layers"]
+    assert "| mlp 0 | 4 x 5 |" in parts["layers"] and "| 0.90 | 0.5000 |" in parts["layers"]
+    assert "| mlp 0 | 10 | 9: 0.89" in parts["peaks"]
     assert "10 models: 5.0 minutes" in parts["cost"] and "not run" in parts["claims"]
     found = measured(models, pairs)
     assert found.keys() == expected.keys() and found["mlp_never_overlap_left"] == [1.0]
