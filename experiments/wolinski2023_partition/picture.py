@@ -14,6 +14,8 @@ from experiments.wolinski2023_partition.tracing import DIRECTIONS
 __all__ = ["draw_coupling", "draw_courses", "draw_eta"]
 
 _RULE = "cubic 1"
+_MOST_LAYERS = 9
+"""Of a network of more, every second, third... layer has curves."""
 _COLOURS = {arm: f"C{index}" for index, arm in enumerate(arm for arm in ARMS if arm not in FIRST_ORDER)} | {
     ADAM: "black",
     SGD: "darkgray",
@@ -46,7 +48,7 @@ def draw_eta(traces: Sequence[Trace], path: Path) -> None:
 def draw_coupling(traces: Sequence[Trace], path: Path) -> None:
     """A row for each direction, a column for each training: how strongly each two tensors interact."""
     columns = _rows(traces)
-    figure, grid = _figure(2, len(columns), (3.2 * len(columns), 6.6))
+    figure, grid = _figure(2, len(columns), (3.2 * len(columns), 7.6))
     shown: Any = None
     for direction, own in zip(DIRECTIONS, grid, strict=True):
         for (task, arm), axes in zip(columns, own, strict=True):
@@ -54,7 +56,7 @@ def draw_coupling(traces: Sequence[Trace], path: Path) -> None:
                 if (trace.task, trace.arm, trace.direction) == (task, arm, direction):
                     shown = axes.imshow(trace.interactions, vmin=0, vmax=1, cmap="viridis")
                     axes.set_title(f"{task},\n{arm}, along the {direction}", fontsize=9)
-                    axes.set_xlabel("tensor, from the input on")
+                    axes.set_xlabel("tensor, from the input on" if direction == DIRECTIONS[-1] else "")
     if shown is not None:
         figure.colorbar(shown, ax=grid, label="|H_st| / sqrt |H_ss H_tt|", shrink=0.6)
     _save(figure, path)
@@ -86,7 +88,11 @@ def _draw_rates(axes: Any, trace: Trace) -> None:
 
     steps = [look.step for look in trace.looks]
     colours = colormaps["viridis"]
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in trace.names))
+    shown = layers[:: 1 + len(layers) // _MOST_LAYERS]
     for index, name in enumerate(trace.names):
+        if name.rpartition(".")[0] not in shown:
+            continue
         values = [float("nan") if (eta := look.rates[_RULE]) is None else eta[index] for look in trace.looks]
         is_bias = name.endswith("bias")
         axes.plot(
@@ -101,10 +107,10 @@ def _draw_rates(axes: Any, trace: Trace) -> None:
     axes.plot(steps, ones, "k", linewidth=2, label="S = 1")
     axes.axhline(0, color="gray", linewidth=0.6)
     size = sorted(abs(value) for look in trace.looks for value in look.rates[_RULE] or () if value)
-    axes.set_yscale("symlog", linthresh=size[len(size) // 3] if size else 1.0)
+    axes.set_yscale("symlog", linthresh=size[len(size) // 3] if size else 1.0, linscale=1.5)
     axes.yaxis.get_major_locator().set_params(numticks=7)
     if trace.direction == DIRECTIONS[-1]:
-        axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5), ncols=1 + len(trace.names) // 20)
+        axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _longest(runs: Sequence[Run], task: Task, arm: str) -> list[Run]:
