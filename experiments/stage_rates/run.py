@@ -12,9 +12,10 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -41,6 +42,8 @@ class Options:
 
     num_workers: int = 1
     """Runs at the same time: a process of one thread each."""
+    tasks: tuple[str, ...] = tuple(task.title for task in TASKS)
+    """One after the other: of each, what is tried, the best with all seeds, and their beginnings."""
     results: Path = RESULTS
     """The file."""
 
@@ -57,37 +60,40 @@ class Job:
     settings: Settings = SETTINGS
 
     @property
+    def key(self) -> tuple[Any, ...]:
+        """As that of its `Run`."""
+        return self.task, self.source, self.arm, self.value, self.seed, self.settings.steps
+
+    @property
     def title(self) -> str:
         return f"{self.task}, {self.source}, {self.arm} {self.value:g}, seed {self.seed}, {self.settings.steps} steps"
 
 
-def tuning_jobs() -> list[Job]:
+def tuning_jobs(task: str) -> list[Job]:
     """Every value of every arm, with the first seed."""
     return [
-        Job(task=task.title, source=source, arm=arm.title, value=value, seed=SEEDS[0])
-        for task in TASKS
+        Job(task=task, source=source, arm=arm.title, value=value, seed=SEEDS[0])
         for source in SOURCES
         for arm in ARMS
         for value in arm.tried
     ]
 
 
-def final_jobs(runs: Sequence[Run]) -> list[Job]:
+def final_jobs(task: str, runs: Sequence[Run]) -> list[Job]:
     """The best of each arm with all seeds."""
     return [
-        Job(task=task.title, source=source, arm=arm.title, value=value, seed=seed)
-        for task in TASKS
+        Job(task=task, source=source, arm=arm.title, value=value, seed=seed)
         for source in SOURCES
         for arm in ARMS
-        if (value := best_value(runs, (task.title, source, arm.title))) is not None
+        if (value := best_value(runs, (task, source, arm.title))) is not None
         for seed in SEEDS
     ]
 
 
-def early_jobs(runs: Sequence[Run]) -> list[Job]:
+def early_jobs(task: str, runs: Sequence[Run]) -> list[Job]:
     """The beginnings of those whose stages are compared with the true loss."""
     early = replace(SETTINGS, steps=SETTINGS.early)
-    return [replace(job, settings=early) for job in final_jobs(runs) if job.arm == _COMPARED]
+    return [replace(job, settings=early) for job in final_jobs(task, runs) if job.arm == _COMPARED]
 
 
 def measure(job: Job) -> Run:
@@ -154,24 +160,19 @@ def _counts(folder: Path, num_stages: int) -> tuple[int, int]:
 def main(options: Options) -> int:
     """Tune, then run the best with all seeds, then their beginnings."""
     console = Console()
-    stages: list[Callable[[Sequence[Run]], list[Job]]] = [lambda runs: tuning_jobs(), final_jobs, early_jobs]
     failed = 0
-    for jobs_after in stages:
-        runs = read_runs(options.results)
-        done = {run.key for run in runs}
-        todo = [
-            job
-            for job in jobs_after(runs)
-            if (job.task, job.source, job.arm, job.value, job.seed, job.settings.steps) not in done
-        ]
-        failed |= carry_out(
-            todo,
-            measure,
-            name=lambda job: job.title,
-            on_result=lambda run: append_run(run, options.results),
-            num_workers=options.num_workers,
-            console=console,
-        )
+    for task in options.tasks:
+        for jobs_of in (lambda task, runs: tuning_jobs(task), final_jobs, early_jobs):
+            runs = read_runs(options.results)
+            done = {run.key for run in runs}
+            failed |= carry_out(
+                [job for job in jobs_of(task, runs) if job.key not in done],
+                measure,
+                name=lambda job: job.title,
+                on_result=lambda run: append_run(run, options.results),
+                num_workers=options.num_workers,
+                console=console,
+            )
     return failed
 
 

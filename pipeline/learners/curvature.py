@@ -124,7 +124,8 @@ class CurvatureMeter:
 
     def followed(self) -> dict[str, Any]:
         """What the meter of the stage as it will be goes on from: inputs of before need not fit it."""
-        return self.state_dict() and {**self.state_dict(), "num_left": 0, "kept": []}
+        state = self.state_dict()
+        return {**state, "num_left": 0, "kept": []} if state else {}
 
     @property
     def _is_due(self) -> bool:

@@ -78,14 +78,14 @@ def test_last_stage_sees_the_true_loss() -> None:
 
 def test_values_are_chosen_on_held_out_samples_of_the_first_seed_and_then_run_with_all() -> None:
     assert len({len(arm.tried) for arm in ARMS}) == 1, "grids of the same size"
-    assert len(tuning_jobs()) == len(TASKS) * len(SOURCES) * sum(len(arm.tried) for arm in ARMS)
+    assert len(tuning_jobs(TASK)) == len(SOURCES) * sum(len(arm.tried) for arm in ARMS)
     runs = [run_of("SGD", 0.1, None), run_of("SGD", 0.03, 0.9), run_of("SGD", 0.01, 0.9), run_of("Adam", 0.01)]
     runs += [run_of("SGD", 0.1, 0.99, seed=1), run_of("SGD", 0.003, 0.99, settings=SHORT)]
     assert best_value(runs, (TASK, SOURCE, "SGD")) == 0.01
-    assert [(job.arm, job.value, job.seed) for job in final_jobs(runs)] == [
+    assert [(job.arm, job.value, job.seed) for job in final_jobs(TASK, runs)] == [
         (arm, 0.01, seed) for arm in ("SGD", "Adam") for seed in rows.SEEDS
     ]
-    assert {(job.arm, job.settings.steps) for job in early_jobs(runs)} == {("SGD", SETTINGS.early)}
+    assert {(job.arm, job.settings.steps) for job in early_jobs(TASK, runs)} == {("SGD", SETTINGS.early)}
     assert [run.held_out_accuracy for run in finalists(runs, (TASK, SOURCE, "SGD"))] == [0.9]
 
 
