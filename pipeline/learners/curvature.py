@@ -82,12 +82,15 @@ class CurvatureMeter:
         return {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
 
     def after(self, before: Mapping[str, Tensor], step: int, *, source: GradientSource, generators: Generators) -> None:
-        """An update was applied: summarise along it if that is due, and scale it if the rates act."""
+        """An update was applied: summarise along it if that is due, and scale it if the rates act.
+
+        A summary waits for an update that moves something: a synthesizer begins at zero.
+        """
         if self._chosen is None:
             return
         with torch.no_grad():
             direction = {name: own - self._parameters[name] for name, own in before.items()}
-        if self._is_due:
+        if self._is_due and any(bool(own.any()) for own in direction.values()):
             self._recorder.begin()
             # What makes copies and tries whether a loss repeats itself puts the process's generators aside and back.
             with generators.forked():
