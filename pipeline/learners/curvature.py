@@ -84,7 +84,7 @@ class CurvatureMeter:
     def after(self, before: Mapping[str, Tensor], step: int, *, source: GradientSource, generators: Generators) -> None:
         """An update was applied: summarise along it if that is due, and scale it if the rates act.
 
-        A summary waits for an update that moves something: a synthesizer begins at zero.
+        A summary waits for an update that moves something, along which the loss changes: a synthesizer begins at zero.
         """
         if self._chosen is None:
             return
@@ -94,9 +94,9 @@ class CurvatureMeter:
             self._recorder.begin()
             # What makes copies and tries whether a loss repeats itself puts the process's generators aside and back.
             with generators.forked():
-                self._summarise(before, direction, step, source=source)
+                said_something = self._summarise(before, direction, step, source=source)
             self._recorder.end_untraced("curvature")
-            self._num_left = self._chosen.settings.period
+            self._num_left = self._chosen.settings.period if said_something else 0
         self._num_left = max(0, self._num_left - 1)
         if self._chosen.acts:
             self._scale(before, direction)
@@ -136,7 +136,8 @@ class CurvatureMeter:
 
     def _summarise(
         self, before: Mapping[str, Tensor], direction: Mapping[str, Tensor], step: int, *, source: GradientSource
-    ) -> None:
+    ) -> bool:
+        """Take a summary in, unless it says that nothing changes; whether it has said something."""
         try:
             summary = summarise_stage(
                 self._module, source, list(self._kept), direction, self._partition, parameters=before
@@ -144,8 +145,11 @@ class CurvatureMeter:
         except NoDerivativesError:  # whether training can go on is not for who looks at it to say
             self._rates.miss()
         else:
+            if bool(summary.flat.all()):
+                return False
             self._report(summary, step, found=self._rates.learn(summary, still=self._partition.still(direction)))
         self._recorder.measure("curvature/unsolved", step, self._rates.num_unsolved)
+        return True
 
     @torch.no_grad()
     def _scale(self, before: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> None:

@@ -26,6 +26,7 @@ from dni import (
     Layer,
     LocalLoss,
     LossGradient,
+    Never,
     ParameterPartition,
     Periodic,
     PruneUnits,
@@ -99,6 +100,16 @@ def test_rates_that_act_are_the_same_in_every_executor(executor: str, ranks: Ran
     expected = run_simulated(prepare(make_case(curvature=ACTS).config())).export()
     assert any(not torch.equal(expected[name], value) for name, value in plain("hold").items())
     assert_bit_equal(EXECUTORS[executor].run(make_case(curvature=ACTS), ranks).weights, expected)
+
+
+def test_first_summary_waits_until_the_source_says_something(tmp_path: Path) -> None:
+    """A synthesizer begins at zero, where no rate could be found, and the weights decay meanwhile."""
+    config = make_case(curvature=replace(ACTS, by="stage"), sync=Never(), cadence=(1,), log_every=1).config()
+    run_simulated(prepare(config), folder=tmp_path)
+    lines = [_metrics(tmp_path, stage) for stage in (0, 2)]
+    low, top = ([line["step"] for line in own if "curvature/unsolved" in line] for own in lines)
+    assert low[0] > 0 and top[0] == 0
+    assert not any("curvature/lent_rates" in line for own in lines for line in own)
 
 
 def _ones(summary: Summary) -> Tensor:
