@@ -119,15 +119,14 @@ class Arm:
     """Subsets of the curvature; empty: none."""
 
 
-_FACTORS = (0.003, 0.01, 0.03, 0.1)
+_FACTORS = (0.003, 0.01, 0.03, 0.1, 0.3)
 ARMS: Sequence[Arm] = (
-    Arm(title="SGD", tried=(0.003, 0.01, 0.03, 0.1)),
-    Arm(title="Adam", tried=(0.0003, 0.001, 0.003, 0.01)),
+    Arm(title="SGD", tried=(0.003, 0.01, 0.03, 0.1, 0.3)),
+    Arm(title="Adam", tried=(0.0001, 0.0003, 0.001, 0.003, 0.01)),
     Arm(title="curvature by stage", tried=_FACTORS, by="stage"),
-    Arm(title="curvature by layer", tried=_FACTORS, by="layer"),
     Arm(title="curvature by tensor", tried=_FACTORS, by="tensor"),
 )
-"""SGD, there and under the curvature, has momentum."""
+"""SGD, there and under the curvature, has momentum. A stage has one layer, so by layer would be by stage."""
 
 
 @dataclass(frozen=True, kw_only=True)

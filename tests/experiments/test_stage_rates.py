@@ -53,7 +53,7 @@ def run_of(arm: str, value: float, held_out: float | None = 0.8, seed: int = 0, 
 
 @pytest.mark.experiment
 def test_two_steps_of_an_arm_give_a_line_of_the_results(noise: None, tmp_path: Path) -> None:
-    run = measure(Job(task=TASK, source=SOURCE, arm="curvature by layer", value=0.01, seed=0, settings=SHORT))
+    run = measure(Job(task=TASK, source=SOURCE, arm="curvature by tensor", value=0.01, seed=0, settings=SHORT))
     assert (run.num_summaries, run.num_unsolved, run.compared) == (4, 0, {})
     assert run.train_loss == pytest.approx(2.33, abs=0.05)
     append_run(run, tmp_path / "results.jsonl")
@@ -94,7 +94,7 @@ def test_tables_show_spreads_what_was_taken_what_diverged_and_what_was_not_run()
     runs += [run_of("Adam", 0.01, None, seed) for seed in rows.SEEDS]
     parts = table.render(runs)
     row = f"| {TASK}; {SOURCE} |"
-    assert f"{row} 71.00 ± 1.00 | diverged | not run | not run | not run |" in parts["accuracy"]
+    assert f"{row} 71.00 ± 1.00 | diverged | not run | not run |" in parts["accuracy"]
     assert f"{row} SGD | **0.01: 80.00**, 0.1: diverged |" in parts["tries"]
     assert f"{row} {SETTINGS.steps} | 0 | 0.5 (0.5 to 0.5) | 0.5 (0.5 to 0.5) | 4 (4 to 4) |" in parts["compared"]
     assert f"{row} {SETTINGS.early} | | not run" in parts["compared"]

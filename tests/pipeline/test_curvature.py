@@ -48,9 +48,9 @@ from tests.spawn import Ranks
 
 PROBLEM = Problem(num_stages=3, batch_norm=False, steps=9, batch_size=24)
 DNI: dict[str, Any] = {"source": ConditionalSyntheticGradient(10), "sync": Bernoulli(0.4)}
-REPORTS = StageCurvature(by="layer", settings=CurvatureSettings(period=3), microbatches=2)
+REPORTS = StageCurvature(by="layer", settings=CurvatureSettings(period=3))
 BOUNDED = CurvatureSettings(period=3, ceiling=2.0)
-ACTS = replace(REPORTS, settings=BOUNDED, acts=True)
+ACTS = replace(REPORTS, settings=BOUNDED, acts=True, microbatches=2)
 WAYS: dict[str, dict[str, Any]] = {
     "hold": {"cadence": (1, 2, 3)},
     "recompute": {"stash": "recompute", "delay": (3,)},
