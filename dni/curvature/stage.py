@@ -37,6 +37,8 @@ Subsets: TypeAlias = Literal["tensor", "layer", "stage"] | Mapping[str, Sequence
 class StageCurvature:
     """What a stage makes of the curvature of the loss that it sees, along the steps that its optimiser proposes.
 
+    At a sync step, too, the loss is what the source implies; the step is that of the true gradient.
+
     Raises:
         ValueError: `by` names no kind of subsets, or the number of microbatches is none.
     """

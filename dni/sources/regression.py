@@ -150,8 +150,8 @@ class Regression(nn.Module):
         """
         if self._unsteady:
             raise ValueError(
-                f"the networks of a source that implies a loss must work on each sample by itself, got {self._unsteady}"
-                ". Use batch_norm=False (of MLP, Convolutional, MLPHead), and no dropout."
+                "the networks of a source that implies a loss must work on each sample by itself, got "
+                f"{', '.join(self._unsteady)}. Use batch_norm=False (of MLP, Convolutional, MLPHead), and no dropout."
             )
         return _sum([loss(network, member) for network, member in self._matched(h)])
 

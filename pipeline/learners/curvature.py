@@ -82,18 +82,21 @@ class CurvatureMeter:
         return {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
 
     def after(self, before: Mapping[str, Tensor], step: int, *, source: GradientSource, generators: Generators) -> None:
-        """An update was applied: summarise along it if that is due, and scale it if the rates act."""
+        """An update was applied: summarise along it if that is due, and scale it if the rates act.
+
+        A summary waits for an update that moves something, along which the loss changes: a synthesizer begins at zero.
+        """
         if self._chosen is None:
             return
         with torch.no_grad():
             direction = {name: own - self._parameters[name] for name, own in before.items()}
-        if self._is_due:
+        if self._is_due and any(bool(own.any()) for own in direction.values()):
             self._recorder.begin()
             # What makes copies and tries whether a loss repeats itself puts the process's generators aside and back.
             with generators.forked():
-                self._summarise(before, direction, step, source=source)
+                said_something = self._summarise(before, direction, step, source=source)
             self._recorder.end_untraced("curvature")
-            self._num_left = self._chosen.settings.period
+            self._num_left = self._chosen.settings.period if said_something else 0
         self._num_left = max(0, self._num_left - 1)
         if self._chosen.acts:
             self._scale(before, direction)
@@ -124,7 +127,8 @@ class CurvatureMeter:
 
     def followed(self) -> dict[str, Any]:
         """What the meter of the stage as it will be goes on from: inputs of before need not fit it."""
-        return self.state_dict() and {**self.state_dict(), "num_left": 0, "kept": []}
+        state = self.state_dict()
+        return {**state, "num_left": 0, "kept": []} if state else {}
 
     @property
     def _is_due(self) -> bool:
@@ -132,7 +136,8 @@ class CurvatureMeter:
 
     def _summarise(
         self, before: Mapping[str, Tensor], direction: Mapping[str, Tensor], step: int, *, source: GradientSource
-    ) -> None:
+    ) -> bool:
+        """Take a summary in, unless it says that nothing changes; whether it has said something."""
         try:
             summary = summarise_stage(
                 self._module, source, list(self._kept), direction, self._partition, parameters=before
@@ -140,8 +145,11 @@ class CurvatureMeter:
         except NoDerivativesError:  # whether training can go on is not for who looks at it to say
             self._rates.miss()
         else:
+            if bool(summary.flat.all()):
+                return False
             self._report(summary, step, found=self._rates.learn(summary, still=self._partition.still(direction)))
         self._recorder.measure("curvature/unsolved", step, self._rates.num_unsolved)
+        return True
 
     @torch.no_grad()
     def _scale(self, before: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> None:

@@ -26,6 +26,7 @@ from dni import (
     Layer,
     LocalLoss,
     LossGradient,
+    Never,
     ParameterPartition,
     Periodic,
     PruneUnits,
@@ -47,9 +48,9 @@ from tests.spawn import Ranks
 
 PROBLEM = Problem(num_stages=3, batch_norm=False, steps=9, batch_size=24)
 DNI: dict[str, Any] = {"source": ConditionalSyntheticGradient(10), "sync": Bernoulli(0.4)}
-REPORTS = StageCurvature(by="layer", settings=CurvatureSettings(period=3), microbatches=2)
+REPORTS = StageCurvature(by="layer", settings=CurvatureSettings(period=3))
 BOUNDED = CurvatureSettings(period=3, ceiling=2.0)
-ACTS = replace(REPORTS, settings=BOUNDED, acts=True)
+ACTS = replace(REPORTS, settings=BOUNDED, acts=True, microbatches=2)
 WAYS: dict[str, dict[str, Any]] = {
     "hold": {"cadence": (1, 2, 3)},
     "recompute": {"stash": "recompute", "delay": (3,)},
@@ -99,6 +100,15 @@ def test_rates_that_act_are_the_same_in_every_executor(executor: str, ranks: Ran
     expected = run_simulated(prepare(make_case(curvature=ACTS).config())).export()
     assert any(not torch.equal(expected[name], value) for name, value in plain("hold").items())
     assert_bit_equal(EXECUTORS[executor].run(make_case(curvature=ACTS), ranks).weights, expected)
+
+
+def test_first_summary_waits_until_the_source_says_something(tmp_path: Path) -> None:
+    """A synthesizer begins at zero, where no rate could be found, and the weights decay meanwhile."""
+    config = make_case(curvature=replace(ACTS, by="stage"), sync=Never(), cadence=(1,), log_every=1).config()
+    run_simulated(prepare(config), folder=tmp_path)
+    low, top = [[line for line in _metrics(tmp_path, stage) if "curvature/unsolved" in line] for stage in (0, 2)]
+    assert low[0]["step"] > 0 and top[0]["step"] == 0
+    assert low[0]["curvature/gradient/all"] != 0
 
 
 def _ones(summary: Summary) -> Tensor:
