@@ -59,8 +59,8 @@ def what_was_run(groups: list[Group]) -> Html:
     )
     parts.append(
         text(
-            "Model and data are made by the configuration's function and are not written down as settings, and of sources "
-            "only the kind is: they are compared by the function's name and the digest of its file.",
+            "Model and data are made by the configuration's function and are not written down as settings, and of "
+            "sources only the kind is: they are compared by the function's name and the digest of its file.",
             soft=True,
         )
     )
