@@ -153,5 +153,5 @@ def _figure(num_rows: int, num_columns: int, size: tuple[float, float]) -> tuple
 def _save(figure: Any, path: Path) -> None:
     from matplotlib import pyplot
 
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+    figure.savefig(path, dpi=75, metadata={"Software": None})
     pyplot.close(figure)

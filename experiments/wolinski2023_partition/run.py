@@ -152,7 +152,11 @@ def _train_all(
 
 def _look_all(task: Task, options: Options, console: Console, results: Path, traces: Path) -> int:
     done = {(found.task, found.arm, found.rate) for found in read_traces(traces)}
-    jobs = [job for job in trace_jobs(read_runs(results), task) if (job.task, job.arm, job.setting.rate) not in done]
+    jobs = [
+        job
+        for job in trace_jobs(read_runs(results), task)
+        if (job.task, job.arm, job.setting.rate) not in done and job.arm in options.arms
+    ]
 
     def write(found: list[Any]) -> None:
         for each in found:

@@ -58,7 +58,7 @@ def equal_steps(runs: Sequence[Run]) -> str:
     """Every arm at its best setting, after as many steps."""
     lines = [
         "| task | arm | training loss | held-out accuracy, % | test accuracy, % | processor time, s "
-        "| of a step, in Adam's |",
+        "| a step, in Adam's steps |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for task in TASKS:
