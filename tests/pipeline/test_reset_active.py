@@ -109,7 +109,7 @@ def test_resets_among_changes_of_structure_are_foreseen_and_the_same_in_threads_
     foreseen = [change for change in prepared.changes if "reset active" in change.what]
     assert {change.stage for change in foreseen} == {0, 1, 2}
     assert all("parameters that have moved farthest" in change.what for change in foreseen)
-    with patch("os.fsync"), patch("pipeline.records.monitor.SummaryWriter"):
+    with patch("os.fsync"), patch("pipeline.records.board.EventFileWriter"):
         expected = run_simulated(prepared, folder=tmp_path)
         assert [stage["changes"]["reset active"] for stage in expected.summary["stages"]] == [5, 5, 5]
         for later in sorted((tmp_path / "checkpoints").iterdir())[1:]:
@@ -128,7 +128,7 @@ def test_initial_values_follow_every_change_of_structure(tmp_path: Path) -> None
     events = tuple(event for event in CHANGES if not isinstance(event.action, Widen))
     events += (Event(At(6), Widen(layers=("2.0",), amount=Count(2))), RESETS[1])
     config = problem.config(events=events, optimizer=partial(torch.optim.SGD, lr=0.0, momentum=0.9))
-    with patch("os.fsync"), patch("pipeline.records.monitor.SummaryWriter"):
+    with patch("os.fsync"), patch("pipeline.records.board.EventFileWriter"):
         run_simulated(prepare(config), folder=tmp_path)
     path, _ = latest(tmp_path / "checkpoints")
     for index in range(3):

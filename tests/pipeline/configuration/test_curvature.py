@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from dni import (
     MLP,
@@ -48,13 +49,14 @@ def _config(*layers: nn.Module, curvature: Any, **more: Any) -> Config:
 
 
 class _Twice(torch.autograd.Function):
-    """Of the old form, which cannot be differentiated along many lines at once."""
+    """Has one derivative."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor) -> Tensor:  # type: ignore[override]
         return 2 * h
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
         return 2 * gradient
 
