@@ -22,6 +22,8 @@ from dni.curvature.partition import ParameterPartition
 
 __all__ = ["Summary", "derivatives_along", "summarise", "summary_tensor"]
 
+_NO_FURTHER = "torch::autograd::Error"
+"""The node that autograd leaves where a derivative cannot be differentiated."""
 _OfSteps: TypeAlias = Callable[[Tensor | Sequence[Tensor]], Tensor]
 """Step sizes, (S,) or S scalars -> something."""
 
@@ -100,7 +102,7 @@ def summarise(
         partition: of those parameters.
 
     Raises:
-        ValueError: names or shapes differ, or a derivative is not finite.
+        ValueError: names or shapes differ, a derivative is not finite, or there is none of that order.
     """
     partition.check("the parameters", parameters)
     partition.check("the direction", direction)
@@ -112,11 +114,14 @@ def summarise(
         with torch.enable_grad():
             steps = [
                 each.requires_grad_() for each in origin.unbind()
-            ]  # one leaf each: what it does not move is left out
+            ]  # a leaf each: what it does not move is left out
             first = _slopes(value(steps), steps, further=True)
+            _check_further(first)
             gradient += _exact(torch.stack(first))
             for s in range(size):
                 row = _slopes(first[s], steps[s:], further=True)
+                if s == 0:
+                    _check_further(row[:1])
                 upper[s, s:] += _exact(torch.stack(row))
                 third[s] += _exact(_slopes(row[0], [steps[s]], further=False)[0])
     hessian = upper + upper.triu(1).T
@@ -200,6 +205,26 @@ def _slopes(value: Tensor, steps: Sequence[Tensor], *, further: bool) -> tuple[T
     if not value.requires_grad:
         return tuple(map(torch.zeros_like, steps))
     return torch.autograd.grad(value, steps, retain_graph=True, create_graph=further, materialize_grads=True)
+
+
+def _check_further(values: Sequence[Tensor]) -> None:
+    """Raise where autograd cannot go on, which it would take for a derivative of zero.
+
+    Raises:
+        ValueError: a function in the module says that it can be differentiated once only.
+    """
+    nodes, seen = [value.grad_fn for value in values], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == _NO_FURTHER:
+            raise ValueError(
+                "the loss must have three derivatives, but a torch.autograd.Function in it is marked with "
+                "once_differentiable. Write its backward in operations that autograd knows."
+            )
+        seen.add(node)
+        nodes += [before for before, _ in node.next_functions]
 
 
 def _slope_along(function: _OfSteps, e: Tensor) -> _OfSteps:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from dni import ParameterPartition, Quadrants, derivatives_along, loss_parts, summarise, summary_tensor
 from tests.dni.curvature.networks import brute_force, mlp, parameters_of, random_direction, shapes_of, tiny
@@ -77,6 +80,32 @@ def test_derivative_that_is_not_finite_is_refused_by_subset() -> None:
     one = {name: torch.ones((), dtype=torch.float64) for name in shapes}
     with pytest.raises(ValueError, match="of first order must be finite, but are not in root"):
         summarise([lambda own: own["smooth"] + own["root"].sqrt()], at, one, ParameterPartition.by_tensor(shapes))
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(h)
+        return h.sin()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient * ctx.saved_tensors[0].cos()
+
+
+class _Layer(nn.Module):
+    def forward(self, h: Tensor) -> Tensor:
+        return _Once.apply(h)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def test_function_that_can_be_differentiated_once_is_not_taken_for_a_straight_one() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), _Layer(), nn.Linear(4, 2)).double()
+    x, target = torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1])
+    partition = ParameterPartition.by_tensor(shapes_of(module))
+    parts = loss_parts(module, nn.CrossEntropyLoss(), x, target)
+    with pytest.raises(ValueError, match="marked with once_differentiable"):
+        summarise(parts, parameters_of(module), random_direction(module), partition)
 
 
 def test_order_below_one_is_refused() -> None:
