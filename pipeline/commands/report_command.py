@@ -84,5 +84,6 @@ def _say(console: Console, report: Report) -> None:
         console.print(f"note: {said}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     if len(report.notes) > _MOST_NOTES:
         console.print(f"note: and {len(report.notes) - _MOST_NOTES} more, at the end of the page", style="yellow")
-    console.print(f"{num_runs} runs in {len(report.groups)} groups, {len(report.pictures)} pictures", highlight=False)
+    counted = ((num_runs, "run"), (len(report.groups), "group"), (len(report.pictures), "picture"))
+    console.print(", ".join(f"{count} {what}{'s' * (count != 1)}" for count, what in counted), highlight=False)
     console.print(f"report       {report.html}", highlight=False, markup=False, soft_wrap=True)
