@@ -1,6 +1,6 @@
 """What do gradient, Hessian and third order by subset cost, in forward and backward passes, by three schemes?
 
-    python -m experiments.curvature_cost.run                  # about 12 minutes of one core
+    python -m experiments.curvature_cost.run                  # about 16 minutes of one core
     python -m experiments.curvature_cost.run --rounds 1 --networks lenet
     python -m experiments.curvature_cost.run --full           # also all schemes on whole batches: an hour and more
 
