@@ -64,6 +64,8 @@ class Settings:
     """Learning rate of the SGD whose steps are scaled."""
     early: int = 50
     """Steps after which, as at the end, what stages see is set beside the true loss."""
+    longer: int = 425
+    """Steps that arms without curvature are given as well, to spend what it costs: 1.7 times as many."""
     num_compared: int = 1000
     """Training samples on which that is done."""
 

@@ -2,8 +2,9 @@
 
     python -m experiments.stage_rates.run
 
-Tries every value of every arm with the first seed, runs the best with all seeds, and sets what stages see beside the
-true loss where SGD has trained them. Each run is appended to results.jsonl at once; what is there is skipped.
+Tries every value of every arm with the first seed, runs the best with all seeds, those without curvature for longer
+too, and sets what stages see beside the true loss where SGD has trained them. Each run is appended to results.jsonl at
+once; what is there is skipped.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from experiments.stage_rates.results import RESULTS, Run, append_run, best_value
 from pipeline import StageFailure, prepare, run_simulated
 from pipeline.errors import NotFinite
 
-__all__ = ["Job", "Options", "early_jobs", "final_jobs", "measure", "tuning_jobs"]
+__all__ = ["Job", "Options", "early_jobs", "final_jobs", "longer_jobs", "measure", "tuning_jobs"]
 
 _COMPARED = "SGD"
 """The arm whose stages are compared with the true loss."""
@@ -43,7 +44,7 @@ class Options:
     num_workers: int = 1
     """Runs at the same time: a process of one thread each."""
     tasks: tuple[str, ...] = tuple(task.title for task in TASKS)
-    """One after the other: of each, what is tried, the best with all seeds, and their beginnings."""
+    """One after the other: of each, what is tried, the best with all seeds, their beginnings, and longer runs."""
     results: Path = RESULTS
     """The file."""
 
@@ -94,6 +95,13 @@ def early_jobs(task: str, runs: Sequence[Run]) -> list[Job]:
     """The beginnings of those whose stages are compared with the true loss."""
     early = replace(SETTINGS, steps=SETTINGS.early)
     return [replace(job, settings=early) for job in final_jobs(task, runs) if job.arm == _COMPARED]
+
+
+def longer_jobs(task: str, runs: Sequence[Run]) -> list[Job]:
+    """Those without curvature, for as long as the time goes that curvature takes."""
+    longer = replace(SETTINGS, steps=SETTINGS.longer)
+    plain = {arm.title for arm in ARMS if not arm.by}
+    return [replace(job, settings=longer) for job in final_jobs(task, runs) if job.arm in plain]
 
 
 def measure(job: Job) -> Run:
@@ -158,11 +166,11 @@ def _counts(folder: Path, num_stages: int) -> tuple[int, int]:
 
 
 def main(options: Options) -> int:
-    """Tune, then run the best with all seeds, then their beginnings."""
+    """Tune, then run the best with all seeds, then their beginnings, then those that are longer."""
     console = Console()
     failed = 0
     for task in options.tasks:
-        for jobs_of in (lambda task, runs: tuning_jobs(task), final_jobs, early_jobs):
+        for jobs_of in (lambda task, runs: tuning_jobs(task), final_jobs, early_jobs, longer_jobs):
             runs = read_runs(options.results)
             done = {run.key for run in runs}
             failed |= carry_out(

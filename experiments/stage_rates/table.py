@@ -1,6 +1,6 @@
 """Do the results say what the README says they say?
 
-Rebuilds the README's tables from results.jsonl; with --check only compares, and names what is wrong.
+Rebuilds the README's tables and the picture from results.jsonl; with --check only compares, and names what is wrong.
 
     python -m experiments.stage_rates.table [--check]
 """
@@ -18,11 +18,14 @@ from experiments.machine import described
 from experiments.readme import rebuild, report
 from experiments.spread import spread
 from experiments.stage_rates.config import ARMS, SEEDS, SETTINGS, SOURCES, TASKS
+from experiments.stage_rates.picture import PICTURE, draw
 from experiments.stage_rates.results import FOLDER, Run, best_value, finalists, read_runs
 
 __all__ = ["main", "render"]
 
 _CASES = [(task.title, source) for task in TASKS for source in SOURCES]
+_COLUMNS = [(arm.title, SETTINGS.steps) for arm in ARMS] + [(arm.title, SETTINGS.longer) for arm in ARMS if not arm.by]
+"""Arms, and for how many steps."""
 
 
 def render(runs: Sequence[Run]) -> dict[str, str]:
@@ -38,19 +41,24 @@ def render(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def main(*, check: bool = False, folder: Path = FOLDER) -> int:
-    """Rebuild the README's tables from the results.
+    """Rebuild the README's tables and the picture from the results.
 
     Args:
         check: change nothing; end with 1 and say what is wrong if the README is not what the results give.
         folder: where README.md and results.jsonl lie.
     """
-    return report(rebuild(folder / "README.md", render(read_runs(folder / "results.jsonl")), check=check))
+    runs = read_runs(folder / "results.jsonl")
+    wrong = rebuild(folder / "README.md", render(runs), check=check)
+    if runs and not check:
+        draw(runs, folder / PICTURE)
+    return report(wrong)
 
 
 def _table(runs: Sequence[Run], cell: Callable[[Sequence[Run]], str]) -> str:
-    lines = [f"| network, source | {' | '.join(arm.title for arm in ARMS)} |", "|---|" + "---:|" * len(ARMS)]
+    titles = [arm if steps == SETTINGS.steps else f"{arm}, {steps} steps" for arm, steps in _COLUMNS]
+    lines = [f"| network, source | {' | '.join(titles)} |", "|---|" + "---:|" * len(titles)]
     for task, source in _CASES:
-        own = [finalists(runs, (task, source, arm.title)) for arm in ARMS]
+        own = [finalists(runs, (task, source, arm), steps=steps) for arm, steps in _COLUMNS]
         cells = [cell(each) if len(each) == len(SEEDS) else "not run" for each in own]
         lines.append(f"| {task}; {source} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -14,8 +14,9 @@ from experiments.stage_rates import config as rows
 from experiments.stage_rates import table
 from experiments.stage_rates.comparison import compare
 from experiments.stage_rates.config import ARMS, SETTINGS, SOURCES, TASKS, Settings, Split
+from experiments.stage_rates.picture import draw, rates
 from experiments.stage_rates.results import Run, append_run, best_value, finalists, read_runs
-from experiments.stage_rates.run import Job, early_jobs, final_jobs, measure, tuning_jobs
+from experiments.stage_rates.run import Job, early_jobs, final_jobs, longer_jobs, measure, tuning_jobs
 
 SHORT = replace(SETTINGS, steps=2, batch_size=8, num_compared=16)
 TASK, SOURCE = TASKS[0].title, "local losses"
@@ -86,6 +87,10 @@ def test_values_are_chosen_on_held_out_samples_of_the_first_seed_and_then_run_wi
         (arm, 0.01, seed) for arm in ("SGD", "Adam") for seed in rows.SEEDS
     ]
     assert {(job.arm, job.settings.steps) for job in early_jobs(TASK, runs)} == {("SGD", SETTINGS.early)}
+    assert {job.settings.steps for job in longer_jobs(TASK, [*runs, run_of("curvature by stage", 0.1)])} == {425}
+    assert [job.arm for job in longer_jobs(TASK, [*runs, run_of("curvature by stage", 0.1)])] == ["SGD"] * 3 + [
+        "Adam"
+    ] * 3
     assert [run.held_out_accuracy for run in finalists(runs, (TASK, SOURCE, "SGD"))] == [0.9]
 
 
@@ -98,3 +103,12 @@ def test_tables_show_spreads_what_was_taken_what_diverged_and_what_was_not_run()
     assert f"{row} SGD | **0.01: 80.00**, 0.1: diverged |" in parts["tries"]
     assert f"{row} {SETTINGS.steps} | 0 | 0.5 (0.5 to 0.5) | 0.5 (0.5 to 0.5) | 4 (4 to 4) |" in parts["compared"]
     assert f"{row} {SETTINGS.early} | | not run" in parts["compared"]
+
+
+def test_picture_sets_rates_beside_each_other_and_marks_where_there_is_none(tmp_path: Path) -> None:
+    run = run_of("SGD", 0.01)
+    assert rates(run.compared, 0) == (0.125, 0.5)
+    uphill, none = 2e-3, 5e2
+    assert rates(run.compared | {"true_gradient": [-0.5, 2.0], "seen_hessian": [-2.0, 2.0]}, 0) == (uphill, none)
+    draw([run_of("SGD", 0.01, seed=seed) for seed in rows.SEEDS], tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
