@@ -89,8 +89,8 @@ def summarise(
     """Gradient, Hessian and the diagonal of the third order, exactly.
 
     One forward and 2S + 1 backward passes for each part of the loss; the graph of the first backward pass is kept, so
-    memory grows with the samples of a part. (All subsets in one pass, with vmap, takes ten times as long and more:
-    cotangents of weights have an axis of subsets then.)
+    memory grows with the samples of a part. (All subsets in one pass, with vmap, was slower: cotangents of weights have
+    an axis of subsets then.)
 
     Source: Wolinski 2023 (arXiv 2312.03885): g = I_{S:P} U dL/dtheta, H = I_{S:P} U (d2L/dtheta2) U I_{P:S}, D_sss.
     Differs: by backward passes with respect to the step sizes e, so that a subset may be part of a tensor.
@@ -108,7 +108,7 @@ def summarise(
     partition.check("the direction", direction)
     origin = _origin(parameters, partition)
     size = partition.num_subsets
-    gradient, upper, third = (torch.zeros(shape, dtype=torch.float64) for shape in ((size,), (size, size), (size,)))
+    gradient, rows, third = (torch.zeros(shape, dtype=torch.float64) for shape in ((size,), (size, size), (size,)))
     for loss in losses:
         value = _along(loss, parameters, direction, partition)
         with torch.enable_grad():
@@ -119,13 +119,13 @@ def summarise(
             _check_further(first)
             gradient += _exact(torch.stack(first))
             for s in range(size):
-                row = _slopes(first[s], steps[s:], further=True)
+                row = _slopes(first[s], steps, further=True)
                 if s == 0:
                     _check_further(row[:1])
-                upper[s, s:] += _exact(torch.stack(row))
-                third[s] += _exact(_slopes(row[0], [steps[s]], further=False)[0])
-    hessian = upper + upper.triu(1).T
-    return Summary(names=partition.names, gradient=gradient, hessian=hessian, third=third)
+                rows[s] += _exact(torch.stack(row))
+                third[s] += _exact(_slopes(row[s], [steps[s]], further=False)[0])
+    # Of what is no loss (a synthesizer's gradients) the rows are not symmetric, and a line sees their symmetric part.
+    return Summary(names=partition.names, gradient=gradient, hessian=(rows + rows.T) / 2, third=third)
 
 
 def summary_tensor(

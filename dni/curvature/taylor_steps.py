@@ -84,6 +84,7 @@ def _in_a_row(layers: Sequence[tuple[str, nn.Module]]) -> list[Step]:
 
 def _watched(module: nn.Module, few: Tensor) -> list[Step]:
     work_out_of_place(module)
+    original, few = few, few.clone()  # a forward may write into what it is given
     watch, handles = _Watch(few), []
     for name, part in list(module.named_modules()):
         if is_known(part):
@@ -100,7 +101,7 @@ def _watched(module: nn.Module, few: Tensor) -> list[Step]:
         for handle in handles:
             handle.remove()
     with generators_kept(module, few), torch.no_grad():
-        if not torch.allclose(found, module(few), equal_nan=True):
+        if not torch.allclose(found, module(original.clone()), equal_nan=True):
             raise _refused("what is added in place to something that is used again")
     return steps
 

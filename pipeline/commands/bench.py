@@ -6,7 +6,9 @@ TensorBoard shows no traces by itself, so a text says how to open the whole of i
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 
@@ -41,12 +43,17 @@ page chrome://tracing of Chrome shows it too."""
 
 def show_plan(run: Path, prepared: Prepared, placement: Sequence[int]) -> None:
     """Show what `dni plan` says of a run that is about to start; `placement` is the process of each stage."""
-    with Board(run, BOARD, part="plan") as board:
+    with _only_noted("the plan"), Board(run, BOARD, part="plan") as board:
         board.text("run/plan", _markdown(plan_tables(prepared, placement)), 0)
 
 
 def show_times(run: Path) -> None:
     """Show what the stages of a run that is over did with their time; trace.json is written, too."""
+    with _only_noted("what the stages did with their time"):
+        _show_times(run)
+
+
+def _show_times(run: Path) -> None:
     events = read_trace(run)
     write_timeline(run, events)
     shares = read_shares(run)
@@ -65,6 +72,15 @@ def show_times(run: Path) -> None:
         if any(shares.values()):
             last = max(line["step"] for lines in shares.values() for line in lines)
             board.picture("time/shares", draw_shares(shares), last)
+
+
+@contextmanager
+def _only_noted(what: str) -> Iterator[None]:
+    """What fails in the block is said and no more: a run is not to fail by its pictures."""
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(f"TensorBoard does not show {what}: {type(error).__name__}: {error}.", stacklevel=4)
 
 
 def _excerpts(events: Mapping[int, Sequence[Event]]) -> Iterator[tuple[str, int]]:

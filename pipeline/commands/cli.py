@@ -70,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except RunError as error:  # the store has died before there was a run
         print(f"dni: {error}", file=sys.stderr)
         code = 1
-    except KeyboardInterrupt:  # once a run has started, it drains and saves instead
-        print("dni: interrupted before anything was started", file=sys.stderr)
+    except KeyboardInterrupt:  # while stages train, they drain and save instead
+        print("dni: interrupted", file=sys.stderr)
         code = 1
     sys.exit(code)
 

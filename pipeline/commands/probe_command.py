@@ -41,8 +41,8 @@ def probe_command(words: list[str]) -> int:
       dni probe runs/backprop runs/synthetic --what representations --at last --samples 2000
       dni probe runs/synthetic --what hessian --layers 3 6 --top 20 --split train --samples 1000
 
-    What is found goes to RUN/findings, a line each, where TensorBoard and dni report look for it; nothing else of the
-    run is touched. Ctrl-C stops it, and the same command goes on with the checkpoints that are missing.
+    What is found goes to RUN/findings, a line each, where dni report looks for it, and onto TensorBoard; nothing else
+    of the run is touched. Ctrl-C stops it, and the same command goes on with the checkpoints that are missing.
 
       curvature         rates (Newton, diagonal, cubic) by tensor, layer and stage; how subsets and stages interact
       representations   rank, silent units, linear probes and classes of each stage's output; CKA and RSA

@@ -52,7 +52,7 @@ def check_curvature(config: Config, cut: Partition, sources: Sequence[GradientSo
     if not any(chosen):
         return
     if any(each is not None and each.acts for each in chosen):
-        _check_acting(config)
+        _check_acting(config, chosen)
     _check_subsets(cut, chosen)
     x, target = first
     h = map_members(lambda member: member[:_NUM_TRIED].cpu(), x)
@@ -86,7 +86,7 @@ def describe_curvature(config: Config, cut: Partition) -> list[str]:
     return lines
 
 
-def _check_acting(config: Config) -> None:
+def _check_acting(config: Config, chosen: Sequence[StageCurvature | None]) -> None:
     """Refuse what moves weights by rules of its own, which know nothing of the rates.
 
     Raises:
@@ -108,8 +108,9 @@ def _check_acting(config: Config) -> None:
             f"curvature acts, but correction {config.correction} counts on steps as the optimiser proposes them. "
             f"{remedy}, or no correction."
         )
-    schedules = config.schedule if isinstance(config.schedule, tuple) else (config.schedule,)
-    if any(not isinstance(each, Constant) for each in schedules):
+    schedules = per_stage(config.schedule, len(chosen), name="schedule")
+    acting = [each for each, own in zip(schedules, chosen, strict=True) if own is not None and own.acts]
+    if any(not isinstance(each, Constant) for each in acting):
         warnings.warn(
             "a setting has little effect: schedule sets the size of the steps that are proposed, but curvature acts, "
             "and its rates go by their direction only. Let CurvatureSettings bound or scale the rates.",

@@ -21,7 +21,8 @@ def written(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): written(each) for name, each in value.items()}
     if isinstance(value, partial):
-        return {"kind": _name(value.func), **{name: written(each) for name, each in value.keywords.items()}}
+        given = {"given": written(value.args)} if value.args else {}
+        return {"kind": _name(value.func), **given, **{name: written(each) for name, each in value.keywords.items()}}
     if isinstance(value, nn.Module):
         return type(value).__name__
     if is_dataclass(value) and not isinstance(value, type):

@@ -116,8 +116,9 @@ def start_in(folder: Path) -> Start:
 
 
 def put_error_aside(folder: Path) -> None:
-    """Keep error.json of an attempt that another one follows, as error-0.json and so on."""
-    failed = folder / "error.json"
-    if failed.exists():
-        numbered = (folder / f"error-{number}.json" for number in itertools.count())
-        failed.rename(next(path for path in numbered if not path.exists()))
+    """Keep error.json and summary.json of an attempt that another one follows, as error-0.json and so on."""
+    for name in ("error", "summary"):
+        own = folder / f"{name}.json"
+        if own.exists():
+            numbered = (folder / f"{name}-{number}.json" for number in itertools.count())
+            own.rename(next(path for path in numbered if not path.exists()))

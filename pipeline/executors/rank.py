@@ -124,7 +124,7 @@ class Rank:
             self._close_edges()
 
     def summarize(self) -> dict[str, Any]:
-        """Exchange the stages' entries; rank 0 writes summary.json."""
+        """Exchange the stages' entries; the rank of the first stage writes summary.json."""
         num_stages = self._prepared.num_stages
         for index, entry in zip(self._stages, self._session.entries(), strict=True):
             self._control.put(f"summary/{index}", entry)

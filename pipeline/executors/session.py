@@ -138,15 +138,18 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        failure = error
         try:
             self.close()
         except Exception as later:  # on a disk that is full, closing fails like what failed before
+            failure = error or later
             if error is None:
                 raise
             error.add_note(f"Then also: {type(later).__name__}: {later}")
-        if error is not None and self._overview is not None:
-            with suppress(OSError):  # what has failed is said by the error itself
-                self._overview.fail(error, self._monitors[0].status.step)
+        finally:
+            if failure is not None and self._overview is not None:
+                with suppress(OSError):  # what has failed is said by the error itself
+                    self._overview.fail(failure, self._monitors[0].status.step)
 
     def conclude(self, summary: Mapping[str, Any]) -> None:
         """Write the content of summary.json, if the first stage lives here; after the session was closed.
@@ -156,7 +159,8 @@ class Session:
         """
         if self._folder is not None and self._overview is not None:
             write_summary(self._folder, summary)
-            self._overview.end(summary)
+            with suppress(OSError):  # the run is over, and its summary is written
+                self._overview.end(summary)
 
     def entries(self) -> list[dict[str, Any]]:
         """Every stage's entry of summary.json."""

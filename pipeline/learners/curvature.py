@@ -110,7 +110,12 @@ class CurvatureMeter:
             "num_left": self._num_left,
             # Clones: a view would be saved with all of the message that it came in.
             "kept": [
-                [map_members(torch.clone, each.x), each.signal.target, each.signal.step, each.signal.goes_on]
+                [
+                    map_members(torch.clone, each.x),
+                    None if each.signal.target is None else each.signal.target.clone(),
+                    each.signal.step,
+                    each.signal.goes_on,
+                ]
                 for each in self._kept
             ],
         }

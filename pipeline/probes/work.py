@@ -101,9 +101,7 @@ class ProbeWork:
         """What is to be measured, in order."""
 
     def publishing(self) -> list[Task]:
-        """Put what is found onto TensorBoard; nothing, if there is nothing to be measured."""
-        if not self.tasks:
-            return []
+        """Put all that is found onto TensorBoard, in place of what is there."""
         return [Task(words=f"pictures of {run.name}", run=partial(self._publish, run)) for run in self._runs]
 
     def notes(self) -> list[str]:
@@ -149,7 +147,9 @@ class ProbeWork:
         digests = {step: f"{own[step]} {others[other]}" for step, other in pairs.items()}
         for what in self._what:
             if what in _COMPARE:
-                kept = self._open(run, f"{what}-beside-{reference.name}", what, {"reference": str(reference.folder)})
+                kept = self._open(
+                    run, f"{what}-beside-{reference.name}", what, {"reference": str(reference.folder.resolve())}
+                )
                 for step in kept.missing(digests):
                     compare = partial(self._compare, run, reference, what, kept, step, pairs[step], digests[step])
                     yield Task(words=f"{what} of {run.name} beside {reference.name} at step {step:,}", run=compare)
@@ -215,7 +215,7 @@ class ProbeWork:
     def _network_at(self, run: ProbedRun, step: int) -> Network:
         """Of several things that are measured of a checkpoint, the first one loads it."""
         if self._network is None or self._network_of != run.folder or self._network.step != step:
-            self._network = run.network(step, next(iter(self._samples.values())))
+            self._network = run.network(step, self._samples[run.folder, self._what[0]])
             self._network_of = run.folder
         return self._network
 

@@ -6,6 +6,7 @@ is wider.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -182,8 +183,7 @@ def _draw_surface(figure: Figure, finding: Surface) -> None:
     axes = figure.add_subplot()
     values = [_finite(row) for row in finding.values]
     shown = sorted(value for row in values for value in row if math.isfinite(value))
-    if shown and shown[-1] > shown[0]:
-        levels = _levels(shown)
+    if levels := _levels(shown):
         filled = axes.contourf(finding.x, finding.y, values, levels=levels, cmap="cividis", extend="max")
         lines = axes.contour(finding.x, finding.y, values, levels=levels, colors="white", linewidths=0.6)
         axes.clabel(lines, levels=levels[::2], fontsize=9, fmt="%.3g")
@@ -200,10 +200,14 @@ def _draw_surface(figure: Figure, finding: Surface) -> None:
 
 
 def _levels(shown: Sequence[float]) -> list[float]:
-    """Heights to draw lines at: closer together near the lowest; none above what nine tenths of the points reach."""
+    """Heights to draw lines at: closer together near the lowest; none above what nine tenths of the points reach. None
+    if the surface is flat but for rounding, or there is none."""
+    if not shown:
+        return []
     low, high = shown[0], shown[int(0.9 * (len(shown) - 1))]
     high = high if high > low else shown[-1]
-    return [low + (high - low) * (index / 12) ** 1.5 for index in range(13)]
+    levels = [low + (high - low) * (index / 12) ** 1.5 for index in range(13)]
+    return levels if all(one < other for one, other in itertools.pairwise(levels)) else []
 
 
 def _finite(values: Sequence[float]) -> list[float]:

@@ -29,7 +29,7 @@ _STATUS = {
 """TensorBoard knows no interruption; a run that goes on has a status of its own."""
 _WHERE_CHOSEN = (
     *("stash", "correction", "blocks", "participation", "update_probability", "events", "weight_decay", "clip_norm"),
-    *("max_staleness", "queue", "send_every", "prefer", "rate_rule"),
+    *("max_staleness", "queue", "send_every", "prefer", "rate_rule", "curvature"),
 )
 _LONGEST = 60
 """Characters of a setting."""
