@@ -196,6 +196,7 @@ _LENET = Task(
     summary_size=1000,
     tries={
         FULL: (*_CUBIC, Setting(rate=0.3, strength=10)),  # the best of the others was at the edge
+        "bounded": _CUBIC,
         "diagonal": _FACTORS,
         "layer": _CUBIC,
         "one": _LARGER_FACTORS,
