@@ -48,7 +48,7 @@ class _Wrapped(nn.Module):
         self.inner = inner
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x)  # type: ignore[no-any-return]
+        return self.inner(x * 1.0)  # type: ignore[no-any-return]
 
 
 def _stage() -> tuple[nn.Sequential, Tensor, Tensor]:
@@ -149,6 +149,31 @@ def test_other_values_take_the_place_of_the_stages_parameters_and_nothing_is_cha
             own.copy_(there[name])
     expected = summarise_stage(module, source, [batch], u, partition)
     _assert_close(found, [expected.gradient, expected.hessian, expected.third])
+
+
+class _InPlace(nn.Module):
+    """Writes into what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.clamp_(-0.3, 0.3))  # type: ignore[no-any-return]
+
+
+def test_stage_that_writes_into_its_input_leaves_the_batch_as_it_was() -> None:
+    torch.manual_seed(0)
+    module, x = _InPlace(), torch.randn(5, 2, dtype=torch.float64)
+    before, target = x.clone(), torch.randint(3, (5,))
+    batch = StageBatch(x=x, signal=Signal(step=0, target=target))
+    partition = ParameterPartition.by_tensor(shapes_of(module))
+    loss = LossGradient(nn.CrossEntropyLoss())
+    loss.build(torch.zeros(5, 3, dtype=torch.float64), generator=torch.Generator())
+    loss.estimate(torch.zeros(5, 3, dtype=torch.float64), batch.signal)
+    u = random_direction(module)
+    found = [summarise_stage(module, loss, [batch], u, partition) for _ in range(2)]
+    assert torch.equal(x, before) and torch.equal(found[0].hessian, found[1].hessian)
 
 
 def test_source_without_a_loss_is_refused() -> None:
