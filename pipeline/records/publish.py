@@ -6,6 +6,7 @@ A probe calls `publish` with all of its findings. They get boards of their own, 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -29,7 +30,7 @@ _FAMILY = re.compile(r"[A-Za-z][\w-]*/.")
 def publish(run: Path, findings: Iterable[Finding], draw: Draw) -> None:
     """Put findings onto TensorBoard: numbers as scalars, all others as pictures.
 
-    What was published of the same stage and family before (the tag's first word) is replaced, so a probe that is taken
+    What was published of the same families before (the first words of tags) is replaced, so a probe that is taken
     up again gives all that it has found, `read_findings(path)`, and nothing is shown twice.
 
     Args:
@@ -51,6 +52,9 @@ def publish(run: Path, findings: Iterable[Finding], draw: Draw) -> None:
             )
         name = "network" if finding.stage is None else board_of(finding.stage)
         parts[name, finding.tag.partition("/")[0]].append(finding)
+    boards = sorted(path.name for path in (run / "tensorboard" / "findings").glob("*"))
+    for name, family in itertools.product(boards, sorted({family for _, family in parts})):
+        Board.remove(run, f"findings/{name}", part=family)
     for (name, family), own in parts.items():
         with Board(run, f"findings/{name}", part=family) as board:
             for finding in sorted(own, key=lambda finding: finding.step):
