@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.reports.series import Band, Floats
 from pipeline.reports.style import (
     PANEL,
+    brief_number,
     group_color,
     group_dash,
     legend_height,
@@ -127,7 +128,9 @@ def map_figure(
     """A row per line, time to the right, the value as a colour; what was not measured stays blank."""
     from matplotlib.colors import LogNorm, Normalize
 
-    edges, rows = _cells(lines)
+    measured = np.unique(np.concatenate([line.band.x for line in lines]))
+    is_even = len(measured) > _MAP_COLUMNS or all(line.is_level for line in lines)
+    edges, rows = _cells(measured, lines) if is_even else _columns(measured, lines)
     size = (PANEL[0], _map_height(len(rows)))
     longest = max(len(line.label) for line in lines)
     left = 0.5 if longest <= 3 else 0.35 + 0.068 * min(longest, _NAME_LENGTH)
@@ -141,6 +144,10 @@ def map_figure(
     every = -(-len(lines) // 24)
     axes.set_yticks(range(0, len(lines), every), [_shortened(line.label) for line in lines[::every]], fontsize=7.5)
     put_numbers(axes)
+    if not is_even:
+        ticks = range(0, len(measured), -(-len(measured) // 5))
+        axes.set_xticks(ticks, [brief_number(measured[tick]) for tick in ticks])
+        marks = np.interp(marks, measured, range(len(measured))).tolist()
     for mark in marks:
         axes.axvline(mark, color="#ffffff", linewidth=0.9, linestyle=(0, (2, 2)))
     box = axes.get_position()
@@ -283,23 +290,27 @@ def stage_lines(bands: Mapping[int, Band], *, num_stages: int, are_levels: bool 
     ]
 
 
-def _cells(lines: Sequence[Line]) -> tuple[Floats, Floats]:
+def _cells(measured: Floats, lines: Sequence[Line]) -> tuple[Floats, Floats]:
     """Where the K columns of a map begin and end, (K + 1,), and its values, (lines, K), NaN where there is none.
 
-    Of few steps each is a column; of many, columns are evenly spaced and hold what lies between measurements, too.
+    Levels have a column from each step to the next. Other columns are about evenly spaced steps, and hold what lies
+    between measurements, too.
     """
-    measured = np.unique(np.concatenate([line.band.x for line in lines]))
-    is_few = len(measured) <= _MAP_COLUMNS
-    places = measured if is_few else np.linspace(measured[0], measured[-1], _MAP_COLUMNS)
+    places = measured if len(measured) <= _MAP_COLUMNS else np.linspace(measured[0], measured[-1], _MAP_COLUMNS)
+    width = (places[-1] - places[0]) / _MAP_COLUMNS or 1.0
     if all(line.is_level for line in lines):
-        end = places[-1] + ((places[-1] - places[0]) / _MAP_COLUMNS or 1.0)
-        return np.append(places, end), np.stack([_levels_at(places, line.band) for line in lines])
-    rows = np.stack([np.interp(places, line.band.x, line.band.mean, left=np.nan, right=np.nan) for line in lines])
-    if is_few:
-        rows[~np.stack([np.isin(places, line.band.x) for line in lines])] = np.nan
-    halves = np.diff(places) / 2 if len(places) > 1 else np.array([0.5])
-    middles = (places[:-1] + places[1:]) / 2
-    return np.concatenate([[places[0] - halves[0]], middles, [places[-1] + halves[-1]]]), rows
+        return np.append(places, places[-1] + width), np.stack([_levels_at(places, line.band) for line in lines])
+    half = (places[1] - places[0]) / 2
+    rows = [np.interp(places, line.band.x, line.band.mean, left=np.nan, right=np.nan) for line in lines]
+    return np.append(places - half, places[-1] + half), np.stack(rows)
+
+
+def _columns(measured: Floats, lines: Sequence[Line]) -> tuple[Floats, Floats]:
+    """The same with a column, as wide as the others, for each step at which anything was measured."""
+    rows = np.full((len(lines), len(measured)), np.nan)
+    for row, line in zip(rows, lines, strict=True):
+        row[np.searchsorted(measured, line.band.x)] = line.band.mean
+    return np.arange(len(measured) + 1, dtype=np.float64) - 0.5, rows
 
 
 def _levels_at(places: Floats, band: Band) -> Floats:
