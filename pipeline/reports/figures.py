@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.reports.series import Band
+from pipeline.reports.series import Band, Floats
 from pipeline.reports.style import (
     PANEL,
+    brief_number,
     group_color,
     group_dash,
     legend_height,
@@ -43,6 +44,7 @@ _MAP_COLUMNS = 60
 _MOST_DOTS = 12
 """A curve of more points has none drawn."""
 _NAME_LENGTH = 18
+"""A longer name loses its middle: it may begin with its stage, and ends with what it is of."""
 _MOST_STALENESS = 16
 _LOG_FROM = 30.0
 """Ratio of the largest to the smallest value from which a positive quantity has a logarithmic axis."""
@@ -126,11 +128,9 @@ def map_figure(
     """A row per line, time to the right, the value as a colour; what was not measured stays blank."""
     from matplotlib.colors import LogNorm, Normalize
 
-    start = min(float(line.band.x[0]) for line in lines)
-    end = max(float(line.band.x[-1]) for line in lines)
-    columns = max(min(_MAP_COLUMNS, max(len(line.band.x) for line in lines)), 2)
-    places = np.linspace(start, end, columns)
-    rows = np.stack([np.interp(places, line.band.x, line.band.mean, left=np.nan, right=np.nan) for line in lines])
+    measured = np.unique(np.concatenate([line.band.x for line in lines]))
+    is_even = len(measured) > _MAP_COLUMNS or all(line.is_level for line in lines)
+    edges, rows = _cells(measured, lines) if is_even else _columns(measured, lines)
     size = (PANEL[0], _map_height(len(rows)))
     longest = max(len(line.label) for line in lines)
     left = 0.5 if longest <= 3 else 0.35 + 0.068 * min(longest, _NAME_LENGTH)
@@ -138,19 +138,16 @@ def map_figure(
     low, high = limits or (float(np.nanmin(rows)), float(np.nanmax(rows)))
     high = high if high > low else low + 1.0
     norm = LogNorm(low, high) if low > 0 and high / low > _LOG_FROM else Normalize(low, high)
-    half = (end - start) / (columns - 1) / 2 or 0.5
-    image = axes.imshow(
-        rows,
-        aspect="auto",
-        interpolation="nearest",
-        cmap="cividis",
-        norm=norm,
-        extent=(start - half, end + half, len(rows) - 0.5, -0.5),
-    )
+    image = axes.pcolormesh(edges, np.arange(len(rows) + 1) - 0.5, rows, cmap="cividis", norm=norm, rasterized=True)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(False)
     every = -(-len(lines) // 24)
-    axes.set_yticks(range(0, len(lines), every), [line.label[-_NAME_LENGTH:] for line in lines[::every]], fontsize=7.5)
+    axes.set_yticks(range(0, len(lines), every), [_shortened(line.label) for line in lines[::every]], fontsize=7.5)
     put_numbers(axes)
+    if not is_even:
+        ticks = range(0, len(measured), -(-len(measured) // 5))
+        axes.set_xticks(ticks, [brief_number(measured[tick]) for tick in ticks])
+        marks = np.interp(marks, measured, range(len(measured))).tolist()
     for mark in marks:
         axes.axvline(mark, color="#ffffff", linewidth=0.9, linestyle=(0, (2, 2)))
     box = axes.get_position()
@@ -201,12 +198,12 @@ def depth_figure(lines: Sequence[Line], *, title: str, y_label: str = "") -> Fig
 
 def dots_figure(names: Sequence[str], values: Sequence[float], colors: Sequence[str], *, title: str) -> Figure:
     """One number for each name."""
-    figure, axes = new_panel(
-        title=title, x_label="", size=(PANEL[0], 0.9 + 0.2 * len(names)), left=0.3 + 0.075 * max(map(len, names))
-    )
+    shown = [_shortened(name) for name in names]
+    left = 0.3 + 0.075 * max(map(len, shown))
+    figure, axes = new_panel(title=title, x_label="", size=(PANEL[0], 0.9 + 0.2 * len(names)), left=left)
     rows = range(len(names))
     axes.scatter(values, rows, c=list(colors), s=28, zorder=2)
-    axes.set_yticks(rows, names, fontsize=8)
+    axes.set_yticks(rows, shown, fontsize=8)
     axes.set_ylim(len(names) - 0.5, -0.5)
     known = [value for value in values if np.isfinite(value)]
     if known and min(known) > 0 and max(known) / min(known) > _LOG_FROM:
@@ -291,6 +288,39 @@ def stage_lines(bands: Mapping[int, Band], *, num_stages: int, are_levels: bool 
         Line(label=str(stage), band=band, color=stage_color(stage, num_stages), is_level=are_levels)
         for stage, band in sorted(bands.items())
     ]
+
+
+def _cells(measured: Floats, lines: Sequence[Line]) -> tuple[Floats, Floats]:
+    """Where the K columns of a map begin and end, (K + 1,), and its values, (lines, K), NaN where there is none.
+
+    Levels have a column from each step to the next. Other columns are about evenly spaced steps, and hold what lies
+    between measurements, too.
+    """
+    places = measured if len(measured) <= _MAP_COLUMNS else np.linspace(measured[0], measured[-1], _MAP_COLUMNS)
+    width = (places[-1] - places[0]) / _MAP_COLUMNS or 1.0
+    if all(line.is_level for line in lines):
+        return np.append(places, places[-1] + width), np.stack([_levels_at(places, line.band) for line in lines])
+    half = (places[1] - places[0]) / 2
+    rows = [np.interp(places, line.band.x, line.band.mean, left=np.nan, right=np.nan) for line in lines]
+    return np.append(places - half, places[-1] + half), np.stack(rows)
+
+
+def _columns(measured: Floats, lines: Sequence[Line]) -> tuple[Floats, Floats]:
+    """The same with a column, as wide as the others, for each step at which anything was measured."""
+    rows = np.full((len(lines), len(measured)), np.nan)
+    for row, line in zip(rows, lines, strict=True):
+        row[np.searchsorted(measured, line.band.x)] = line.band.mean
+    return np.arange(len(measured) + 1, dtype=np.float64) - 0.5, rows
+
+
+def _levels_at(places: Floats, band: Band) -> Floats:
+    """Each value until the next; NaN before the first and after the last."""
+    before = np.searchsorted(band.x, places, side="right") - 1
+    return np.where((before >= 0) & (places <= band.x[-1]), band.mean[before], np.nan)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _NAME_LENGTH else f"{name[:8]}…{name[9 - _NAME_LENGTH :]}"
 
 
 def _map_height(num_rows: int) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.reports.output import writing
 from pipeline.reports.page import Html, picture
 from pipeline.reports.style import inline_png, inline_svg, write_png
 
@@ -45,7 +46,8 @@ class Gallery:
         while path in self.written:
             number += 1
             path = self._folder / f"{stem}-{number}.png"
-        write_png(figure, path)
+        with writing(path):
+            write_png(figure, path)
         self.written.append(path)
         image = inline_png(figure, alt=alt) if has_map else inline_svg(figure, alt=alt)
         self._on_picture(len(self.written))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.records.tags import tag_of
 from pipeline.reports.bands import names_in, stage_bands
-from pipeline.reports.figures import group_line, lines_or_map
+from pipeline.reports.figures import Line, group_line, lines_or_map
 from pipeline.reports.gallery import Gallery
 from pipeline.reports.gradients import MEASURES
 from pipeline.reports.groups import Group
@@ -42,11 +42,13 @@ def _pictures(groups: list[Group], kind: str, names: Sequence[str], gallery: Gal
         return over_time(groups, names[0], kind, gallery)
     panels = []
     for group in groups:
-        lines = [
-            group_line(place, name.removeprefix(f"{kind}/"), band)
-            for place, name in enumerate(names)
-            for band in stage_bands(group, name).values()
-        ]
+        lines: list[Line] = []
+        for name in names:
+            layer = name.removeprefix(f"{kind}/")
+            bands = stage_bands(group, name)
+            for stage, band in bands.items():
+                label = f"stage {stage}: {layer}" if len(bands) > 1 else layer
+                lines.append(group_line(len(lines), label, band))
         if lines:
             figure = lines_or_map(lines, title=titled(kind, groups, group), legend="")
             panels.append(gallery.hang(figure, kind, group.label))

@@ -27,17 +27,15 @@ class Quantity:
 def spread(values: Sequence[Number]) -> str:
     """Mean ± standard deviation (n - 1) of what is known, the deviation to two digits and the mean as far as that.
 
-    Where not all are known, it says of how many.
+    Where not all are known, it says of how many, and how many are not finite: those runs have diverged.
     """
-    known = [value for value in values if value is not None and not math.isnan(value)]
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    num_wild = sum(value is not None and not math.isfinite(value) for value in values)
+    wild = f"{num_wild} not finite" if num_wild else ""
     if not known:
-        return "-"
-    of = "" if len(known) == len(values) else f" ({len(known)} of {len(values)})"
-    if len(known) == 1:
-        return _plain(known[0]) + of
-    mean, deviation = fmean(known), stdev(known)
-    if not math.isfinite(deviation):
-        return _plain(mean) + of
+        return wild or "-"
+    of = "" if len(known) == len(values) else f" ({len(known)} of {len(values)}{', ' * bool(wild)}{wild})"
+    mean, deviation = fmean(known), stdev(known) if len(known) > 1 else 0.0
     if deviation == 0.0:
         return _plain(mean) + of
     digits = 1 - math.floor(math.log10(deviation))

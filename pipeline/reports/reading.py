@@ -46,9 +46,12 @@ class Run:
     about: Mapping[str, Any]
     """The rest of config.json: versions, machine, commit."""
     status: str
-    """finished, interrupted, failed, or unfinished: there is no summary (yet)."""
+    """finished, interrupted, failed, or unfinished: there is no summary (yet).
+
+    Who resumes a run puts its error.json aside, so one that is there is of the last session.
+    """
     summary: Mapping[str, Any]
-    """Empty if there is none."""
+    """Empty if there is none, or only that of a session before the last."""
     error: Mapping[str, Any]
     """Of a run that failed; otherwise empty."""
     series: Mapping[int, Mapping[str, Series]]
@@ -120,9 +123,14 @@ def read_run(folder: Path) -> Run:
     config = _read_json(folder / "config.json", notes)
     summary, error = _read_json(folder / "summary.json", notes), _read_json(folder / "error.json", notes)
     series = {stage: _read_series(path, notes) for stage, path in stage_files(folder / "metrics")}
-    status = str(summary.get("status", "finished")) if summary else "failed" if error else "unfinished"
+    why = "there is no summary.json"
+    if _goes_beyond(series, summary):
+        why = f"summary.json is of an earlier session, which ended at step {summary['steps']:,}, and is left out"
+        notes += [why] if error else []
+        summary = {}
+    status = "failed" if error else str(summary.get("status", "finished")) if summary else "unfinished"
     if status == "unfinished":
-        notes.append(_how_far(series))
+        notes.append(_how_far(series, why))
     for name in _KEPT:
         if not (folder / name).exists() and (name != "summary.json" or status == "finished"):
             notes.append(f"there is no {name}")
@@ -233,13 +241,20 @@ def _checkpoint_steps(folder: Path) -> Iterator[int]:
             yield int(match[1])
 
 
-def _how_far(series: Mapping[int, Mapping[str, Series]]) -> str:
+def _goes_beyond(series: Mapping[int, Mapping[str, Series]], summary: Mapping[str, Any]) -> bool:
+    """Whether something was measured after the summary: the run was resumed."""
+    steps = summary.get("steps")
+    every = [found for stage in series.values() for found in stage.values()]
+    return isinstance(steps, int) and any(float(found.steps.max()) > steps for found in every)
+
+
+def _how_far(series: Mapping[int, Mapping[str, Series]], why: str) -> str:
     every = [found for stage in series.values() for found in stage.values()]
     if not every:
         return "there is no summary.json and nothing was measured yet: the run has just begun, or ended at its start"
     step = max(float(found.steps.max()) for found in every)
     when = datetime.fromtimestamp(max(float(found.times_s[-1]) for found in every), UTC)
     return (
-        f"there is no summary.json: the run goes on, or was killed; it last wrote at {when:%Y-%m-%d %H:%M:%S} UTC, "
+        f"{why}: the run goes on, or was killed; it last wrote at {when:%Y-%m-%d %H:%M:%S} UTC, "
         f"at step {step:,.0f}, and what is there is reported"
     )

@@ -16,6 +16,7 @@ from pipeline.reports.gradients import gradient_quality
 from pipeline.reports.groups import Group, group_runs
 from pipeline.reports.limits import what_is_missing
 from pipeline.reports.measurements import other_measurements
+from pipeline.reports.output import write_page, writing
 from pipeline.reports.overview import final_numbers, learning_curves, what_was_run
 from pipeline.reports.page import Html, page, text
 from pipeline.reports.reading import Run, read_run
@@ -81,13 +82,11 @@ def write_report(
         on_picture: told how many pictures there are after each.
 
     Raises:
-        ConfigurationError: `by` names no setting, or the folder cannot be written.
+        ConfigurationError: `by` names no setting, or something cannot be written.
     """
     groups = group_runs(runs, by=by)
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"the report's folder {out} cannot be made: {error}. Choose another --out.") from error
     gallery = Gallery(out / "pictures", on_picture=on_picture)
     makers: list[tuple[str, str, Callable[[], Html]]] = [
         ("runs", "What was run", lambda: what_was_run(groups)),
@@ -108,7 +107,7 @@ def write_report(
             on_section(heading, done, len(makers))
             sections.append((name, heading, make()))
     whole = page(title or _title(groups), intro=_intro(groups), sections=sections)
-    (out / "report.html").write_text(whole, encoding="utf-8")
+    write_page(out / "report.html", whole)
     missing = tuple(f"{run.name}: {said}" for run in runs for said in run.notes)
     return Report(
         html=out / "report.html", pictures=tuple(gallery.written), groups=tuple(groups), notes=(*notes, *missing)

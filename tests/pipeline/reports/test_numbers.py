@@ -20,12 +20,25 @@ from tests.pipeline.reports.folders import make_run
         ([0.25], "0.25"),
         ([600.0, 600.0], "600"),
         ([0.5, None], "0.5 (1 of 2)"),
-        ([None, float("nan")], "-"),
+        ([None, None], "-"),
         ([135562.0], "135,562"),
         ([1.0, 1.0 + 3e-9], "1 ± 2e-09"),
     ],
 )
 def test_spread_is_the_mean_and_the_deviation_of_what_is_known(values: list[float | None], said: str) -> None:
+    assert spread(values) == said
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([1.0, 3.0, float("inf")], "2.0 ± 1.4 (2 of 3, 1 not finite)"),
+        ([0.5, None, float("nan")], "0.5 (1 of 3, 1 not finite)"),
+        ([float("-inf"), float("nan")], "2 not finite"),
+    ],
+)
+def test_diverged_runs_are_counted_and_not_averaged(values: list[float | None], said: str) -> None:
+    """In 0.3, one infinite value among several ended the whole report."""
     assert spread(values) == said
 
 

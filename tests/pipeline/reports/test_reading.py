@@ -56,6 +56,26 @@ def test_failed_run_says_so(tmp_path: Path) -> None:
     assert run.status == "failed" and run.error["message"] == "stage 1 failed"
 
 
+def test_summary_of_an_earlier_session_is_not_taken_for_that_of_a_resumed_run(tmp_path: Path) -> None:
+    """In 0.3, a run that went on after it was resumed, or failed then, was finished, with its old numbers."""
+    folder = make_run(tmp_path / "run")
+    with (folder / "metrics" / "stage-1.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 49, "version": 50, "time": 1010.0, "loss": 0.7}) + "\n")
+    run = read_run(folder)
+    assert run.status == "unfinished" and run.summary == {} and len(run.notes) == 1
+    assert run.notes[0].startswith("summary.json is of an earlier session, which ended at step 40, and is left out: ")
+    (folder / "error.json").write_text(json.dumps({"rank": 0, "message": "stage 1 failed"}))
+    run = read_run(folder)
+    assert run.status == "failed" and run.summary == {}
+    assert run.notes == ["summary.json is of an earlier session, which ended at step 40, and is left out"]
+
+
+def test_failure_counts_more_than_the_summary_before_it(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    (folder / "error.json").write_text(json.dumps({"rank": 0, "message": "stage 1 failed"}))
+    assert read_run(folder).status == "failed"
+
+
 def test_missing_parts_are_noted(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     for path in (folder / "trace").iterdir():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from pipeline.errors import ConfigurationError
 from pipeline.records.findings import Curves, Matrix, Scalar, append_findings
+from pipeline.reports.reading import read_run
 from pipeline.reports.report import Report, read_runs, write_report
 from tests.pipeline.reports.folders import make_run
 
@@ -113,6 +116,28 @@ def test_every_picture_of_the_page_is_also_a_file(report: Report, html: str) -> 
 def test_metric_that_one_run_lacks_is_no_obstacle(html: str) -> None:
     row = next(row for row in html.split("<tr>") if row.startswith("<td>test accuracy"))
     assert re.findall(r"<td>(.*?)</td>", row) == ["test accuracy", "0.9", "-"]
+
+
+def test_lines_of_one_name_in_several_stages_are_told_apart(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    for stage, names in enumerate((("rate/a",), ("rate/a", "rate/b"))):
+        with (folder / "metrics" / f"stage-{stage}.jsonl").open("a") as file:
+            file.writelines(json.dumps({"step": 3, "time": 1000.0, name: 1.0}) + "\n" for name in names)
+    html = write_report([read_run(folder)], tmp_path / "report").html.read_text()
+    assert ">stage 0: a<" in html and ">stage 1: a<" in html and ">b<" in html
+
+
+def test_report_that_cannot_be_written_says_where_and_what_to_do(tmp_path: Path) -> None:
+    """In 0.3, a full disk was an OSError without advice."""
+    run, out = read_run(make_run(tmp_path / "run")), tmp_path / "report"
+    (out / "report.html").mkdir(parents=True)
+    with pytest.raises(ConfigurationError, match=r"report\.html cannot be written: .*choose another --out"):
+        write_report([run], out)
+    assert not (out / "report.html.tmp").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "pictures").write_text("a file where the folder should be")
+    with pytest.raises(ConfigurationError, match=r"\.png cannot be written: .*choose another --out"):
+        write_report([run], tmp_path / "other")
 
 
 def test_no_run_is_refused() -> None:
